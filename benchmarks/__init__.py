@@ -1,0 +1,1 @@
+"""Measurements of Guidebook: speed, memory, and verdicts against known posteriors."""

@@ -1,0 +1,70 @@
+"""Reusable model/guide pairs for Pyro, and the verdict on every fit: trust, reweight or reject."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "svi": "guidebook.inference.svi",
+    "nuts": "guidebook.inference.nuts",
+    "laplace": "guidebook.inference.laplace",
+    "exact": "guidebook.inference.exact",
+    "Fit": "guidebook.inference.fit",
+    "Status": "guidebook.inference.fit",
+    "load": "guidebook.inference.saving",
+    "compare": "guidebook.reports.comparison",
+    "Comparison": "guidebook.reports.comparison",
+    "Verdict": "guidebook.diagnostics.verdict",
+    "Pair": "guidebook.catalogue",
+    "PAIRS": "guidebook.catalogue",
+    "pair": "guidebook.catalogue",
+    "GuidebookError": "guidebook.errors",
+}
+_ROOMS = ("datasets", "models", "guides", "inference", "diagnostics", "reports", "errors")
+
+if TYPE_CHECKING:
+    from guidebook import datasets, diagnostics, errors, guides, inference, models, reports
+    from guidebook.catalogue import PAIRS, Pair, pair
+    from guidebook.diagnostics.verdict import Verdict
+    from guidebook.errors import GuidebookError
+    from guidebook.inference.exact import exact
+    from guidebook.inference.fit import Fit, Status
+    from guidebook.inference.laplace import laplace
+    from guidebook.inference.nuts import nuts
+    from guidebook.inference.saving import load
+    from guidebook.inference.svi import svi
+    from guidebook.reports.comparison import Comparison, compare
+
+__all__ = [
+    "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "compare",
+    "datasets", "diagnostics", "errors", "exact", "guides", "inference", "laplace", "load",
+    "models", "nuts", "pair", "reports", "svi", "to_arviz",
+]  # fmt: skip
+
+
+def to_arviz(fit: Fit, draws: int = 4000, seed: int = 0, **groups: bool) -> Any:
+    """fit.posterior(draws, seed, **groups): an xarray.DataTree in ArviZ's groups."""
+    return fit.posterior(draws, seed, **groups)
+
+
+def __getattr__(name: str) -> Any:
+    """Loads public names when they are first asked for: importing ArviZ takes seconds."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"guidebook.{name}")
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(name, __all__, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise AttributeError(f"guidebook has no '{name}'.{hint}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

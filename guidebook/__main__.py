@@ -1,0 +1,305 @@
+"""The command line: list the shelf, report a pair, fit one guide, compare files of draws.
+
+    guidebook list
+    guidebook report eight-schools --out reports/
+    guidebook fit eight-schools --guide flow --out flow.nc
+    guidebook compare a.nc b.nc --reference nuts.nc --out reports/
+
+Exit codes: 0 done, 2 bad input (one line on standard error says the cause and the remedy), 130
+interrupted. Heavy modules are imported when a command needs them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidebook.errors import GuidebookError, SettingError
+from guidebook.reports.files import read_draws, writable_folder, write_netcdf, write_table
+
+if TYPE_CHECKING:
+    from guidebook.catalogue import Pair
+    from guidebook.inference.fit import Fit
+
+QUICK_STEPS = 500
+QUICK_DRAWS = 500
+DRAWS = 4000
+DRAWS_OF_ROWS = 200  # where every row of the data has latents of its own: files of 10, not 200 MB
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    options = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except GuidebookError as error:
+        print(f"guidebook: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nguidebook: interrupted. {options.interrupted}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `guidebook list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+
+def list_pairs(options: argparse.Namespace) -> None:
+    """Print the shelf: a pair, what it is, its guides, how the truth is known, its source."""
+    from guidebook.catalogue import PAIRS
+
+    for pair in PAIRS.values():
+        print(pair.name)
+        for label, text in (
+            ("", pair.summary),
+            ("guides", ", ".join(pair.guides)),
+            ("truth", pair.truth),
+            ("source", pair.source),
+        ):
+            print(_entry(label, text))
+    print("\nguidebook report PAIR --out DIR fits all guides of a pair and writes the page.")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Fit every guide of a pair and its reference; write the page, the table and the draws."""
+    from guidebook.catalogue import pair as find_pair
+    from guidebook.fitting import chosen_guides, fit_guide, fit_reference, trained_model
+    from guidebook.reports.comparison import compare as compare_fits
+
+    pair = find_pair(options.pair)
+    guides = chosen_guides(pair, options.guides)
+    folder = writable_folder(options.out)  # before the minutes of fitting
+    options.interrupted = (
+        f"What was fitted so far is in {folder}; the same command continues from its checkpoints."
+    )
+    data = pair.data()
+    settings = _settings(pair, options)
+    model = trained_model(pair, data, **settings)
+    fits: dict[str, Fit] = {}
+    checkpoints = {name: folder / f"{pair.name}-{name}.checkpoint" for name in guides}
+    for name, checkpoint in checkpoints.items():
+        print(f"{pair.name}: {name}", flush=True)
+        fits[name] = fit_guide(pair, name, model, data, checkpoint, **settings)
+        print(f"  {_outcome(fits[name])}")
+    short = {"draws": QUICK_DRAWS, "tune": QUICK_DRAWS} if options.quick else {}
+    truth = fit_reference(pair, model, data, seed=options.seed, device=options.device, **short)
+    reference = None
+    if truth is not None:
+        reference, sampled = truth
+        fits[reference] = sampled
+        print(f"{pair.name}: {reference}, the reference\n  {_outcome(fits[reference])}")
+    comparison = compare_fits(fits, reference=reference, seed=options.seed)
+
+    stem = pair.name
+    page = comparison.to_html(folder / f"{stem}.html", title=pair.name, command=_command_line())
+    write_table(comparison.table, folder / f"{stem}.csv")
+    for name, fit in fits.items():
+        draws = fit.posterior(draws=_draws(pair, options), seed=options.seed)
+        write_netcdf(draws, folder / f"{stem}-{_file_name(name)}.nc")
+    for checkpoint in checkpoints.values():
+        checkpoint.unlink(missing_ok=True)
+    print()
+    print(comparison)
+    if options.quick:
+        print("\n--quick: fits of few steps, to see the page; the verdicts are about these fits.")
+    print(f"\n{page}")
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Fit one guide of a pair; write its draws (FILE.nc) or the fit itself (FILE.pt)."""
+    from guidebook.catalogue import pair as find_pair
+    from guidebook.fitting import chosen_guides, fit_guide, trained_model
+
+    pair = find_pair(options.pair)
+    name = chosen_guides(pair, [options.guide])[0]
+    if options.out.suffix not in (".nc", ".pt"):
+        raise SettingError(
+            f"--out {options.out}: end the name in .nc for draws that `guidebook compare` and "
+            "ArviZ read, or in .pt for a fit that `guidebook.load` reads."
+        )
+    writable_folder(options.out.parent)
+    checkpoint = options.out.with_suffix(".checkpoint")
+    options.interrupted = f"The same command continues from {checkpoint}."
+    data = pair.data()
+    settings = _settings(pair, options)
+    model = trained_model(pair, data, **settings)
+    done = fit_guide(pair, name, model, data, checkpoint, **settings)
+    if options.out.suffix == ".nc":
+        write_netcdf(done.posterior(draws=_draws(pair, options), seed=options.seed), options.out)
+    else:
+        done.save(options.out)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{done.status.value}\n{options.out}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare approximations that come as netCDF files, from any tool that writes ArviZ groups."""
+    from guidebook.reports.comparison import compare as compare_draws
+
+    folder = None if options.out is None else writable_folder(options.out)
+    paths = list(options.files)
+    if options.reference is not None and options.reference not in paths:
+        paths.append(options.reference)
+    names = _names(paths)
+    trees = {names[path]: read_draws(path) for path in paths}
+    reference = None if options.reference is None else names[options.reference]
+    comparison = compare_draws(trees, reference=reference, seed=options.seed)
+    print(comparison)
+    if folder is not None:
+        title = " and ".join(names[path] for path in options.files)
+        page = comparison.to_html(folder / "comparison.html", title=title, command=_command_line())
+        write_table(comparison.table, folder / "comparison.csv")
+        print(f"\n{page}")
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+def _settings(pair: Pair, options: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for `svi`: the pair's, then the command's."""
+    settings = {**pair.settings, "seed": options.seed, "device": options.device}
+    if options.quick:
+        settings["steps"] = QUICK_STEPS
+    if options.steps is not None:
+        settings["steps"] = options.steps
+    return settings
+
+
+def _draws(pair: Pair, options: argparse.Namespace) -> int:
+    if options.draws is not None:
+        draws: int = options.draws
+        return draws
+    usual = DRAWS if pair.held_out is None else DRAWS_OF_ROWS
+    return min(usual, QUICK_DRAWS) if options.quick else usual
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name a file by its stem, or by its whole path where stems collide."""
+    stems = [path.stem for path in dict.fromkeys(paths)]
+    return {path: path.stem if stems.count(path.stem) == 1 else str(path) for path in paths}
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+
+
+# ------------------------------------------------------------------------------------ the terminal
+
+
+def _outcome(fitted: Fit) -> str:
+    return f"{fitted.seconds:.1f} s. {fitted.status.value}"
+
+
+def _entry(label: str, text: str) -> str:
+    margin = f"    {label:<8}" if label else "    "
+    return textwrap.fill(
+        text,
+        100,
+        initial_indent=margin,
+        subsequent_indent=" " * len(margin),
+        break_on_hyphens=False,
+    )
+
+
+def _command_line() -> str:
+    return shlex.join(["guidebook", *sys.argv[1:]])
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**32 - 1")
+    return value
+
+
+def _comma_list(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("no name is given")
+    return names
+
+
+def _version() -> str:
+    from guidebook import __version__
+
+    return f"guidebook {__version__}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="guidebook",
+        description="Model/guide pairs for Pyro, and a verdict on each posterior approximation.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.set_defaults(interrupted="Nothing was written.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the shelf: pairs, their data, their guides")
+    listing.set_defaults(command=list_pairs)
+
+    reporting = commands.add_parser(
+        "report", help="fit all guides of a pair, compare them, write the page"
+    )
+    reporting.add_argument("pair", metavar="PAIR", help="a name from `guidebook list`")
+    reporting.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    reporting.add_argument(
+        "--guides", type=_comma_list, metavar="A,B", help="some of its guides (default: all)"
+    )
+    _add_fitting(reporting)
+    reporting.set_defaults(command=report)
+
+    fitting = commands.add_parser("fit", help="fit one guide of a pair, write its draws or the fit")
+    fitting.add_argument("pair", metavar="PAIR", help="a name from `guidebook list`")
+    fitting.add_argument("--guide", required=True, metavar="NAME", help="one of the pair's guides")
+    fitting.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="draws (.nc) or fit (.pt)"
+    )
+    _add_fitting(fitting)
+    fitting.set_defaults(command=fit)
+
+    comparing = commands.add_parser(
+        "compare", help="compare netCDF files of draws, from any tool that writes ArviZ groups"
+    )
+    comparing.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    comparing.add_argument("--reference", type=Path, metavar="FILE", help="the draws to trust")
+    comparing.add_argument("--out", type=Path, metavar="DIR", help="write the page and table here")
+    comparing.add_argument("--seed", type=_seed, default=0, metavar="N")
+    comparing.set_defaults(command=compare)
+    return parser
+
+
+def _add_fitting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides the result")
+    parser.add_argument(
+        "--draws",
+        type=_positive,
+        metavar="S",
+        help=f"draws in the files (default {DRAWS}; {DRAWS_OF_ROWS} where each row has latents)",
+    )
+    parser.add_argument("--steps", type=_positive, metavar="N", help="steps of SVI")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: the data's)")
+    parser.add_argument("--quick", action="store_true", help="few steps and draws: a first look")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

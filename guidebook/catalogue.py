@@ -1,0 +1,180 @@
+"""The shelf: every pair of a model and its guides, with data and how the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from guidebook.datasets.small import breast_cancer, diabetes, digits, digits_labels
+from guidebook.datasets.small import eight_schools as eight_schools_data
+from guidebook.errors import NameNotFound, nearest
+from guidebook.guides.amortized import AmortizedNormal, encoder_width
+from guidebook.guides.conjugate import ConjugateRegression, LinearGaussianPosterior
+from guidebook.guides.families import flow, full_rank, low_rank, mean_field
+from guidebook.models.hierarchical import eight_schools, eight_schools_centered
+from guidebook.models.latent import VAE, LinearVAE
+from guidebook.models.networks import mlp
+from guidebook.models.regression import linear_regression, logistic_regression
+
+T = TypeVar("T")
+Model = Callable[..., Any]
+Guide = Callable[..., Any]
+Truth = Literal["exact", "NUTS", "importance-weighted bound"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the shelf.
+
+    - `name`, `summary` (one sentence), `source` (author, year, title).
+    - `model()` gives the model; networks start from the same weights at every call.
+    - `guides`: from cheap to rich, name to a function of the model that gives the guide.
+    - `data()` gives the model's keyword arguments; `held_out()` the same for rows kept apart.
+    - `truth`: how the right answer is known; `exact(model)` gives the guide that is the posterior.
+    - `settings`: keyword arguments for `svi`.
+    - `labels()` and `held_out_labels()`: a class of each row, for pictures only; `image_shape`: the
+      shape of one row as a picture.
+    """
+
+    name: str
+    summary: str
+    model: Callable[[], Model]
+    guides: Mapping[str, Callable[[Model], Guide]]
+    data: Callable[[], dict[str, Tensor]]
+    truth: Truth
+    source: str
+    exact: Callable[[Model], Guide] | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    held_out: Callable[[], dict[str, Tensor]] | None = None
+    labels: Callable[[], Tensor] | None = None
+    held_out_labels: Callable[[], Tensor] | None = None
+    image_shape: tuple[int, int] | None = None
+
+
+def pair(name: str) -> Pair:
+    """The pair of this name; NameNotFound, with the near names, if there is none."""
+    if name not in PAIRS:
+        raise NameNotFound(f"There is no pair {name!r} on the shelf. {nearest(name, PAIRS)}")
+    return PAIRS[name]
+
+
+def _seeded(make: Callable[[], T]) -> T:
+    """Networks with the same first weights at every call; torch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+PIXELS = 64
+LINEAR_LATENTS = 5
+VAE_LATENTS = 8
+
+GLOBAL_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
+    {"mean-field": mean_field, "full-rank": full_rank, "low-rank": low_rank, "flow": flow}
+)
+"""For models whose latents are all global."""
+
+
+def _amortized(
+    latent_dim: int,
+    hidden: tuple[int, ...],
+    covariance: Literal["diagonal", "full"],
+    model: Model,
+) -> Guide:
+    widths = (PIXELS, *hidden, encoder_width(latent_dim, covariance))
+    encoder = _seeded(partial(mlp, widths))
+    return AmortizedNormal(encoder, latent_dim, covariance=covariance)
+
+
+_ALL = (
+    Pair(
+        name="eight-schools",
+        summary="Effects of coaching in eight schools, non-centred: a well-behaved hierarchy.",
+        model=lambda: eight_schools,
+        guides=GLOBAL_GUIDES,
+        data=eight_schools_data,
+        truth="NUTS",
+        source="Rubin (1981), Estimation in parallel randomized experiments; posteriordb's priors",
+        settings=MappingProxyType({"steps": 5000}),
+    ),
+    Pair(
+        name="eight-schools-centered",
+        summary="The same eight schools, centred: a funnel that no Gaussian guide can follow.",
+        model=lambda: eight_schools_centered,
+        guides=GLOBAL_GUIDES,
+        data=eight_schools_data,
+        truth="NUTS",
+        source="Rubin (1981), Estimation in parallel randomized experiments; posteriordb's priors",
+        settings=MappingProxyType({"steps": 5000}),
+    ),
+    Pair(
+        name="linear-regression",
+        summary="Gaussian regression with its conjugate prior: posterior and evidence are known.",
+        model=lambda: linear_regression,
+        guides=GLOBAL_GUIDES,
+        data=diabetes,
+        truth="exact",
+        source="Murphy (2012), Machine Learning: a Probabilistic Perspective, section 7.6.3",
+        exact=lambda model: ConjugateRegression(),
+        settings=MappingProxyType({"steps": 5000}),
+    ),
+    Pair(
+        name="logistic-regression",
+        summary="Bernoulli regression on 30 correlated columns, with a weakly informative prior.",
+        model=lambda: logistic_regression,
+        guides=GLOBAL_GUIDES,
+        data=breast_cancer,
+        truth="NUTS",
+        source="Gelman, Jakulin, Pittau & Su (2008), A weakly informative default prior "
+        "distribution for logistic and other regression models",
+        settings=MappingProxyType({"steps": 5000}),
+    ),
+    Pair(
+        name="linear-vae",
+        summary="Linear Gaussian decoder (probabilistic PCA): each row's posterior is known.",
+        model=lambda: _seeded(partial(LinearVAE, PIXELS, LINEAR_LATENTS)),
+        guides={
+            "linear-diagonal": partial(_amortized, LINEAR_LATENTS, (), "diagonal"),
+            "linear-full": partial(_amortized, LINEAR_LATENTS, (), "full"),
+            "mlp-full": partial(_amortized, LINEAR_LATENTS, (64,), "full"),
+        },
+        data=partial(digits, "train"),
+        truth="exact",
+        source="Tipping & Bishop (1999), Probabilistic principal component analysis; "
+        "Lucas, Tucker, Grosse & Norouzi (2019), Don't blame the ELBO!",
+        exact=LinearGaussianPosterior,
+        settings=MappingProxyType({"steps": 4000, "batch_size": 128}),
+        held_out=partial(digits, "test"),
+        labels=partial(digits_labels, "train"),
+        held_out_labels=partial(digits_labels, "test"),
+        image_shape=(8, 8),
+    ),
+    Pair(
+        name="vae",
+        summary="Neural decoder of binary digits, Bernoulli likelihood: a variational autoencoder.",
+        model=lambda: _seeded(partial(VAE, PIXELS, VAE_LATENTS, (128,))),
+        guides={
+            "linear-diagonal": partial(_amortized, VAE_LATENTS, (), "diagonal"),
+            "mlp-diagonal": partial(_amortized, VAE_LATENTS, (128,), "diagonal"),
+            "mlp-full": partial(_amortized, VAE_LATENTS, (128,), "full"),
+        },
+        data=partial(digits, "train", binary=True),
+        truth="importance-weighted bound",
+        source="Kingma & Welling (2014), Auto-encoding variational Bayes; "
+        "Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders",
+        settings=MappingProxyType({"steps": 4000, "batch_size": 128}),
+        held_out=partial(digits, "test", binary=True),
+        labels=partial(digits_labels, "train"),
+        held_out_labels=partial(digits_labels, "test"),
+        image_shape=(8, 8),
+    ),
+)
+
+PAIRS: dict[str, Pair] = {entry.name: entry for entry in _ALL}
+"""The shelf, in the order in which it is listed."""

@@ -1,0 +1,26 @@
+"""Real data: small sets that ship with the dependencies, large ones read from the user's files.
+
+Each function returns the dictionary of a model's keyword arguments, as torch tensors.
+"""
+
+from guidebook.datasets.idx import (
+    fashion_mnist,
+    fashion_mnist_labels,
+    mnist,
+    mnist_labels,
+    read_idx,
+)
+from guidebook.datasets.small import breast_cancer, diabetes, digits, digits_labels, eight_schools
+
+__all__ = [
+    "breast_cancer",
+    "diabetes",
+    "digits",
+    "digits_labels",
+    "eight_schools",
+    "fashion_mnist",
+    "fashion_mnist_labels",
+    "mnist",
+    "mnist_labels",
+    "read_idx",
+]

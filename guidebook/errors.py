@@ -1,0 +1,52 @@
+"""Exceptions of the library: every one says the cause and the remedy in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GuidebookError(Exception):
+    """Base of every error that the library raises on purpose."""
+
+
+class DataError(GuidebookError):
+    """The data cannot be used: empty, not finite, of a wrong shape or outside a support."""
+
+
+class ModelError(GuidebookError):
+    """The model cannot be used: it has no latent site, or its sites cannot be scored."""
+
+
+class GuideError(GuidebookError):
+    """The guide does not fit the model: a site is missing, foreign or of a wrong shape."""
+
+
+class NameNotFound(GuidebookError):
+    """A pair, guide, engine or site of this name does not exist; the message gives near names."""
+
+
+class FileError(GuidebookError):
+    """A file is missing, truncated, foreign, of a newer format, or cannot be written."""
+
+
+class SettingError(GuidebookError):
+    """A setting is out of range: steps, batch size, seed, device, draws, ..."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a sentence that proposes the names closest to `name`, or lists all of `names`.
+
+    >>> nearest("eight-school", ["eight-schools", "vae"])
+    "Did you mean 'eight-schools'?"
+    >>> nearest("zzz", ["eight-schools", "vae"])
+    "Known names: 'eight-schools', 'vae'."
+    """
+    known = list(names)
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    wanted = name.lower().replace("_", "-").replace(" ", "-")
+    close = get_close_matches(wanted, list(by_lower), n=3, cutoff=0.6)
+    close = close or get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(repr(by_lower[key]) for key in close)}?"
+    return f"Known names: {', '.join(repr(candidate) for candidate in sorted(known))}."

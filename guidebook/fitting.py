@@ -1,0 +1,74 @@
+"""From a line of the catalogue to fits: the model, its guides, and what it calls its truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidebook.catalogue import Pair
+from guidebook.errors import NameNotFound, nearest
+from guidebook.inference.exact import exact
+from guidebook.inference.fit import Fit, Status
+from guidebook.inference.nuts import nuts
+from guidebook.inference.svi import svi
+
+
+def chosen_guides(pair: Pair, names: Iterable[str] | None) -> list[str]:
+    """Return the guides to fit, all of the pair's if none was asked for, each once.
+
+    Raises NameNotFound for a guide that the pair does not have.
+    """
+    if names is None:
+        return list(pair.guides)
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in pair.guides:
+            raise NameNotFound(
+                f"The pair {pair.name!r} has no guide {name!r}. {nearest(name, pair.guides)}"
+            )
+    return wanted
+
+
+def trained_model(pair: Pair, data: Mapping[str, Any], **settings: Any) -> Any:
+    """Give the model; one with parameters and a known posterior is trained with that, and frozen.
+
+    Every guide would otherwise train parameters of its own, and the posterior known for one model
+    would be no truth for the others. Without a known posterior they are trained with each guide.
+    """
+    model = pair.model()
+    if pair.exact is None or not isinstance(model, torch.nn.Module):
+        return model
+    trained = _svi(model, pair.exact(model), data, **settings).model
+    assert isinstance(trained, torch.nn.Module)
+    return trained.requires_grad_(False)
+
+
+def fit_guide(
+    pair: Pair, name: str, model: Any, data: Mapping[str, Any], checkpoint: Path, **settings: Any
+) -> Fit:
+    """Fit one guide of the pair by `svi`, which continues from `checkpoint` if it is there."""
+    return _svi(model, pair.guides[name](model), data, checkpoint=checkpoint, **settings)
+
+
+def fit_reference(
+    pair: Pair, model: Any, data: Mapping[str, Any], *, seed: int, device: str | None, **nuts_: int
+) -> tuple[str, Fit] | None:
+    """Fit what the pair calls its truth; give its name with it, or None where nothing is known.
+
+    `nuts_` are further settings of `nuts`.
+    """
+    if pair.truth == "NUTS":
+        return "NUTS", nuts(model, data, seed=seed, device=device, **nuts_)
+    if pair.exact is not None:
+        return "exact", exact(model, pair.exact(model), data, seed=seed, device=device)
+    return None
+
+
+def _svi(model: Any, guide: Any, data: Mapping[str, Any], **settings: Any) -> Fit:
+    fit = svi(model, guide, data, **settings)
+    if fit.status is Status.INTERRUPTED:  # svi returns what it had; a whole pair stops here
+        raise KeyboardInterrupt
+    return fit

@@ -1,0 +1,195 @@
+"""Between the latent sites of a model and one flat vector of real numbers.
+
+A site z_k with support S_k is written z_k = T_k(u_k), where T_k = biject_to(S_k) and u_k is free;
+u = (u_1, ..., u_K) is the position of the model on the unconstrained scale, and
+
+    log p(x, u) = log p(x, z(u)) + sum_k log |det dT_k / du_k|.
+
+The order of the sites is the order in which the model samples them, so a support may depend on the
+sites before it (beta1 in (0, 1 - alpha1)): the transform is taken anew at every run of the model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.distributions.util import sum_rightmost
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import biject_to
+
+from guidebook.errors import ModelError
+
+Model = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A latent site: its name, constrained shape, event dimensions, support and plates.
+
+    plates holds (name, dim, size) from the outermost in, dim counted from the right of the batch
+    shape as Pyro does. `varying` says that the support depends on other sites.
+    """
+
+    name: str
+    shape: torch.Size
+    unconstrained_shape: torch.Size
+    event_dim: int
+    support: constraints.Constraint
+    plates: tuple[tuple[str, int, int], ...]
+    varying: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.unconstrained_shape.numel()
+
+
+class Substitute(Messenger):
+    """Runs a model at the position u (D,): every latent site takes its slice of u.
+
+    After the run `values` holds the constrained value of each site and `log_dets` its
+    log |det dT/du| in the site's batch shape. Sites that are enumerated are left to Pyro's enumeration.
+    """
+
+    def __init__(self, position: Tensor | None = None) -> None:
+        super().__init__()
+        self.position = position
+        self.values: dict[str, Tensor] = {}
+        self.log_dets: dict[str, Tensor] = {}
+        self._offset = 0
+
+    def __enter__(self) -> Substitute:
+        self.values, self.log_dets, self._offset = {}, {}, 0
+        super().__enter__()
+        return self
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
+            return
+        support = msg["fn"].support
+        if support.is_discrete:
+            raise ModelError(
+                f"The latent site '{msg['name']}' is discrete, so it has no unconstrained scale. "
+                'Enumerate it: infer={"enumerate": "parallel"} at the site (or '
+                "pyro.infer.config_enumerate on the model) and objective=TraceEnum_ELBO(...)."
+            )
+        transform = biject_to(support)
+        shape = transform.inverse_shape(msg["fn"].shape())
+        if self.position is None:  # a look at the model: every free coordinate at zero
+            flat = torch.zeros(shape, device=_device(msg["fn"]))
+        else:
+            size = shape.numel()
+            flat = self.position[self._offset : self._offset + size].reshape(shape)
+            self._offset += size
+        value = transform(flat)
+        self.values[msg["name"]] = value
+        self.log_dets[msg["name"]] = log_abs_det(transform, flat, value, msg["fn"].event_dim)
+        msg["value"] = value
+        msg["done"] = True
+
+
+def log_abs_det(transform: Any, flat: Tensor, value: Tensor, event_dim: int) -> Tensor:
+    """log |det dT/du| of one site, summed over what belongs to its event."""
+    log_det = transform.log_abs_det_jacobian(flat, value)
+    return sum_rightmost(log_det, log_det.dim() - (value.dim() - event_dim))
+
+
+def is_enumerated(msg: Any) -> bool:
+    """Whether Pyro's enumeration sums the site out."""
+    return msg["infer"].get("enumerate") is not None and msg["fn"].has_enumerate_support
+
+
+def _device(fn: Any) -> torch.device | None:
+    tensors = [value for value in vars(fn).values() if isinstance(value, Tensor)]
+    if not tensors and hasattr(fn, "base_dist"):
+        return _device(fn.base_dist)
+    return tensors[0].device if tensors else None
+
+
+def trace_at(
+    model: Model, data: Mapping[str, Any], position: Tensor | None
+) -> tuple[Any, Substitute]:
+    """The trace of model(**data) at a position (None: the origin), with what Substitute saw."""
+    substitute = Substitute(position)
+    with substitute:
+        trace = poutine.trace(model).get_trace(**data)
+    return trace, substitute
+
+
+def latent_sites(model: Model, data: Mapping[str, Any]) -> tuple[Site, ...]:
+    """The model's latent sites in order, read from runs at the origin and a step away from it.
+
+    Raises:
+        ModelError: a discrete site that is not enumerated, or a site whose support has no bijection
+            to the real numbers.
+    """
+    trace, seen = trace_at(model, data, None)
+    sizes = [biject_to(trace.nodes[n]["fn"].support).inverse_shape(v.shape).numel()
+             for n, v in seen.values.items()]  # fmt: skip
+    first = next(iter(seen.values.values()), torch.zeros(()))
+    away, _ = trace_at(model, data, torch.full((sum(sizes),), 0.5, device=first.device))
+    sites = []
+    for name, value in seen.values.items():
+        node = trace.nodes[name]
+        fn, support = node["fn"], node["fn"].support
+        frames = sorted((f for f in node["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
+        sites.append(
+            Site(
+                name=name,
+                shape=value.shape,
+                unconstrained_shape=biject_to(support).inverse_shape(value.shape),
+                event_dim=fn.event_dim,
+                support=support,
+                plates=tuple((f.name, f.dim, f.size) for f in frames),
+                varying=_differs(support, away.nodes[name]["fn"].support),
+            )
+        )
+    return tuple(sites)
+
+
+def _differs(one: Any, other: Any) -> bool:
+    """Whether two supports hold different bounds."""
+    for key, value in vars(one).items():
+        twin = vars(other).get(key)
+        if isinstance(value, constraints.Constraint):
+            if _differs(value, twin):
+                return True
+        elif isinstance(value, Tensor) and isinstance(twin, Tensor):
+            if value.shape != twin.shape or not torch.equal(value, twin):
+                return True
+    return False
+
+
+def unpack(sites: tuple[Site, ...], position: Tensor) -> list[tuple[Site, Tensor]]:
+    """Slices of u (..., D) in the unconstrained shape of each site.
+
+    Dimensions left of D are those of plates outside the model (Pyro's vectorised particles), and
+    broadcast against the site's own plates as in Pyro's autoguides.
+    """
+    pieces = position.split([site.size for site in sites], dim=-1)
+    result = []
+    for site, piece in zip(sites, pieces, strict=True):
+        event = site.event_dim + len(site.unconstrained_shape) - len(site.shape)
+        outer = position.shape[:-1] + (1,) * event
+        shape = torch.broadcast_shapes(site.unconstrained_shape, outer)
+        result.append((site, piece.reshape(shape)))
+    return result
+
+
+def coordinate_names(sites: tuple[Site, ...]) -> list[str]:
+    """A label for each free coordinate: 'tau', 'theta[3]', 'L[1, 0]'."""
+    labels: list[str] = []
+    for site in sites:
+        if not site.unconstrained_shape:
+            labels.append(site.name)
+            continue
+        grid = itertools.product(*[range(n) for n in site.unconstrained_shape])
+        labels.extend(f"{site.name}[{', '.join(map(str, index))}]" for index in grid)
+    return labels

@@ -1,0 +1,1 @@
+"""Engines that bring q to p; each returns a Fit."""

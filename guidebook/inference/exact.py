@@ -1,0 +1,69 @@
+"""A posterior known in closed form, checked on draws rather than believed.
+
+If q(z) = p(z | x), then log p(x, z) - log q(z) = log p(x) at every z: a constant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from guidebook.errors import GuideError
+from guidebook.guides.unconstrained import latent_sites
+from guidebook.inference.capture import local_parameters, precision, random_state
+from guidebook.inference.check import check_pair
+from guidebook.inference.data import arguments, as_tensors, check, find_device
+from guidebook.inference.export import draw
+from guidebook.inference.fit import Fit, Status
+from guidebook.inference.owned import copied, dtype_of
+
+DRAWS = 256
+
+
+def exact(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Fit:
+    """A Fit of a guide that is the posterior; notes['log_evidence'] is log p(x).
+
+    Raises:
+        GuideError: log p(x, z) - log q(z) varies over draws, so the guide is not the posterior.
+        DataError, ModelError, SettingError: as `svi`.
+    """
+    started = time.perf_counter()
+    where = find_device(device, data)
+    data = arguments(model, data)
+    check(data)
+    model, guide = copied(model, guide)
+    dtype = dtype_of(model, guide)
+    with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
+        tensors = as_tensors(data, dtype, where)
+        check_pair(model, guide, tensors)
+        sites = latent_sites(model, tensors)
+    fit = Fit(
+        model, guide, data, np.empty(0), Status.EXACT, seed, 0.0, "exact", sites, notes={}
+    )
+    u, log_q = draw(fit, DRAWS, seed)
+    log_joint, log_det = fit.potential(u[0])
+    weights = (log_joint + log_det - log_q[0]).double()
+    spread, size = float(weights.std()), float(log_joint.abs().max())
+    # rounding of a sum of size `size`, with room for the condition of the transforms
+    allowed = 1e4 * torch.finfo(dtype).eps * max(1.0, size)
+    if not spread <= allowed:
+        raise GuideError(
+            f"The guide is not the posterior: log p(x, z) - log q(z) varies by {spread:.3g} (standard "
+            f"deviation over {DRAWS} draws), where rounding allows {allowed:.1g}. Fit it with svi."
+        )
+    notes = {"log_evidence": float(weights.mean())}
+    seconds = time.perf_counter() - started
+    return Fit(
+        model, guide, data, np.empty(0), Status.EXACT, seed, seconds, "exact", sites, notes=notes
+    )

@@ -1,0 +1,182 @@
+"""NUTS: nutpie's sampler on the captured potential.
+
+Sources: Hoffman and Gelman 2014, "The No-U-Turn sampler"; Seyboldt, Carlson and Carpenter 2024,
+"Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence" (nutpie's adaptation);
+Vehtari et al. 2021, "Rank-normalization, folding, and localization: an improved R-hat".
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.errors import SettingError
+from guidebook.guides.unconstrained import latent_sites
+from guidebook.inference.capture import (
+    CannotRecord,
+    compile_graph,
+    local_parameters,
+    precision,
+    random_state,
+    worth_compiling,
+)
+from guidebook.inference.check import check_model
+from guidebook.inference.data import arguments, as_tensors, check, find_device
+from guidebook.inference.fit import Fit, Status
+from guidebook.inference.owned import Joined, copied, dtype_of
+from guidebook.inference.potential import Potential
+from guidebook.inference.start import Start, find_start
+
+RHAT_LIMIT = 1.01
+ESS_PER_CHAIN = 100
+GRADIENTS_PER_DRAW = 10
+
+
+def nuts(
+    model: Callable[..., Any],
+    data: Mapping[str, Any],
+    *,
+    draws: int = 1000,
+    tune: int = 1000,
+    chains: int = 4,
+    seed: int = 0,
+    target_accept: float = 0.9,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+) -> Fit:
+    """Draws of the posterior by NUTS, (chains, draws), after `tune` steps of adaptation each.
+
+    Divergences, the largest R-hat and the smallest effective sample size (bulk and tail) enter the
+    status and `notes`. Chains start from draws around the Gaussian that `svi` starts from, spread
+    twice as wide. R-hat must be at most 1.01 and the effective sample size at least 100 a chain.
+
+    Raises:
+        ModelError: the model cannot be recorded, or its density is zero everywhere tried.
+        DataError, SettingError: as `svi`.
+    """
+    started = time.perf_counter()
+    for name, value, least in (("draws", draws, 4), ("tune", tune, 10), ("chains", chains, 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
+    if not 0 < target_accept < 1:
+        raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
+    where = find_device(device, data)
+    data = arguments(model, data)
+    check(data)
+    model, _ = copied(model, Joined(model, model))
+    dtype = dtype_of(model, None)
+    with local_parameters(), precision(dtype), random_state(seed):
+        tensors = as_tensors(data, dtype, where)
+        check_model(model, tensors)
+        with torch.no_grad():
+            sites = latent_sites(model, tensors)
+        potential = Potential(model, tensors, sites)
+        start = find_start(potential)
+        gradient = _gradient(potential, draws, tune, chains)
+    sampled = _sample(gradient, potential, start, draws, tune, chains, seed, target_accept, progress)
+    u, diverging = sampled
+    rhat, ess = _convergence(u)
+    notes = {
+        "rhat": rhat,
+        "ess": ess,
+        "divergences": int(diverging.sum()),
+        "diverging": diverging.astype(int).tolist(),
+        "draws": draws,
+        "tune": tune,
+        "chains": chains,
+    }
+    status = Status.CONVERGED
+    if diverging.any():
+        status = Status.DIVERGENCES
+    elif not (rhat <= RHAT_LIMIT and ess >= ESS_PER_CHAIN * chains):
+        status = Status.CHAINS_DISAGREE
+    seconds = time.perf_counter() - started
+    position = torch.as_tensor(u, dtype=dtype, device=where)
+    return Fit(
+        model, None, data, np.empty(0), status, seed, seconds, "nuts", sites, position, notes
+    )
+
+
+def _gradient(
+    potential: Potential, draws: int, tune: int, chains: int
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    try:
+        graph = potential.single()
+    except CannotRecord as error:
+        from guidebook.errors import ModelError
+
+        raise ModelError(
+            f"nuts needs a model that can be recorded, and this one reads values ({error}). Write "
+            "it without .item() and without control flow that depends on latent values."
+        ) from error
+    calls = chains * (draws + tune) * GRADIENTS_PER_DRAW
+    if not worth_compiling(graph, calls, potential.device):
+        return graph
+    example = torch.zeros(potential.dimension, dtype=potential.dtype, device=potential.device)
+    return compile_graph(graph, [example])
+
+
+def _sample(
+    gradient: Callable[[Tensor], tuple[Tensor, Tensor]], potential: Potential, start: Start,
+    draws: int, tune: int, chains: int, seed: int, target_accept: float, progress: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """u (chain, draw, D) and whether each draw diverged, (chain, draw)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nutpie imports arviz, which warns of its own refactoring
+        import nutpie
+
+    dimension = potential.dimension
+
+    def make_logp() -> Callable[..., tuple[float, np.ndarray]]:
+        def logp(u: np.ndarray, **_: Any) -> tuple[float, np.ndarray]:
+            position = torch.from_numpy(np.array(u)).to(potential.device, potential.dtype)
+            with torch.no_grad():
+                value, grad = gradient(position)
+            return float(value), grad.double().cpu().numpy()
+
+        return logp
+
+    def make_expand(*_: Any) -> Callable[..., dict[str, np.ndarray]]:
+        return lambda u, **kw: {"u": np.array(u, dtype=np.float64)}
+
+    center = start.center.double().cpu().numpy()
+    factor = start.factor.double().cpu().numpy()
+
+    def initial(seed_of_chain: Any) -> np.ndarray:
+        noise = np.random.default_rng(seed_of_chain).standard_normal(dimension)
+        return center + 2 * (factor * noise if factor.ndim == 1 else factor @ noise)
+
+    compiled = nutpie.compiled_pyfunc.from_pyfunc(
+        dimension, make_logp, make_expand, [np.dtype(np.float64)], [(dimension,)], ["u"],
+        make_initial_point_fn=initial,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trace = nutpie.sample(
+            compiled, draws=draws, tune=tune, chains=chains, cores=min(chains, 2), seed=seed,
+            progress_bar=progress, target_accept=target_accept, save_warmup=False,
+        )  # fmt: skip
+    u = np.asarray(trace.posterior["u"].values)
+    return u, np.asarray(trace.sample_stats["diverging"].values).astype(bool)
+
+
+def _convergence(u: np.ndarray) -> tuple[float, float]:
+    """The largest rank R-hat and the smallest of bulk and tail ESS over the coordinates."""
+    from arviz_stats.base import array_stats
+
+    rhats, sizes = [], []
+    for column in range(u.shape[-1]):
+        chain = u[..., column]
+        rhats.append(float(array_stats.rhat(chain, chain_axis=0, draw_axis=1)))
+        sizes.append(float(array_stats.ess(chain, chain_axis=0, draw_axis=1, method="bulk")))
+        tail = array_stats.ess(chain, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        sizes.append(float(tail))
+    worst = max(rhats)
+    return worst if math.isfinite(worst) else math.inf, min(sizes)

@@ -1,0 +1,89 @@
+"""The reference path: pyro.infer.SVI itself, with the same schedule and the same averaging."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import SVI
+from torch import nn
+
+from guidebook.errors import SettingError
+from guidebook.inference.convergence import cause_of_nan, flat_at_the_end
+from guidebook.inference.fit import Status
+from guidebook.inference.owned import Joined
+from guidebook.inference.step import AVERAGED, CHUNK, Optimiser, Outcome, progress_bar, stoppable
+
+
+def run_reference(
+    problem: Any, optim: Any, default: Optimiser, steps: int, progress: bool, path: Path | None
+) -> Outcome:
+    """Steps of pyro.infer.SVI in a scoped parameter store.
+
+    Raises:
+        SettingError: with a checkpoint, which only the captured path writes.
+    """
+    if path is not None:
+        raise SettingError(
+            "checkpoint= needs the captured path: leave compile='auto', and a model and guide that "
+            "can be captured."
+        )
+    joined = Joined(problem.model, problem.guide)
+    optimiser = optim or pyro.optim.Adam({"lr": float(default.rates[0])})
+    history: list[float] = []
+    average = [torch.zeros_like(p) for p in joined.parameters()]
+    start, taken = steps - max(2, int(AVERAGED * steps)), 0
+    before: list[torch.Tensor] = []
+    nan, interrupted = False, False
+    with pyro.settings.context(module_local_params=False), pyro.get_param_store().scope():
+        stepper = SVI(problem.model, problem.guide, optimiser, problem.objective)
+        with progress_bar(progress, steps, 0) as bar, stoppable() as stop:
+            for step in range(steps):
+                if optim is None:
+                    _set_rate(optimiser, float(default.rates[step]))
+                if step % CHUNK == 0:
+                    before = [p.detach().clone() for p in joined.parameters()]
+                history.append(float(stepper.step(**problem.batch(step))))
+                if not math.isfinite(history[-1]):
+                    nan = True
+                    _put(joined, before)
+                    break
+                if step >= start and optim is None:
+                    taken += 1
+                    for mean, now in zip(average, joined.parameters(), strict=True):
+                        mean += (now.detach() - mean) / taken
+                if step % CHUNK == 0:
+                    bar(step, history[-1])
+                if stop.is_set():
+                    interrupted = True
+                    break
+    notes: dict[str, Any] = {"path": "reference", "compiled": False}
+    if nan:
+        notes["nan"] = cause_of_nan(problem, len(history) - 1)
+        status = Status.STOPPED_BY_NAN
+    elif interrupted:
+        status = Status.INTERRUPTED
+    else:
+        if taken:
+            _put(joined, average)
+        calm = len(history) >= 100 and flat_at_the_end(np.array(history))
+        status = Status.CONVERGED if calm else Status.STILL_MOVING
+    return Outcome(problem.model, problem.guide, np.array(history), status, notes)
+
+
+def _set_rate(optimiser: Any, rate: float) -> None:
+    optimiser.pt_optim_args["lr"] = rate
+    for one in optimiser.optim_objs.values():
+        for group in one.param_groups:
+            group["lr"] = rate
+
+
+def _put(joined: nn.Module, values: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(joined.parameters(), values, strict=True):
+            parameter.copy_(value)
+

@@ -1,0 +1,351 @@
+"""The captured step: model, guide, ELBO, backward pass, Adam and averaging as one graph.
+
+    g_t   = grad of the objective at phi_t, averaged over particles
+    m_t   = b1 m + (1 - b1) g,   v_t = b2 v + (1 - b2) g^2
+    phi  -= rate_t * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+All parameters are one flat vector; restarts are its rows, (R, P). Everything a step needs (its
+number, the rates, the history) lies in tensors that the graph updates in place, so a step is one
+call without arguments of its own. After the first value that is not finite nothing moves any more:
+the parameters that produced it are still there to be looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.errors import SettingError
+from guidebook.guides.families import Whitened
+from guidebook.inference import checkpoint as checkpoints
+from guidebook.inference.capture import CannotRecord, compile_graph, record, worth_compiling
+from guidebook.inference.convergence import converged, cause_of_nan, restarts_rhat
+from guidebook.inference.fit import Status
+from guidebook.inference.owned import Joined
+
+CHUNK = 50
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
+AVERAGED = 0.2
+RHAT_LIMIT = 1.05
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Adam: its rate at every step and its constants. Kingma and Ba 2015."""
+
+    rates: Tensor
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    averaged: bool = True
+
+
+@dataclass
+class Outcome:
+    model: Any
+    guide: Any
+    history: np.ndarray
+    status: Status
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def schedule(rate: float, steps: int, least: float = 0.01) -> Tensor:
+    """Constant for 30 % of the steps, then along a cosine to `least` of it, shape (steps,)."""
+    place = torch.linspace(0, 1, steps, dtype=torch.float64)
+    fall = ((place - 0.3) / 0.7).clamp(min=0)
+    return rate * (least + (1 - least) * 0.5 * (1 + torch.cos(math.pi * fall)))
+
+
+def adam_of(optim: Any) -> Callable[[int], Optimiser]:
+    """Pyro's Adam as an Optimiser of a given number of steps, at its constant rate.
+
+    Raises:
+        CannotRecord: any other optimiser; the reference path runs it as it is.
+    """
+    options = getattr(optim, "pt_optim_args", None)
+    kind = getattr(optim, "pt_optim_constructor", None)
+    clipped = getattr(optim, "pt_clip_args", None)
+    known = {"lr", "betas", "eps"}
+    if kind is not torch.optim.Adam or not isinstance(options, dict) or clipped:
+        raise CannotRecord("the step is captured with pyro.optim.Adam({...}) only")
+    if set(options) - known:
+        raise CannotRecord(f"Adam's options {sorted(set(options) - known)} are not captured")
+    b1, b2 = options.get("betas", (0.9, 0.999))
+
+    def of(steps: int) -> Optimiser:
+        rates = torch.full((steps,), float(options.get("lr", 1e-3)), dtype=torch.float64)
+        return Optimiser(rates, b1, b2, options.get("eps", 1e-8), averaged=False)
+
+    return of
+
+
+class Step:
+    """The recorded step of a problem, with its state."""
+
+    def __init__(
+        self, problem: Any, optimiser: Optimiser, steps: int, restarts: int, compile: bool | str  # noqa: A002
+    ) -> None:  # fmt: skip
+        self.problem, self.optimiser, self.steps, self.restarts = problem, optimiser, steps, restarts
+        if not hasattr(problem.objective, "differentiable_loss"):
+            raise CannotRecord(f"{type(problem.objective).__name__} has no differentiable_loss")
+        self.joined = Joined(problem.model, problem.guide)
+        trained = [(n, p) for n, p in self.joined.named_parameters() if p.requires_grad]
+        if not trained:
+            raise SettingError(
+                "Neither guide nor model has a parameter to fit. Give the guide pyro.param "
+                "statements or modules, or use gb.exact for a guide that is known."
+            )
+        self.names = [n for n, _ in trained]
+        self.shapes = [p.shape for _, p in trained]
+        self.sizes = [p.numel() for _, p in trained]
+        self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
+        self.state = self._fresh_state(torch.cat([p.detach().reshape(-1) for _, p in trained]))
+        example = [*self.state.values(), *self._tensors(problem.data)]
+        graph = record(self._body, *[t.clone() for t in example])  # recording runs the body once
+        self.compiled = compile is True or (
+            compile == "auto" and worth_compiling(graph, steps, problem.device)
+        )
+        spare = [t.clone() for t in example] if self.compiled else []
+        self._call = compile_graph(graph, spare) if self.compiled else graph
+
+    # the graph ----------------------------------------------------------------------------------
+
+    def _fresh_state(self, flat: Tensor) -> dict[str, Tensor]:
+        rows = flat.expand(self.restarts, -1).clone()
+        if self.restarts > 1:
+            rows += self._scatter() * torch.randn_like(rows)
+        like = {"dtype": flat.dtype, "device": flat.device}
+        first, second = self._average_weights()
+        return {
+            "flat": rows,
+            "m": torch.zeros_like(rows),
+            "v": torch.zeros_like(rows),
+            "first": torch.zeros_like(rows),
+            "second": torch.zeros_like(rows),
+            "gradient": torch.zeros_like(rows),
+            "step": torch.zeros(1, dtype=torch.long, device=flat.device),
+            "alive": torch.ones(self.restarts, dtype=torch.bool, device=flat.device),
+            "history": torch.full((self.steps, self.restarts), math.nan, **like),
+            "rates": self.optimiser.rates.to(**like),
+            "first_weights": first.to(**like),
+            "second_weights": second.to(**like),
+        }
+
+    def _scatter(self) -> Tensor:
+        """How far restarts start apart: a posterior standard deviation, or a tenth of a weight."""
+        whitened = isinstance(self.problem.guide, Whitened)
+        pieces = []
+        for name, parameter in self.joined.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if name.endswith(".loc"):
+                spread = 1.0 if whitened else 0.5
+            else:
+                varied = parameter.numel() > 1 and not whitened
+                spread = 0.1 * float(parameter.detach().std()) if varied else 0.1
+            pieces.append(torch.full((parameter.numel(),), spread or 0.1))
+        return torch.cat(pieces).to(next(self.joined.parameters()))
+
+    def _average_weights(self) -> tuple[Tensor, Tensor]:
+        """Running-mean weights of the two halves of the averaged steps; zero before them."""
+        start = self.steps - max(2, int(AVERAGED * self.steps))
+        middle = (start + self.steps) // 2
+        number = torch.arange(self.steps, dtype=torch.float64)
+        first = torch.where((number >= start) & (number < middle), 1 / (number - start + 1), 0.0)
+        second = torch.where(number >= middle, 1 / (number - middle + 1), 0.0)
+        return first, second
+
+    def _unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        pieces = flat.split(self.sizes)
+        return {n: p.view(s) for n, p, s in zip(self.names, pieces, self.shapes, strict=True)}
+
+    def _tensors(self, data: dict[str, Any]) -> list[Tensor]:
+        return [data[name] for name in self.tensor_names]
+
+    def _loss(self, flat: Tensor, data: dict[str, Any]) -> Tensor:
+        parameters = self._unflatten(flat)
+        objective = self.problem.objective.differentiable_loss
+
+        def one(_: Tensor | None = None) -> Tensor:
+            return torch.func.functional_call(self.joined, parameters, (objective, data))
+
+        if self.problem.particles == 1:
+            return one()
+        number = flat.new_zeros(self.problem.particles)
+        return torch.func.vmap(one, randomness="different")(number).mean()
+
+    def _body(self, *inputs: Tensor) -> Tensor:
+        state = dict(zip(self.state, inputs, strict=False))
+        tensors = inputs[len(self.state) :]
+        data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=True))}
+        flat, m, v, o = state["flat"], state["m"], state["v"], self.optimiser
+        loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data))
+        if self.restarts == 1:
+            grad, loss = loss_and_grad(flat[0])
+            grad, loss = grad[None], loss.reshape(1)
+        else:
+            grad, loss = torch.func.vmap(loss_and_grad, randomness="different")(flat)
+        fine = state["alive"] & loss.isfinite() & grad.isfinite().all(-1)
+        grad = torch.where(fine[:, None], grad, 0.0)
+        place, number = state["step"], state["step"] + 1
+        m.mul_(o.b1).add_(grad, alpha=1 - o.b1)
+        v.mul_(o.b2).addcmul_(grad, grad, value=1 - o.b2)
+        rate = state["rates"].index_select(0, place)
+        power = number.to(flat.dtype)
+        move = rate / (1 - o.b1**power) * m / ((v / (1 - o.b2**power)).sqrt() + o.eps)
+        flat.sub_(torch.where(fine[:, None], move, 0.0))
+        for half in ("first", "second"):
+            weight = state[f"{half}_weights"].index_select(0, place)
+            state[half].add_((flat - state[half]) * weight)
+            if half == "second":
+                state["gradient"].add_((grad - state["gradient"]) * weight)
+        state["history"].index_copy_(0, place, loss.detach()[None])
+        state["alive"].logical_and_(fine)
+        place.add_(1)
+        return loss
+
+    # the loop -----------------------------------------------------------------------------------
+
+    def run(self, progress: bool, path: Path | None) -> Outcome:
+        """All steps (or those still missing from the checkpoint), then the averaged result."""
+        torch.manual_seed(self.problem.seed)  # so that the steps draw what eager steps would
+        done = checkpoints.restore(path, self._signature(), self.state, self.joined) if path else 0
+        written, interrupted = time.monotonic(), False
+        with progress_bar(progress, self.steps, done) as bar, stoppable() as stop:
+            while done < self.steps and not interrupted and bool(self.state["alive"].any()):
+                upto = min(self.steps, done + CHUNK)
+                done = self._advance(done, upto, stop)
+                interrupted = stop.is_set()
+                due = time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS
+                if path and (due or interrupted or done == self.steps):
+                    checkpoints.write(path, self._signature(), self.state, self.joined)
+                    written = time.monotonic()
+                objective = float(self.state["history"][done - 1].nanmean())
+                bar(done, objective)
+        return self._outcome(done, interrupted)
+
+    def _advance(self, done: int, upto: int, stop: threading.Event) -> int:
+        state, call = list(self.state.values()), self._call
+        fixed = self._tensors(self.problem.data)
+        with torch.no_grad():
+            while done < upto and not stop.is_set():
+                rows = self.problem.rows
+                call(*state, *(self._tensors(rows.batch(done)) if rows else fixed))
+                done += 1
+        return done
+
+    def _signature(self) -> dict[str, Any]:
+        p = self.problem
+        return {
+            "names": self.names,
+            "shapes": [list(s) for s in self.shapes],
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "seed": p.seed,
+            "batch_size": p.rows.batch_size if p.rows else None,
+            "particles": p.particles,
+            "data": checkpoints.fingerprint(p.data),
+            "objective": type(p.objective).__name__,
+        }
+
+    def _outcome(self, done: int, interrupted: bool) -> Outcome:
+        state = self.state
+        history = state["history"][:done]
+        notes: dict[str, Any] = {"compiled": self.compiled, "path": "captured"}
+        finished = done == self.steps and bool(state["alive"].any())
+        averaged = self.optimiser.averaged and finished
+        result = 0.5 * (state["first"] + state["second"]) if averaged else state["flat"]
+        tail = history[-max(1, int(AVERAGED * self.steps)) :]
+        scores = torch.where(state["alive"], tail.mean(0), torch.inf)
+        best = int(scores.argmin())
+        self._write_back(result[best])
+        if not bool(state["alive"].any()):
+            notes["nan"] = cause_of_nan(self.problem, _first_nan(history[:, best]))
+            status = Status.STOPPED_BY_NAN
+        elif interrupted:
+            status = Status.INTERRUPTED
+        else:
+            status = self._converged(best, history[:, best])
+        if self.restarts > 1 and finished:
+            rhat = restarts_rhat(self.problem, result[state["alive"]], self._place)
+            notes |= {"restarts": self.restarts, "restarts_rhat": rhat}
+            notes["restarts_objective"] = [float(s) for s in scores]
+            if rhat > RHAT_LIMIT and status is Status.CONVERGED:
+                status = Status.RESTARTS_DISAGREE
+        if self.restarts > 1:
+            self._write_back(result[best])
+        values = history[:, best].cpu().double().numpy()
+        return Outcome(self.problem.model, self.problem.guide, values, status, notes)
+
+    def _converged(self, best: int, history: Tensor) -> Status:
+        state = self.state
+        drift = {"first": state["first"][best], "second": state["second"][best]}
+        gradient = state["gradient"][best]
+        calm = converged(self.problem.guide, self.names, self.sizes, history, drift, gradient)
+        return Status.CONVERGED if calm else Status.STILL_MOVING
+
+    def _place(self, flat: Tensor) -> Any:
+        """The guide with these parameters in it."""
+        self._write_back(flat)
+        return self.problem.guide
+
+    def _write_back(self, flat: Tensor) -> None:
+        values = self._unflatten(flat)
+        with torch.no_grad():
+            for name, parameter in self.joined.named_parameters():
+                if name in values:
+                    parameter.copy_(values[name])
+
+
+def _first_nan(history: Tensor) -> int:
+    bad = (~history.isfinite()).nonzero()
+    return int(bad[0]) if len(bad) else len(history) - 1
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so a step is never left half done; a second Ctrl-C interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar with the objective; calls (done, objective)."""
+    if not shown:
+        yield lambda done, objective: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=steps, initial=done, unit="step", desc="svi", leave=False) as bar:
+
+        def move(now: int, objective: float) -> None:
+            bar.set_postfix(objective=f"{objective:.4g}", refresh=False)
+            bar.update(now - bar.n)
+
+        yield move
