@@ -139,8 +139,8 @@ def _weighted(values: Array, log_density: Array) -> tuple[Any, Any]:
     return mean, np.sqrt(np.tensordot(weights, (values - mean) ** 2, 1))
 
 
-def _cauchy_location() -> Trial:
-    y = np.array([-5.2, -4.1, 4.6, 5.3, 5.9])
+def _cauchy_location(name: str, observations: list[float]) -> Trial:
+    y = np.array(observations)
 
     def truth() -> Moments:
         grid = np.linspace(-60, 60, 240_001)
@@ -148,7 +148,7 @@ def _cauchy_location() -> Trial:
         return _moments(theta=_weighted(grid, log_density))
 
     data = models.tensors(y=y)
-    return Trial("cauchy-location", models.cauchy_location, data, truth, "quadrature")
+    return Trial(name, models.cauchy_location, data, truth, "quadrature")
 
 
 def _label_switching() -> Trial:
@@ -220,7 +220,8 @@ def _trials() -> list[Trial]:
         _funnel(),
         _banana(),
         _student(),
-        _cauchy_location(),
+        _cauchy_location("cauchy-equal", [-5.2, -4.1, -3.0, 4.6, 5.3, 6.9]),
+        _cauchy_location("cauchy-minor", [-5.2, -4.1, -3.0, 4.6, 5.3]),
         _nuts("near-separation", models.logistic, models.nearly_separated_rows()),
         _nuts("horseshoe", models.horseshoe, models.sparse_rows(), accept=0.995),
         _weak_groups(),

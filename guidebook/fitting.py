@@ -54,14 +54,20 @@ def fit_guide(
 
 
 def fit_reference(
-    pair: Pair, model: Any, data: Mapping[str, Any], *, seed: int, device: str | None, **nuts_: int
+    pair: Pair,
+    model: Any,
+    data: Mapping[str, Any],
+    *,
+    seed: int,
+    device: str | None,
+    **sampling: Any,
 ) -> tuple[str, Fit] | None:
     """Fit what the pair calls its truth; give its name with it, or None where nothing is known.
 
-    `nuts_` are further settings of `nuts`.
+    `sampling` holds further settings of `nuts`.
     """
     if pair.truth == "NUTS":
-        return "NUTS", nuts(model, data, seed=seed, device=device, **nuts_)
+        return "NUTS", nuts(model, data, seed=seed, device=device, **sampling)
     if pair.exact is not None:
         return "exact", exact(model, pair.exact(model), data, seed=seed, device=device)
     return None

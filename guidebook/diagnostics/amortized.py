@@ -109,7 +109,9 @@ def assess_rows(fit: Fit, seed: int = 0) -> tuple[Assessment, AmortizedNumbers]:
         "sd_ratio_max": float(np.exp(np.quantile(errors.log_ratio.max(1), SHARE_TRUSTED))),
     }
     if not np.isfinite(values["khat"]):
-        values["khat"] = float(np.median(khat[np.isfinite(khat)])) if np.isfinite(khat).any() else -math.inf
+        values["khat"] = (
+            float(np.median(khat[np.isfinite(khat)])) if np.isfinite(khat).any() else -math.inf
+        )
     witnesses = _words(fit, errors, khat, numbers)
     findings = Findings(names=[], engine=fit.engine, family=type(fit.guide).__name__)
     assessment = Assessment(
@@ -155,7 +157,9 @@ def row_log_joint(fit: Fit, x: Tensor, z: Tensor) -> Tensor:
     return total
 
 
-def _weigh(fit: Fit, x: Tensor, seed: int) -> tuple[dict[str, np.ndarray], Any, RowErrors, np.ndarray]:
+def _weigh(
+    fit: Fit, x: Tensor, seed: int
+) -> tuple[dict[str, np.ndarray], Any, RowErrors, np.ndarray]:
     assert isinstance(fit.guide, RowPosterior)
     guide, n = fit.guide, len(x)
     draws = int(max(200, min(DRAWS, WORK // max(1, x.numel()))))
@@ -207,7 +211,9 @@ def _per_row(log_w: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
         ratio_se = 0.5 * np.sqrt(np.square(tilt) @ np.square(z2 - 1))
         shift[i] = np.abs(off).max()
         usable[i] = found.usable
-        within = (np.abs(off) - off_se < MEAN_LIMIT) & (np.abs(ratio[i]) - ratio_se < math.log(SD_HIGH))
+        within = (np.abs(off) - off_se < MEAN_LIMIT) & (
+            np.abs(ratio[i]) - ratio_se < math.log(SD_HIGH)
+        )
         good[i] = usable[i] and bool(within.all())
     return khat, ess, RowErrors(good, usable, shift, ratio)
 

@@ -18,12 +18,14 @@ from guidebook.diagnostics.importance import (
     khat_limit,
     khat_of_moment,
     psis,
+    tail_inflation,
     weighted_moments,
 )
 from guidebook.diagnostics.modes import Mode, find_modes, gaussian_elbo, missing_modes
 from guidebook.diagnostics.stein import Stein, stein, stein_from_surface
 from guidebook.diagnostics.transport import Transport, transport
 from guidebook.diagnostics.verdict import Estimate, Findings, Judgement, judge
+from guidebook.inference.export import COORDINATE
 from guidebook.inference.fit import Fit, Status
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def assess(
         modes: the modes of the fit's density, where they were searched for.
     """
     marginals = marginals_of(tree)
+    tails = tail_inflation(marginals.values)
     absent: list[str] = []
     sampler, converged, status, vetoed = _convergence(tree, fit, absent)
     importance, log_ratio = _importance(tree, absent, sampler)
@@ -96,12 +99,14 @@ def assess(
         khat_limit=khat_limit(len(marginals.values)),
         khat_moments=_khat_moments(log_ratio, marginals, importance),
         ess=importance.ess if importance else math.nan,
-        importance=_importance_estimate(marginals, importance),
+        importance=_widened(_importance_estimate(marginals, importance), tails),
         stein=raw.discrepancy if raw else math.nan,
         stein_words=raw.worst() if raw else "",
         stein_weighted=weighted.discrepancy if weighted else math.nan,
-        transport=_transport_estimate(marginals, moved),
-        weighted_transport=_transport_estimate(marginals, moved, weights) if importance else None,
+        transport=_widened(_transport_estimate(marginals, moved), tails),
+        weighted_transport=_widened(_transport_estimate(marginals, moved, weights), tails)
+        if importance
+        else None,
         reference=compared,
         reference_sound=bool(reference and reference.sound),
         weighted_reference=_reference_estimate(marginals, reference, weights)
@@ -175,7 +180,7 @@ def _stein(
     if "unconstrained" in tree.children:
         group = tree["unconstrained"]
         u, gradient = (_flat(group[name].values) for name in ("position", "gradient"))
-        names = [str(n) for n in group["coordinate"].values]
+        names = [str(n) for n in group[COORDINATE].values]
         raw = stein(u, gradient, names)
         return raw, stein(u, gradient, names, weights) if weights is not None else None
     absent.append("Stein's identities (no gradients in the file)")
@@ -198,6 +203,9 @@ def _transport(
         absent.append("a short Hamiltonian run (needs the model: give the Fit, not its file)")
         return None
     if _attribute(tree, "family") == "delta" or fit.draws is not None:
+        return None
+    if not fit.potential.vectorised:
+        absent.append("a short Hamiltonian run (the model cannot be vectorised)")
         return None
     u = _flat(tree["unconstrained"]["position"].values)
     covariance = np.atleast_2d(np.cov(u, rowvar=False))
@@ -222,10 +230,12 @@ def _with_modes(
     modes: list[Mode] | None,
     log_ratio: np.ndarray | None,
 ) -> Findings:
-    if modes is None or "unconstrained" not in tree.children or findings.point:
+    if fit is None or modes is None or "unconstrained" not in tree.children or findings.point:
         return findings
     u = _flat(tree["unconstrained"]["position"].values)
-    found = missing_modes(modes, u, _lower_bound(fit, u, log_ratio, findings))
+    found = missing_modes(
+        fit.potential, modes, u, _lower_bound(fit, u, log_ratio, findings)
+    )
     words = ""
     if found:
         mode, expected, share = max(found, key=lambda one: one[1])
@@ -259,6 +269,12 @@ def search_modes(fit: Fit, seed: int = 0) -> list[Mode] | None:
     if "unconstrained" not in tree.children:
         return None
     return find_modes(fit.potential, _flat(tree["unconstrained"]["position"].values), seed)
+
+
+def _widened(estimate: Estimate | None, tails: np.ndarray) -> Estimate | None:
+    if estimate is None:
+        return None
+    return replace(estimate, log_ratio_se=estimate.log_ratio_se * tails)
 
 
 # estimates ---------------------------------------------------------------------------------------
@@ -433,7 +449,9 @@ def _independent_columns(values: np.ndarray) -> list[int]:
             kept.append(column)
             continue
         basis = standard[:, kept]
-        left = standard[:, column] - basis @ np.linalg.lstsq(basis, standard[:, column], rcond=None)[0]
+        left = (
+            standard[:, column] - basis @ np.linalg.lstsq(basis, standard[:, column], rcond=None)[0]
+        )
         if left.std() > 1e-6:
             kept.append(column)
     return kept

@@ -31,7 +31,9 @@ def sampler_convergence(tree: xr.DataTree) -> tuple[bool, str]:
     if stats is not None and "diverging" in stats.data_vars:
         diverged = int(stats["diverging"].values.sum())
     good = worst <= RHAT_LIMIT and least >= ESS_PER_CHAIN * chains_of(tree) and diverged == 0
-    words = f"R-hat at most {worst:.3f}, effective draws at least {least:.0f}, {diverged} divergences."
+    words = (
+        f"R-hat at most {worst:.3f}, effective draws at least {least:.0f}, {diverged} divergences."
+    )
     return good, words
 
 

@@ -20,9 +20,15 @@ import torch
 from guidebook.inference.potential import Potential
 from guidebook.inference.start import Climb, Start, elbo
 
-STARTS = 10
+STARTS = 36
+GRADIENTS_PER_START = 80
+WORK = 4e8
+"""Numbers computed in the search, at single positions: some seconds."""
 LEAST_SHARE = 0.01
 ITERATIONS = 200
+PATHS = 20
+VALLEY = 1.0
+"""Nats: two modes with less between them are one."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,11 @@ class Mode:
 
 
 def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]:
-    """Distinct modes reached from starts spread around the draws u (S, D) and around the origin."""
+    """Distinct modes reached from starts around the draws u (S, D), the origin and the prior."""
     rng = np.random.default_rng(seed)
     climb = Climb(potential)
-    middle, spread = u.mean(0), u.std(0)
-    draws = u[rng.integers(len(u), size=STARTS)]
-    count = STARTS if potential.dimension <= 100 else 3
     found: list[Mode] = []
-    for number in range(count):
-        if number % 2 == 0:  # far out along the line through a draw
-            start = middle + (4 + number) * (draws[number] - middle) / 2
-        else:
-            start = 2 * rng.standard_normal(len(middle))
-        if number == 1:
-            start = middle - 6 * spread * rng.choice([-1.0, 1.0], size=len(middle))
+    for start in _starts(potential, u, rng):
         top = climb.mode_at(climb.from_point(start, ITERATIONS)[-1])
         if top is None or not math.isfinite(top.log_mass):
             continue
@@ -64,10 +61,21 @@ def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]
     return found
 
 
+def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Starts (n, D) at several distances: modes lie at the scale of the draws, of 1, or of the prior."""
+    count = int(np.clip(WORK / (potential.cost * GRADIENTS_PER_START), 4, STARTS))
+    middle, spread = u.mean(0), u.std(0)
+    noise = rng.standard_normal((count, u.shape[1]))
+    distance = np.array([3.0, 6.0, 12.0, 25.0])[np.arange(count) % 4, None]
+    around = middle + distance * spread * noise / np.sqrt(np.square(noise).mean(1, keepdims=True))
+    origin = rng.standard_normal((count, u.shape[1])) * np.array([2.0, 5.0])[np.arange(count) % 2, None]
+    prior = potential.prior_positions(count, int(rng.integers(2**31)))
+    third = max(1, count // 3)
+    return np.concatenate([around[:third], origin[:third], prior[:third]])
+
+
 def _as_mode(top: Start) -> Mode:
-    return Mode(
-        top.center.double().cpu().numpy(), top.factor.double().cpu().numpy(), top.log_mass
-    )
+    return Mode(top.center.double().cpu().numpy(), top.factor.double().cpu().numpy(), top.log_mass)
 
 
 def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
@@ -85,12 +93,13 @@ def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
 
 
 def missing_modes(
-    modes: list[Mode], u: np.ndarray, lower_bound: float
+    potential: Potential, modes: list[Mode], u: np.ndarray, lower_bound: float
 ) -> list[tuple[Mode, float, float]]:
     """(mode, expected share, share of the draws in it) of modes that hold too few of the draws.
 
     A draw belongs to a mode within sqrt(D) + 2 of its standard deviations, where nearly all of its
     own mass lies. The total is the larger of the modes' sum and a lower bound of the log evidence.
+    A mode that can be reached from the draws without crossing a valley is the same one, skewed.
     """
     if not modes:
         return []
@@ -100,7 +109,22 @@ def missing_modes(
     missing = []
     for mode in modes:
         expected = math.exp(min(0.0, mode.log_mass - total))
-        share = float((mode.distance(u) < reach).mean())
+        distance = mode.distance(u)
+        share = float((distance < reach).mean())
         if expected > LEAST_SHARE and share < 0.3 * expected:
-            missing.append((mode, expected, share))
+            nearest = u[np.argsort(distance)[:PATHS]]
+            if _behind_a_valley(potential, mode.center, nearest):
+                missing.append((mode, expected, share))
     return missing
+
+
+def _behind_a_valley(potential: Potential, center: np.ndarray, draws: np.ndarray) -> bool:
+    """Whether log p(x, u) dips by more than VALLEY below both ends on every straight path."""
+    steps = np.linspace(0, 1, 41)[:, None, None]
+    path = center + steps * (draws - center)
+    flat = torch.as_tensor(
+        path.reshape(-1, len(center)), dtype=potential.dtype, device=potential.device
+    )
+    value = potential.value_and_grad(flat)[0].double().cpu().numpy().reshape(len(steps), -1)
+    value = np.nan_to_num(value, nan=-1e300, neginf=-1e300)
+    return bool((value.min(0) < np.minimum(value[0], value[-1]) - VALLEY).all())

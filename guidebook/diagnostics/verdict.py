@@ -22,7 +22,7 @@ MEAN_LIMIT = 0.1
 """In posterior standard deviations; with the sd limits, the definition of a good approximation."""
 SD_LOW, SD_HIGH = 1 / 1.2, 1.2
 """Within 20 % on the scale of the logarithm, the stricter side of 'within 20 %' below."""
-ERRORS = 1.0
+ERRORS = 2.0
 """Standard errors added to an estimated error before it is held against its limit."""
 STEIN_LIMIT = 0.35
 """Of Stein's discrepancy: it compares with a Gaussian, so it contradicts, and does not confirm."""
@@ -197,20 +197,51 @@ def _why_not_trust(f: Findings) -> str:
             return f"{name} says that {estimate.worst(f.names)}."
     if f.stein > STEIN_LIMIT:
         return f"Stein's identities fail: {f.stein_words}."
-    if f.transport is not None and f.transport.good():
+    together = _pooled(f)
+    if together is not None and together.good():
         return "" if _not_contradicted(f) else "The witnesses disagree about the raw draws."
     if _importance_confirms(f):
         return ""
     if math.isnan(f.khat) and f.transport is None:
         return f"There is nothing to judge it by ({', '.join(f.absent) or 'no witness'})."
+    if together is not None and together.able.all():
+        return f"The errors are too near their limits: {together.worst(f.names)}."
     if f.transport is not None:
-        return f"The errors are too near their limits: {f.transport.worst(f.names)}."
+        blind = f.names[int(np.argmin(f.transport.able))]
+        return (
+            f"Nothing can tell: a Hamiltonian run is too short for {blind}, k-hat is {f.khat:.2f}."
+        )
     return f"k-hat {f.khat:.2f} +- {f.khat_se:.2f} leaves open whether the draws are right."
 
 
 def _heard(f: Findings) -> Estimate | None:
     """The importance weights' estimate, where k-hat lets it be heard."""
     return f.importance if f.khat < f.khat_limit else None
+
+
+def _pooled(f: Findings) -> Estimate | None:
+    """The Hamiltonian run's estimate, with that of the weights where k-hat lets it be heard.
+
+    Weighted by inverse variances; the error of the weights grows with k-hat above 0.5, where their
+    variance is infinite.
+    """
+    run, heard = f.transport, _heard(f)
+    if run is None or heard is None or not math.isfinite(f.khat):
+        return run
+    doubt = 1 + 4 * max(0.0, f.khat - KHAT_ALONE)
+    shift, shift_se = _combined(run.shift, run.shift_se, heard.shift, doubt * heard.shift_se)
+    ratio, ratio_se = _combined(
+        run.log_ratio, run.log_ratio_se, heard.log_ratio, doubt * heard.log_ratio_se
+    )
+    return Estimate(shift, shift_se, ratio, ratio_se, run.able)
+
+
+def _combined(
+    a: np.ndarray, a_se: np.ndarray, b: np.ndarray, b_se: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    a_weight, b_weight = 1 / np.square(a_se + 1e-9), 1 / np.square(b_se + 1e-9)
+    total = a_weight + b_weight
+    return (a * a_weight + b * b_weight) / total, 1 / np.sqrt(total)
 
 
 def _not_contradicted(f: Findings) -> bool:
@@ -220,7 +251,7 @@ def _not_contradicted(f: Findings) -> bool:
 
 def _importance_confirms(f: Findings) -> bool:
     """k-hat alone, for files without a model: stricter, and the density's surface must agree."""
-    if f.importance is None or f.transport is not None and f.transport.able.any():
+    if f.importance is None or (f.transport is not None and f.transport.able.any()):
         return False
     agreed = f.stein < STEIN_LIMIT and math.isfinite(f.stein)
     tail = f.khat_moments if math.isfinite(f.khat_moments) else f.khat
@@ -230,7 +261,7 @@ def _importance_confirms(f: Findings) -> bool:
 
 def _why_trust(f: Findings) -> str:
     parts = []
-    if f.transport is not None and f.transport.good():
+    if f.transport is not None:
         parts.append("a short Hamiltonian run leaves the draws where they are")
     if _heard(f) is not None:
         parts.append("importance weighting changes nothing that matters" if f.khat > -math.inf
@@ -252,9 +283,10 @@ def _why_not_reweight(f: Findings) -> str:
         return "It cannot be reweighted: " + (
             ", ".join(f.absent) or "no weights"
         ) + "."  # fmt: skip
-    if not f.khat + 0.5 * f.khat_se < f.khat_limit:
+    if not f.khat < f.khat_limit:
         return f"Its weights are unusable (k-hat {f.khat:.2f}, limit {f.khat_limit:.2f})."
-    if f.khat_moments > f.khat_limit:
+    confirmed = f.weighted_transport is not None and f.weighted_transport.within(0.0)
+    if f.khat_moments > f.khat_limit and not confirmed:
         return f"Its weights do not give variances (k-hat of second moments {f.khat_moments:.2f})."
     if f.ess < REWEIGHT_SHARE * f.draws:
         return f"Its weights leave {f.ess:.0f} effective draws of {f.draws}."

@@ -158,6 +158,7 @@ class LinearGaussianPosterior(nn.Module):
         # parameters would change their names in the model.
         self._model: tuple[LinearGaussian] = (model,)
         self.site = site
+        self.observed = "x"
         self.plate = plate
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:

@@ -61,7 +61,9 @@ class Whitened(AutoContinuous):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         if args:
-            raise GuideError("Call the guide with the model's arguments as keywords: guide(**data).")
+            raise GuideError(
+                "Call the guide with the model's arguments as keywords: guide(**data)."
+            )
         with poutine.block(), torch.no_grad():
             sites = latent_sites(self._story[0], kwargs)
         if not sites:
@@ -187,7 +189,11 @@ class FullRank(Whitened, AutoMultivariateNormal):
 
     def _tril(self) -> Tensor:
         scale_tril = self.scale[:, None] * self.scale_tril
-        return self.factor[:, None] * scale_tril if self.factor.dim() == 1 else self.factor @ scale_tril
+        return (
+            self.factor[:, None] * scale_tril
+            if self.factor.dim() == 1
+            else self.factor @ scale_tril
+        )
 
     def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self.shifted(), self._tril().square().sum(-1).sqrt()
@@ -232,7 +238,9 @@ class LowRank(Whitened, AutoLowRankMultivariateNormal):
         )
 
     def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.shifted(), self.unit * self.scale * (self.cov_factor.square().sum(-1) + 1).sqrt()
+        return self.shifted(), self.unit * self.scale * (
+            self.cov_factor.square().sum(-1) + 1
+        ).sqrt()
 
 
 class Flow(Whitened):

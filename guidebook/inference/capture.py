@@ -9,7 +9,8 @@ Three facts make recording work:
 1. `module_local_params=True`: parameters belong to their modules, so torch.func can substitute them.
 2. While recording `torch._C._get_tracing_state` answers true, and Pyro takes the branches it keeps
    for its JIT: no `.item()` on masks, no value-dependent warnings. `torch_item` and `warn_if_nan`
-   have no such branch and are replaced.
+   have no such branch and are replaced; so is `safe_log`, an autograd.Function of the kind that
+   torch.func cannot differentiate.
 3. Validation reads values, so it is off; one eager run with validation on comes first and gives the
    readable errors (`guidebook.inference.check`).
 """
@@ -65,28 +66,51 @@ def random_state(seed: int) -> Iterator[None]:
         yield
 
 
+class _SafeLog(torch.autograd.Function):
+    """log x with the gradient 1 / max(x, eps), as `pyro.ops.special.safe_log`, for torch.func."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
     """Pyro without validation, on its JIT branches, without `.item()`."""
     stand_ins: dict[str, Callable[..., Any]] = {
         "torch_item": lambda x: x,
         "warn_if_nan": lambda value, *a, **k: value,
+        "safe_log": _SafeLog.apply,
     }
     kept = []
     for name, module in list(sys.modules.items()):
-        if name.startswith(("pyro.infer", "pyro.poutine")):
+        if name.startswith(("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions")):
             kept += [(module, key, vars(module)[key]) for key in stand_ins if key in vars(module)]
     tracing = torch._C._get_tracing_state
     try:
         for module, key, _ in kept:
             setattr(module, key, stand_ins[key])
         torch._C._get_tracing_state = lambda: True  # type: ignore[assignment]
-        with warnings.catch_warnings(), pyro.settings.context(
-            module_local_params=True,
-            validate_poutine=False,
-            validate_infer=False,
-            validate_distributions_pyro=False,
-            validate_distributions_torch=False,
+        with (
+            warnings.catch_warnings(),
+            pyro.settings.context(
+                module_local_params=True,
+                validate_poutine=False,
+                validate_infer=False,
+                validate_distributions_pyro=False,
+                validate_distributions_torch=False,
+            ),
         ):
             warnings.simplefilter("ignore")  # torch's tracer warns at every len(tensor)
             yield
@@ -107,8 +131,19 @@ def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
             graph = make_fx(lambda *arguments: function(*arguments))(*example)
     except Exception as error:
         raise CannotRecord(reason(error)) from error
+    _keep_dtypes(graph)
     _drop_views_of_nothing(graph)
     return graph
+
+
+def _keep_dtypes(graph: torch.fx.GraphModule) -> None:
+    """Constants are made in the dtype they were recorded in, not in torch's default of the moment."""
+    for node in graph.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload) or node.all_input_nodes:
+            continue
+        takes = any(argument.name == "dtype" for argument in node.target._schema.arguments)
+        if takes and node.kwargs.get("dtype") is None and isinstance(node.meta.get("val"), Tensor):
+            node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
 
 
 def _drop_views_of_nothing(graph: torch.fx.GraphModule) -> None:

@@ -138,7 +138,7 @@ class _readable:
         if not isinstance(error, Exception):
             return
         message = " ".join(str(error).split())[:600]
-        if "is_observed" in message or "support" in message and "value" in message.lower():
+        if "is_observed" in message or ("support" in message and "value" in message.lower()):
             message += " (a value outside the support of its distribution)"
         raise self.kind(
             f"The {self.part} fails when it is run on the data: {type(error).__name__}: {message}. "

@@ -84,7 +84,9 @@ def read(path: Path, kind: str) -> dict[str, Any]:
     raise FileError(f"'{path}' is not a {name}. Give another path, or remove the file.")
 
 
-def write(path: Path, signature: dict[str, Any], state: dict[str, Tensor], joined: nn.Module) -> None:
+def write(
+    path: Path, signature: dict[str, Any], state: dict[str, Tensor], joined: nn.Module
+) -> None:
     """State, buffers of the guide and the random state, in one file."""
     content = {
         "format": FORMAT,
@@ -132,6 +134,10 @@ def fingerprint(data: Mapping[str, Any]) -> str:
     value = 0
     for name in sorted(data):
         item = data[name]
-        raw = item.detach().cpu().contiguous().numpy().tobytes() if isinstance(item, Tensor) else repr(item).encode()
+        raw = (
+            item.detach().cpu().contiguous().numpy().tobytes()
+            if isinstance(item, Tensor)
+            else repr(item).encode()
+        )
         value = zlib.crc32(raw, zlib.crc32(name.encode(), value))
     return f"{value:08x}"

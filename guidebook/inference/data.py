@@ -77,7 +77,9 @@ def check(data: Mapping[str, Any]) -> None:
         if not _is_array(value):
             continue
         if 0 in np.shape(value):
-            raise DataError(f"'{name}' is empty (shape {tuple(np.shape(value))}): give at least one row.")
+            raise DataError(
+                f"'{name}' is empty (shape {tuple(np.shape(value))}): give at least one row."
+            )
         where = _first_not_finite(value)
         if where is not None:
             index, found = where
@@ -118,9 +120,7 @@ def _from_sequence(value: Any) -> np.ndarray:
     return array
 
 
-def as_tensors(
-    data: Mapping[str, Any], dtype: torch.dtype, device: torch.device
-) -> dict[str, Any]:
+def as_tensors(data: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Arrays as tensors on the device, floating ones in dtype; everything else as it is."""
     return {name: as_tensor(value, dtype, device) for name, value in data.items()}
 
@@ -190,7 +190,9 @@ class Rows:
         self.by_row, self.whole = {}, {}
         for name, value in data.items():
             if _is_array(value) and np.ndim(value) > 0 and len(value) == self.count:
-                self.by_row[name] = value if isinstance(value, (Tensor, np.ndarray)) else np.asarray(value)
+                self.by_row[name] = (
+                    value if isinstance(value, (Tensor, np.ndarray)) else np.asarray(value)
+                )
             else:
                 self.whole[name] = as_tensor(value, dtype, device)
         if with_size:
@@ -201,7 +203,9 @@ class Rows:
     def indices(self, step: int) -> np.ndarray:
         """The rows of a step, (batch_size,)."""
         if self.count > PERMUTED_ROWS:
-            return np.random.default_rng((self.seed, step)).integers(self.count, size=self.batch_size)
+            return np.random.default_rng((self.seed, step)).integers(
+                self.count, size=self.batch_size
+            )
         per_epoch = self.count // self.batch_size
         epoch, place = divmod(step, per_epoch)
         if epoch != self._epoch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from guidebook.inference.check import check_pair
 from guidebook.inference.data import arguments, as_tensors, check, find_device
 from guidebook.inference.export import draw
 from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import copied, dtype_of
+from guidebook.inference.owned import copied, working_precision
 
 DRAWS = 256
 
@@ -42,15 +43,11 @@ def exact(
     where = find_device(device, data)
     data = arguments(model, data)
     check(data)
-    model, guide = copied(model, guide)
-    dtype = dtype_of(model, guide)
-    with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
-        tensors = as_tensors(data, dtype, where)
-        check_pair(model, guide, tensors)
-        sites = latent_sites(model, tensors)
-    fit = Fit(
-        model, guide, data, np.empty(0), Status.EXACT, seed, 0.0, "exact", sites, notes={}
+    story, family = model, guide
+    fit = working_precision(
+        story, family, lambda dtype: _unchecked(story, family, data, where, dtype, seed)
     )
+    dtype = fit.potential.dtype
     u, log_q = draw(fit, DRAWS, seed)
     log_joint, log_det = fit.potential(u[0])
     weights = (log_joint + log_det - log_q[0]).double()
@@ -64,6 +61,20 @@ def exact(
         )
     notes = {"log_evidence": float(weights.mean())}
     seconds = time.perf_counter() - started
-    return Fit(
-        model, guide, data, np.empty(0), Status.EXACT, seed, seconds, "exact", sites, notes=notes
-    )
+    return replace(fit, seconds=seconds, notes=notes)
+
+
+def _unchecked(
+    story: Any,
+    family: Any,
+    data: dict[str, Any],
+    where: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+) -> Fit:
+    model, guide = copied(story, family)
+    with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
+        tensors = as_tensors(data, dtype, where)
+        check_pair(model, guide, tensors)
+        sites = latent_sites(model, tensors)
+    return Fit(model, guide, data, np.empty(0), Status.EXACT, seed, 0.0, "exact", sites)

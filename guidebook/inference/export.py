@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from guidebook.inference.fit import Fit
 
+COORDINATE = "unconstrained_dim"
+"""Of the group unconstrained; a name that no plate of a user's model will have."""
 LARGEST_UNCONSTRAINED = 2000
 LARGEST_CONSTANT = 10_000_000
 
@@ -175,9 +177,7 @@ def _data_groups(fit: Fit) -> dict[str, dict[str, np.ndarray]]:
     potential = fit.potential
     with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
         trace = poutine.trace(fit.model).get_trace(**potential.data)
-    observed = {
-        n: trace.nodes[n]["value"].detach().cpu().numpy() for n in potential.observed
-    }
+    observed = {n: trace.nodes[n]["value"].detach().cpu().numpy() for n in potential.observed}
     seen = {id(trace.nodes[n]["value"]) for n in potential.observed}
     rest = {
         name: value.detach().cpu().numpy()
@@ -220,8 +220,8 @@ def _dimensions(
                 labels[place] = plate
         dims[name] = labels
     if "unconstrained" in groups:
-        dims |= {"position": ["coordinate"], "gradient": ["coordinate"]}
-        coords["coordinate"] = coordinate_names(fit.sites)
+        dims |= {"position": [COORDINATE], "gradient": [COORDINATE]}
+        coords[COORDINATE] = coordinate_names(fit.sites)
     return dims, coords
 
 
@@ -293,4 +293,3 @@ class _Latents(Substitute):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             super()._pyro_sample(msg)
-

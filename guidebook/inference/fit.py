@@ -101,7 +101,7 @@ class Fit:
                 "This fit was loaded without its model or its data, so log p(x, z) is not known. "
                 "Give them: gb.load(path, model=model, data=data)."
             )
-        dtype = dtype_of(self.model, self.guide)
+        dtype = self.draws.dtype if self.draws is not None else dtype_of(self.model, self.guide)
         device = next((p.device for p in parameters_of(self.model, self.guide)), None)
         tensors = as_tensors(self.data, dtype, device or find_device(None, self.data))
         return Potential(self.model, tensors, self.sites)

@@ -21,9 +21,9 @@ from guidebook.inference.capture import local_parameters, precision, random_stat
 from guidebook.inference.check import check_pair
 from guidebook.inference.data import arguments, as_tensors, check, find_device
 from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import copied, dtype_of
+from guidebook.inference.owned import copied, working_precision
 from guidebook.inference.potential import Potential
-from guidebook.inference.start import Climb
+from guidebook.inference.start import Climb, Start
 
 
 def laplace(
@@ -45,8 +45,28 @@ def laplace(
     where = find_device(device, data)
     data = arguments(model, data)
     check(data)
-    model, guide = copied(model, FullRank(model))
-    dtype = dtype_of(model, guide)
+    story = model
+    model, guide, top = working_precision(
+        story, None, lambda dtype: _at_the_mode(story, data, where, dtype, seed)
+    )
+    notes = {"log_evidence_laplace": top.log_mass} if top else {}
+    status = Status.CONVERGED if top else Status.NO_MODE
+    if not top:
+        warnings.warn(Status.NO_MODE.value, stacklevel=2)
+    seconds = time.perf_counter() - started
+    return Fit(
+        model, guide, data, np.empty(0), status, seed, seconds, "laplace", guide.sites, notes=notes
+    )
+
+
+def _at_the_mode(
+    story: Callable[..., Any],
+    data: dict[str, Any],
+    where: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+) -> tuple[Any, FullRank, Start | None]:
+    model, guide = copied(story, FullRank(story))
     with local_parameters(), precision(dtype), random_state(seed):
         tensors = as_tensors(data, dtype, where)
         check_pair(model, guide, tensors)
@@ -56,11 +76,4 @@ def laplace(
         found = top or climb.gaussian_at(end)
         guide.to(where)
         guide.start_at(found.center, found.factor)
-    notes = {"log_evidence_laplace": found.log_mass} if top else {}
-    status = Status.CONVERGED if top else Status.NO_MODE
-    if not top:
-        warnings.warn(Status.NO_MODE.value, stacklevel=2)
-    seconds = time.perf_counter() - started
-    return Fit(
-        model, guide, data, np.empty(0), status, seed, seconds, "laplace", guide.sites, notes=notes
-    )
+    return model, guide, top

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.guides.unconstrained import latent_sites
+from guidebook.guides.unconstrained import Site, latent_sites
 from guidebook.inference.capture import (
     CannotRecord,
     compile_graph,
@@ -30,7 +30,7 @@ from guidebook.inference.capture import (
 from guidebook.inference.check import check_model
 from guidebook.inference.data import arguments, as_tensors, check, find_device
 from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import Joined, copied, dtype_of
+from guidebook.inference.owned import Joined, copied, working_precision
 from guidebook.inference.potential import Potential
 from guidebook.inference.start import Start, find_start
 
@@ -70,18 +70,14 @@ def nuts(
     where = find_device(device, data)
     data = arguments(model, data)
     check(data)
-    model, _ = copied(model, Joined(model, model))
-    dtype = dtype_of(model, None)
-    with local_parameters(), precision(dtype), random_state(seed):
-        tensors = as_tensors(data, dtype, where)
-        check_model(model, tensors)
-        with torch.no_grad():
-            sites = latent_sites(model, tensors)
-        potential = Potential(model, tensors, sites)
-        start = find_start(potential)
-        gradient = _gradient(potential, draws, tune, chains)
-    sampled = _sample(gradient, potential, start, draws, tune, chains, seed, target_accept, progress)
-    u, diverging = sampled
+    story = model
+    model, sites, u, diverging, dtype = working_precision(
+        story,
+        None,
+        lambda dtype: _sampled(
+            story, data, where, dtype, draws, tune, chains, seed, target_accept, progress
+        ),
+    )
     rhat, ess = _convergence(u)
     notes = {
         "rhat": rhat,
@@ -102,6 +98,25 @@ def nuts(
     return Fit(
         model, None, data, np.empty(0), status, seed, seconds, "nuts", sites, position, notes
     )
+
+
+def _sampled(
+    story: Any, data: dict[str, Any], where: torch.device, dtype: torch.dtype, draws: int,
+    tune: int, chains: int, seed: int, target_accept: float, progress: bool,
+) -> tuple[Any, tuple[Site, ...], np.ndarray, np.ndarray, torch.dtype]:  # fmt: skip
+    model, _ = copied(story, Joined(story, story))
+    with local_parameters(), precision(dtype), random_state(seed):
+        tensors = as_tensors(data, dtype, where)
+        check_model(model, tensors)
+        with torch.no_grad():
+            sites = latent_sites(model, tensors)
+        potential = Potential(model, tensors, sites)
+        start = find_start(potential)
+        gradient = _gradient(potential, draws, tune, chains)
+    u, diverging = _sample(
+        gradient, potential, start, draws, tune, chains, seed, target_accept, progress
+    )
+    return model, sites, u, diverging, dtype
 
 
 def _gradient(

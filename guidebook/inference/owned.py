@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints, transform_to
+from torch.distributions import constraints, transform_to
+
+from guidebook.errors import GuidebookError
+
+T = TypeVar("T")
 
 
 class Owned(nn.Module):
@@ -128,10 +132,16 @@ def dtype_of(model: Any, guide: Any) -> torch.dtype:
     return floats[0].dtype if floats else torch.float64
 
 
-def plain(constraint: Any) -> bool:
-    """Whether a support has a bijection to the real numbers."""
+def working_precision(model: Any, guide: Any, attempt: Callable[[torch.dtype], T]) -> T:
+    """attempt(dtype_of(model, guide)), and in float32 where constants of the model are float32.
+
+    A model or guide that multiplies its latents with float32 matrices of its own cannot run in
+    float64; torch's message then speaks of dtypes.
+    """
+    dtype = dtype_of(model, guide)
     try:
-        biject_to(constraint)
-    except NotImplementedError:
-        return False
-    return True
+        return attempt(dtype)
+    except GuidebookError as error:
+        if dtype is torch.float64 and "dtype" in str(error):
+            return attempt(torch.float32)
+        raise

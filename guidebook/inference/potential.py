@@ -7,9 +7,11 @@ with its gradient and Hessian. Discrete sites marked for enumeration are summed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
@@ -18,11 +20,13 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
+from guidebook.errors import ModelError
 from guidebook.guides.unconstrained import Site, Substitute, is_enumerated, latent_sites
 from guidebook.inference.capture import (
     CannotRecord,
     local_parameters,
     precision,
+    random_state,
     record,
     recording,
 )
@@ -35,6 +39,7 @@ class Potential:
 
     Attributes:
         sites: the latent sites, in order; dimension: D, of all of them.
+        vectorised: False once the model has shown that it must be run draw by draw.
         derived, observed: names of the deterministic and of the observed sites.
         plates: name to (plate, dim) of every site's plates.
     """
@@ -59,6 +64,7 @@ class Potential:
         rows = max((v.numel() for v in self.data.values() if isinstance(v, Tensor)), default=1)
         self.chunk = max(1, min(2048, ELEMENTS_AT_ONCE // max(rows, self.dimension)))
         self._graphs: dict[Any, Callable[..., Any]] = {}
+        self.vectorised = True
         tensors = [v for v in self.data.values() if isinstance(v, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
@@ -134,7 +140,8 @@ class Potential:
 
     def hessian(self, u: Tensor) -> Tensor:
         """d^2 log p(x, u) / du du' (D, D) at u (D,); by differences where torch has no second
-        derivative of an operation of the model."""
+        derivative of an operation of the model.
+        """
         with local_parameters(), precision(self.dtype), recording():
             try:
                 rows = torch.func.jacrev(torch.func.grad(self._log_density))(u)
@@ -159,7 +166,24 @@ class Potential:
             return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
 
         with local_parameters(), precision(self.dtype), recording(), torch.no_grad():
-            return torch.func.vmap(invert, randomness="different")(dict(values))
+            try:
+                return torch.func.vmap(invert, randomness="different")(dict(values))
+            except RuntimeError:  # a model that cannot be vectorised: draw by draw
+                count = len(next(iter(values.values())))
+                singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
+                return torch.stack(singles)
+
+    def prior_positions(self, count: int, seed: int) -> np.ndarray:
+        """u (count, D) of draws from the prior; N(0, 2^2) where a site's prior cannot be drawn."""
+        rows = []
+        with local_parameters(), precision(self.dtype), random_state(seed), torch.no_grad():
+            for _ in range(count):
+                drawn = _DrawPrior()
+                with recording(), drawn:
+                    self.model(**self.data)
+                flat = [drawn.flat[site.name].reshape(-1) for site in self.sites]
+                rows.append(torch.cat(flat).double().cpu().numpy())
+        return np.nan_to_num(np.array(rows), posinf=10.0, neginf=-10.0)
 
     def _batched(self, key: str, function: Callable[..., Any], u: Tensor) -> Any:
         u = u.detach()
@@ -168,9 +192,47 @@ class Potential:
         for piece in u.split(size):
             short = size - len(piece)
             padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
-            result = self._graph(key, function, padded)(padded)
+            result = self._surely(self._graph(key, function, padded), padded)
             pieces.append(_map(result, lambda t, n=len(piece): t[:n]))
         return _join(pieces)
+
+    def _surely(self, graph: Callable[..., Any], u: Tensor) -> Any:
+        """The graph at u; rows at which a factorisation fails get NaN instead of failing all."""
+        try:
+            return graph(u)
+        except torch.linalg.LinAlgError:
+            pass
+        fine = torch.zeros(len(u), dtype=torch.bool)
+        for start in range(len(u)):
+            same = u[start : start + 1].expand_as(u)
+            try:
+                graph(same)
+                fine[start] = True
+            except torch.linalg.LinAlgError:
+                continue
+        if not bool(fine.any()):
+            raise ModelError(
+                "A matrix of the model is not positive definite at any of the positions tried. Add "
+                "a small number to its diagonal."
+            )
+        good = torch.where(fine[:, None].to(u.device), u, u[fine.nonzero()[0]])
+        bad = ~fine.to(u.device)
+
+        def spoilt(value: Tensor) -> Tensor:
+            mask = bad.reshape(-1, *[1] * (value.dim() - 1))
+            return torch.where(mask, torch.full_like(value, math.nan), value)
+
+        return _map(graph(good), spoilt)
+
+    @property
+    def cost(self) -> int:
+        """Numbers that one gradient at one position goes through: the work of a draw."""
+        try:
+            graph = self.single()
+        except CannotRecord:
+            return ELEMENTS_AT_ONCE
+        values = (n.meta.get("val") for n in graph.graph.nodes)
+        return sum(v.numel() + 50 for v in values if isinstance(v, Tensor))
 
     def _graph(self, key: str, function: Callable[..., Any], u: Tensor) -> Callable[..., Any]:
         name = key, len(u)
@@ -180,6 +242,7 @@ class Potential:
                 try:
                     self._graphs[name] = _without_grad(record(vectorised, u))
                 except CannotRecord:
+                    self.vectorised = False
                     self._graphs[name] = self._one_by_one(function)
         return self._graphs[name]
 
@@ -209,8 +272,31 @@ class _Invert(Messenger):
             msg["value"], msg["done"] = value, True
 
 
+class _DrawPrior(Messenger):
+    """Draws every latent site from its prior and keeps u; a flat prior gives N(0, 2^2) in u."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
+            return
+        fn = msg["fn"]
+        transform = biject_to(fn.support)
+        flat = torch.full((), math.nan)
+        try:
+            flat = transform.inv(fn.sample())
+        except NotImplementedError:
+            pass
+        if not bool(flat.isfinite().all()):
+            flat = 2 * torch.randn(transform.inverse_shape(fn.shape()))
+        self.flat[msg["name"]] = flat
+        msg["value"], msg["done"] = transform(flat), True
+
+
 def _sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    with Substitute(), poutine.block():
+    with poutine.block(), Substitute():
         trace = poutine.trace(model).get_trace(**data)
     return {
         name: node

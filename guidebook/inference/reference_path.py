@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import SVI
+from pyro.nn import PyroModule
 from torch import nn
 
 from guidebook.errors import SettingError
@@ -39,8 +41,11 @@ def run_reference(
     start, taken = steps - max(2, int(AVERAGED * steps)), 0
     before: list[torch.Tensor] = []
     nan, interrupted = False, False
+    torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with pyro.settings.context(module_local_params=False), pyro.get_param_store().scope():
-        stepper = SVI(problem.model, problem.guide, optimiser, problem.objective)
+        stepper = SVI(
+            registered("model", problem.model), registered("guide", problem.guide), optimiser, problem.objective,
+        )  # fmt: skip
         with progress_bar(progress, steps, 0) as bar, stoppable() as stop:
             for step in range(steps):
                 if optim is None:
@@ -75,6 +80,20 @@ def run_reference(
     return Outcome(problem.model, problem.guide, np.array(history), status, notes)
 
 
+def registered(name: str, part: Any) -> Callable[..., Any]:
+    """The part as pyro.infer.SVI needs it: parameters of a plain module become Pyro's."""
+    if isinstance(part, PyroModule):
+        return part
+
+    def call(**data: Any) -> Any:
+        for key, parameter in part.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{name}.{key}", parameter)
+        return part(**data)
+
+    return call
+
+
 def _set_rate(optimiser: Any, rate: float) -> None:
     optimiser.pt_optim_args["lr"] = rate
     for one in optimiser.optim_objs.values():
@@ -86,4 +105,3 @@ def _put(joined: nn.Module, values: list[torch.Tensor]) -> None:
     with torch.no_grad():
         for parameter, value in zip(joined.parameters(), values, strict=True):
             parameter.copy_(value)
-

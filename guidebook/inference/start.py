@@ -72,8 +72,11 @@ class Climb:
 
     def objective(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         """-log p(x, u) and its gradient; a wall where the density is zero or not a number."""
-        value, grad = self._evaluate(self._tensor(point))
-        value, grad = -float(value), -grad.double().cpu().numpy()
+        try:
+            log_density, slope = self._evaluate(self._tensor(point))
+        except torch.linalg.LinAlgError:  # a matrix that is not positive definite so far out
+            return 1e300, np.zeros_like(point)
+        value, grad = -float(log_density), -slope.double().cpu().numpy()
         if not (math.isfinite(value) and np.isfinite(grad).all()):
             return 1e300, np.zeros_like(point)
         return value, grad
@@ -187,7 +190,7 @@ def _elbo(log_density: Tensor, start: Start, noise: Tensor) -> float:
 def _draws(potential: Potential, start: Start) -> tuple[Tensor, Tensor]:
     """Antithetic draws of the Gaussian, the same noise for every call (u and noise, (S, D))."""
     dimension = len(start.center)
-    half = max(DRAWS, 4 * dimension)
+    half = max(DRAWS, 4 * dimension) if potential.vectorised else max(16, 2 * dimension)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(half, dimension, generator=generator, dtype=torch.float64)
     noise = torch.cat([noise, -noise]).to(start.center)
@@ -247,6 +250,7 @@ def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     try:
         graph = potential.single()
     except CannotRecord:
+        potential.vectorised = False  # and the start is content with fewer draws
 
         def eager(u: Tensor) -> tuple[Tensor, Tensor]:
             with local_parameters(), recording():

@@ -30,7 +30,7 @@ from guidebook.errors import SettingError
 from guidebook.guides.families import Whitened
 from guidebook.inference import checkpoint as checkpoints
 from guidebook.inference.capture import CannotRecord, compile_graph, record, worth_compiling
-from guidebook.inference.convergence import converged, cause_of_nan, restarts_rhat
+from guidebook.inference.convergence import cause_of_nan, converged, restarts_rhat
 from guidebook.inference.fit import Status
 from guidebook.inference.owned import Joined
 
@@ -94,9 +94,14 @@ class Step:
     """The recorded step of a problem, with its state."""
 
     def __init__(
-        self, problem: Any, optimiser: Optimiser, steps: int, restarts: int, compile: bool | str  # noqa: A002
+        self, problem: Any, optimiser: Optimiser, steps: int, restarts: int, compile: bool | str
     ) -> None:  # fmt: skip
-        self.problem, self.optimiser, self.steps, self.restarts = problem, optimiser, steps, restarts
+        self.problem, self.optimiser, self.steps, self.restarts = (
+            problem,
+            optimiser,
+            steps,
+            restarts,
+        )
         if not hasattr(problem.objective, "differentiable_loss"):
             raise CannotRecord(f"{type(problem.objective).__name__} has no differentiable_loss")
         self.joined = Joined(problem.model, problem.guide)
@@ -125,7 +130,6 @@ class Step:
         rows = flat.expand(self.restarts, -1).clone()
         if self.restarts > 1:
             rows += self._scatter() * torch.randn_like(rows)
-        like = {"dtype": flat.dtype, "device": flat.device}
         first, second = self._average_weights()
         return {
             "flat": rows,
@@ -136,10 +140,10 @@ class Step:
             "gradient": torch.zeros_like(rows),
             "step": torch.zeros(1, dtype=torch.long, device=flat.device),
             "alive": torch.ones(self.restarts, dtype=torch.bool, device=flat.device),
-            "history": torch.full((self.steps, self.restarts), math.nan, **like),
-            "rates": self.optimiser.rates.to(**like),
-            "first_weights": first.to(**like),
-            "second_weights": second.to(**like),
+            "history": flat.new_full((self.steps, self.restarts), math.nan),
+            "rates": self.optimiser.rates.to(flat),
+            "first_weights": first.to(flat),
+            "second_weights": second.to(flat),
         }
 
     def _scatter(self) -> Tensor:
@@ -231,7 +235,7 @@ class Step:
                 if path and (due or interrupted or done == self.steps):
                     checkpoints.write(path, self._signature(), self.state, self.joined)
                     written = time.monotonic()
-                objective = float(self.state["history"][done - 1].nanmean())
+                objective = float(self.state["history"][max(0, done - 1)].nanmean())
                 bar(done, objective)
         return self._outcome(done, interrupted)
 
@@ -241,7 +245,11 @@ class Step:
         with torch.no_grad():
             while done < upto and not stop.is_set():
                 rows = self.problem.rows
-                call(*state, *(self._tensors(rows.batch(done)) if rows else fixed))
+                try:
+                    call(*state, *(self._tensors(rows.batch(done)) if rows else fixed))
+                except torch.linalg.LinAlgError:  # as a density that is not a number
+                    self.state["alive"].fill_(False)
+                    return done
                 done += 1
         return done
 

@@ -24,21 +24,20 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import Trace_ELBO
-from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.guides.families import Whitened
+from guidebook.guides.families import Flow, Whitened
 from guidebook.guides.unconstrained import Site, latent_sites
 from guidebook.inference import checkpoint as checkpoints
 from guidebook.inference.capture import CannotRecord, local_parameters, precision, random_state
 from guidebook.inference.check import check_pair
 from guidebook.inference.data import Rows, arguments, as_tensors, check, find_device, takes
 from guidebook.inference.fit import Fit
-from guidebook.inference.owned import Joined, copied, dtype_of
+from guidebook.inference.owned import Joined, copied, working_precision
 from guidebook.inference.potential import Potential
 from guidebook.inference.reference_path import run_reference
 from guidebook.inference.start import find_start
-from guidebook.inference.step import Optimiser, Step, adam_of, schedule
+from guidebook.inference.step import Optimiser, Outcome, Step, adam_of, schedule
 
 PARTICLES = 16
 START_ROWS = 10_000
@@ -69,12 +68,12 @@ def svi(
     *,
     objective: Any = None,
     optim: Any = None,
-    steps: int = 4000,
+    steps: int | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
     restarts: int = 1,
-    compile: bool | str = "auto",  # noqa: A002 (the name of the public face)
+    compile: bool | str = "auto",
     progress: bool = True,
     checkpoint: str | Path | None = None,
 ) -> Fit:
@@ -87,9 +86,10 @@ def svi(
         objective: a Pyro ELBO object. None: Trace_ELBO, in the captured path averaged over 16
             draws for guides of gb.guides on full data, over one otherwise.
         optim: a pyro.optim optimiser, used as it is, without schedule. None: Adam with the
-            schedule above, step size 0.02 in units of the posterior's standard deviation for
-            gb.guides, 0.01 for other guides without networks, 0.001 with networks.
-        steps: updates.
+            schedule above, step size 0.01 in units of the posterior's standard deviation for
+            gb.guides (flow: 0.005), 0.01 for other guides without networks, 0.001 with networks.
+        steps: updates. None: 2,000 for Gaussian guides of gb.guides, which start near their optimum,
+            4,000 for flow, 5,000 for others.
         batch_size: rows per update; the model must take `size`, the number of all rows.
         device: "cpu", "cuda", "cuda:1", ...; None: where the data are.
         seed: decides the result alone; the caller's random state is left as it was.
@@ -107,48 +107,55 @@ def svi(
         FileError: a checkpoint that is unreadable or of another fit.
     """
     started = time.perf_counter()
+    steps = default_steps(guide) if steps is None else steps
     _check_settings(steps, seed, restarts, compile)
     where = find_device(device, data)
     data = arguments(model, data)
     check(data)
-    given = data
     path = checkpoints.usable(checkpoint)
-    model, guide = copied(model, guide)
-    dtype = dtype_of(model, guide)
+    outcome, sites = working_precision(
+        model,
+        guide,
+        lambda dtype: _fitted(
+            copied(model, guide), data, objective, optim, steps, batch_size, where, dtype, seed,
+            restarts, compile, progress, path,
+        ),
+    )  # fmt: skip
+    notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
+    seconds = time.perf_counter() - started
+    return Fit(
+        outcome.model, outcome.guide, data, outcome.history, outcome.status, seed, seconds, "svi",
+        sites, notes=notes,
+    )  # fmt: skip
+
+
+def _fitted(
+    pair: tuple[Any, Any], data: dict[str, Any], objective: Any, optim: Any, steps: int,
+    batch_size: int | None, device: torch.device, dtype: torch.dtype, seed: int, restarts: int,
+    compile: bool | str, progress: bool, path: Path | None,
+) -> tuple[Outcome, tuple[Site, ...]]:  # fmt: skip
+    """One attempt in one precision: by the captured path, or the reference path where it must be."""
     with local_parameters(), precision(dtype), random_state(seed):
-        problem, sites = _prepare(model, guide, data, objective, batch_size, where, dtype, seed)
+        problem, sites = _prepare(*pair, data, objective, batch_size, device, dtype, seed)
         default = default_optimiser(problem, steps)
         try:
             if compile is False:
-                raise CannotRecord("")
+                raise CannotRecord("compile=False asks for the reference path")
             optimiser = adam_of(optim)(steps) if optim is not None else default
-            outcome = Step(problem, optimiser, steps, restarts, compile).run(progress, path)
+            return Step(problem, optimiser, steps, restarts, compile).run(progress, path), sites
         except CannotRecord as reason:
             if restarts > 1:
                 raise SettingError(
-                    f"restarts={restarts} needs the captured path, and this model or guide cannot "
-                    f"be captured ({str(reason) or 'compile=False'}). Fit it with restarts=1 and several seeds."
+                    f"restarts={restarts} needs the captured path, and this fit does not take it "
+                    f"({reason}). Fit it with restarts=1 and several seeds."
                 ) from reason
             if compile is not False:
                 warnings.warn(
                     "svi runs on the reference path, pyro.infer.SVI, several times slower: "
                     f"{reason}",
-                    stacklevel=2,
+                    stacklevel=4,
                 )
-            outcome = run_reference(problem, optim, default, steps, progress, path)
-    notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
-    return Fit(
-        outcome.model,
-        outcome.guide,
-        given,
-        outcome.history,
-        outcome.status,
-        seed,
-        time.perf_counter() - started,
-        "svi",
-        sites,
-        notes=notes,
-    )
+            return run_reference(problem, optim, default, steps, progress, path), sites
 
 
 def _prepare(
@@ -201,10 +208,17 @@ def _start_potential(model: Any, guide: Any, problem: Problem) -> Potential:
     return Potential(problem.model, data, guide.sites)
 
 
+def default_steps(guide: Any) -> int:
+    """Enough steps for the kind of guide, by where it starts."""
+    if isinstance(guide, Flow):
+        return 4000
+    return 2000 if isinstance(guide, Whitened) else 5000
+
+
 def default_optimiser(problem: Problem, steps: int) -> Optimiser:
     """Adam with a falling step size, its scale by the kind of parameters."""
     if isinstance(problem.guide, Whitened):
-        rate = 0.005 if problem.guide.family == "flow" else 0.02
+        rate = 0.005 if isinstance(problem.guide, Flow) else 0.01
     elif any(p.dim() > 1 for p in Joined(problem.model, problem.guide).parameters()):
         rate = 0.001
     else:
@@ -212,7 +226,7 @@ def default_optimiser(problem: Problem, steps: int) -> Optimiser:
     return Optimiser(schedule(rate, steps))
 
 
-def _check_settings(steps: int, seed: int, restarts: int, compile: bool | str) -> None:  # noqa: A002
+def _check_settings(steps: int, seed: int, restarts: int, compile: bool | str) -> None:
     for name, value, least in (("steps", steps, 1), ("restarts", restarts, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 COLUMNS = ("verdict", "reason", "next", *NUMBERS, "seconds", "engine")
-MOST_DRAWS, LEAST_DRAWS, SHOWN_DRAWS = 20_000, 4000, 4000
+MOST_DRAWS, LEAST_DRAWS, SHOWN_DRAWS = 50_000, 4000, 4000
+WORK = 2_000_000_000
+"""Numbers computed for the draws of one fit: some seconds."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,10 @@ def _as_tree(name: str, one: Any, seed: int) -> xr.DataTree:
 
 
 def _affordable(fit: Fit) -> int:
-    """20,000 draws, fewer where the data are large."""
-    chunk = fit.potential.chunk
-    return int(min(MOST_DRAWS, max(LEAST_DRAWS, chunk * MOST_DRAWS // 200)))
+    """50,000 draws, fewer where the data or the dimension are large."""
+    potential = fit.potential
+    most = min(MOST_DRAWS, WORK // potential.cost, 5_000_000 // max(1, potential.dimension))
+    return int(max(LEAST_DRAWS, most))
 
 
 def _same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
@@ -250,7 +253,9 @@ def _standard(name: str | None, given: Any, trees: Any) -> Reference | None:
 
 
 def _statistics(tree: xr.DataTree) -> set[str]:
-    return set(map(str, tree["sample_stats"].data_vars)) if "sample_stats" in tree.children else set()
+    return (
+        set(map(str, tree["sample_stats"].data_vars)) if "sample_stats" in tree.children else set()
+    )
 
 
 def _modes_of(fits: Mapping[str, Any], seed: int) -> Any:
@@ -296,7 +301,9 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
     """All trees at one size and with the parameters they share, and which draws those are."""
     if not trees:
         return {}
-    sizes = {n: t["posterior"].sizes["chain"] * t["posterior"].sizes["draw"] for n, t in trees.items()}
+    sizes = {
+        n: t["posterior"].sizes["chain"] * t["posterior"].sizes["draw"] for n, t in trees.items()
+    }
     size = min([SHOWN_DRAWS, *sizes.values()])
     common = set.intersection(*(set(t["posterior"].data_vars) for t in trees.values()))
     shown = {}
@@ -342,5 +349,3 @@ def _table(rows: Mapping[str, Assessment]) -> pd.DataFrame:
         for name, a in rows.items()
     }
     return pd.DataFrame.from_dict(records, orient="index", columns=list(COLUMNS))
-
-

@@ -82,7 +82,7 @@ def _density(
         if np.ptp(draws) <= 1e-12 * max(1.0, float(np.abs(draws).max())):
             axes.axvline(float(draws[0]), color=palette[name], lw=1.6, ls=lines[name])
             continue
-        x, height = _curve(draws)
+        x, height, smoothing = _curve(draws)
         is_reference = name == comparison.reference
         axes.plot(x, height, color=palette[name], lw=2.2 if is_reference else 1.6, ls=lines[name])
         if is_reference:
@@ -92,7 +92,8 @@ def _density(
         if weights is not None and shows_weighted(comparison, name):
             again = _resampled(column(comparison, name, component), weights)
             if np.ptp(again) > 0:
-                x, height = _curve(again)
+                # Draws repeated by the resampling would look like narrow peaks of their own.
+                x, height, _ = _curve(again, smoothing)
                 axes.plot(x, height, color=palette[name], lw=1.2, ls=(0, (3, 1.5)))
     _density_limits(axes, measure, component, spans, peaks)
     axes.set_title(shorten(component.label, 28))
@@ -108,7 +109,7 @@ def _density_limits(
     scale = float(measure.scale[component.variable][component.index])
     if spans:
         low, high = min(s[0] for s in spans), max(s[1] for s in spans)
-        low, high = max(low, centre - 10 * scale), min(high, centre + 10 * scale)
+        low, high = max(low, centre - 5 * scale), min(high, centre + 5 * scale)
         if high > low:
             pad = 0.04 * (high - low)
             axes.set_xlim(low - pad, high + pad)
@@ -116,21 +117,25 @@ def _density_limits(
         axes.set_ylim(0, min(max(peaks), 3.0 * float(np.median(peaks))) * 1.08)
 
 
-def _curve(draws: Array) -> tuple[Array, Array]:
-    """Density of a continuous variable; relative frequencies of one with few whole values."""
+def _curve(draws: Array, smoothing: float | None = None) -> tuple[Array, Array, float | None]:
+    """Density of a continuous variable; relative frequencies of one with few whole values.
+
+    Gives the grid, the heights, and the bandwidth, which `smoothing` sets where it is not None.
+    """
     values, counts = np.unique(draws, return_counts=True)
     if values.size <= 30 and np.all(values == np.round(values)):
         grid = np.arange(values[0] - 1, values[-1] + 2)
         heights = np.zeros(grid.size)
         heights[np.searchsorted(grid, values)] = counts / counts.sum()
-        return np.repeat(grid, 2)[1:], np.repeat(heights, 2)[:-1]
+        return np.repeat(grid, 2)[1:], np.repeat(heights, 2)[:-1], None
     # A few draws of a heavy tail would stretch the grid until the bulk is one bin of it.
     low, high = np.quantile(draws, [0.001, 0.999])
     kept = draws[(draws >= low) & (draws <= high)]
     if np.unique(kept).size < 5:
         kept = draws
-    grid, height, _ = array_stats.kde(kept, grid_len=256)
-    return np.asarray(grid), np.asarray(height)
+    given = {} if smoothing is None else {"bw": smoothing}
+    grid, height, bandwidth = array_stats.kde(kept, grid_len=256, **given)
+    return np.asarray(grid), np.asarray(height), float(bandwidth)
 
 
 def _resampled(draws: Array, weights: Array) -> Array:

@@ -56,21 +56,22 @@ def objective(comparison: "Comparison") -> Figure | None:
     floor = max(0.1, float(np.ptp(late_half[max(ends, key=lambda n: ends[n])][1])))
     drawn = figure(3.5)
     whole, late = drawn.subplots(1, 2)
+    starts: list[Array] = []
     for name, history in histories.items():
         style = {"color": palette[name], "ls": lines[name], "label": shorten(name)}
         steps, elbo = _smoothed(history, np.geomspace(1, history.size + 1, 81) - 1)
         whole.plot(steps, np.maximum(best - elbo, floor), **style)
+        starts.append(elbo)
         steps, elbo = late_half[name]
         late.plot(100 * steps / history.size, elbo, **style)
     whole.set_xscale("log")
     whole.set_yscale("log")
-    whole.invert_yaxis()
+    farthest = max(float(np.max(best - elbo)) for elbo in starts)
+    whole.set_ylim(1.5 * max(farthest, 10 * floor), 0.7 * floor)
     for axis in (whole.xaxis, whole.yaxis):
         axis.set_major_formatter(_plain_power)
         axis.set_minor_formatter(_nothing)
-    whole.set(
-        title="whole run", xlabel="step", ylabel=f"nats below the best fit (at least {floor:.1g})"
-    )
+    whole.set(title="whole run", xlabel="step", ylabel="nats below the best fit")
     late.set(
         title="second half of each run", xlabel="share of the run's steps (%)", ylabel="ELBO (nats)"
     )
@@ -120,11 +121,11 @@ def _plain_power(value: float, _: object = None) -> str:
     """1, 10, 1,000, 1e6: no mathematics text, which the report switches off."""
     if value <= 0:
         return ""
-    return (
-        f"{value:,.4g}"
-        if 1e-3 <= value < 1e5
-        else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
-    )
+    if 1e3 <= value < 1e6:
+        return f"{value:,.0f}"
+    if 1e-3 <= value < 1e3:
+        return f"{value:.4g}"
+    return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
 def _nothing(_value: float, _: object = None) -> str:

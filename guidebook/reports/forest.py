@@ -35,6 +35,8 @@ from guidebook.reports.summaries import (
 if TYPE_CHECKING:
     from guidebook.reports.comparison import Comparison
 
+#: Standard deviations at either side: one approximation far off may not squash the others.
+_FARTHEST = 5.0
 _LEVELS = (0.03, 0.25, 0.75, 0.97)
 
 
@@ -66,7 +68,7 @@ def forest(comparison: "Comparison") -> Figure | None:
     for k, axes in enumerate(grid):
         part = shown[k * per_column : (k + 1) * per_column]
         reach = max(reach, _forest_column(comparison, axes, measure, part, rows, per_column))
-    limit = min(max(3.2, reach * 1.05), 8.0)
+    limit = min(max(3.2, reach * 1.05), _FARTHEST)
     grid[0].set_xlim(-limit, limit)
     for axes in grid:
         _mark_outside(axes, limit)

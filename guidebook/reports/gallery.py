@@ -79,7 +79,7 @@ def general(comparison: "Comparison", whole: bool) -> list[Picture]:
     pictures += _drawn(
         "Did the fits converge?",
         "Running medians of the ELBO, in nats. Left: distance from the best value, "
-        "both axes logarithmic. "
+        "both axes logarithmic; level at the top: within the noise of the best fit. "
         "Right: a level line is a converged fit; a fit far below the others leaves the panel.",
         objective(comparison),
     )

@@ -15,6 +15,7 @@ import jinja2
 from guidebook.diagnostics.importance import khat_limit
 from guidebook.diagnostics.verdict import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.errors import FileError
+from guidebook.inference.owned import Owned
 from guidebook.reports import gallery
 from guidebook.reports.figures import MANY_DRAWS
 from guidebook.reports.graph import model_graph
@@ -144,10 +145,13 @@ def _render(
 
 
 def _title(comparison: "Comparison") -> str:
-    model = comparison.model
-    if model is None:
+    model: Any = comparison.model
+    if isinstance(model, Owned):
+        model = model.function[0]
+    name = str(getattr(model, "__name__", type(model).__name__))
+    if model is None or not name.isidentifier():  # a lambda
         return "Posterior approximations compared"
-    return str(getattr(model, "__name__", type(model).__name__)).replace("_", " ")
+    return name.replace("_", " ")
 
 
 def _subtitle(comparison: "Comparison") -> str:

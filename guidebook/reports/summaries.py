@@ -73,7 +73,7 @@ def verdict_word(comparison: "Comparison", name: str) -> str:
 
 
 def unsound(comparison: "Comparison", name: str) -> bool:
-    """Whether this is a reference that did not itself pass: what it says of others is worth less."""
+    """Whether this is a reference that did not pass itself: what it says is worth less."""
     verdict = comparison.verdicts.get(name)
     return is_reference(comparison, name) and verdict is not None and verdict.value != "trust"
 

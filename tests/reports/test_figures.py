@@ -194,7 +194,7 @@ def test_the_forest_is_in_reference_standard_deviations() -> None:
     expected = (guide.mean() - reference.mean()) / reference.std(ddof=1)
     assert min(abs(np.array(means) - expected)) < 1e-9
     # What lies outside is marked at the edge, and does not squash the others.
-    assert drawn.axes[0].get_xlim() == (-8.0, 8.0)
+    assert drawn.axes[0].get_xlim() == (-5.0, 5.0)
     assert any(line.get_marker() == ">" for axes in drawn.axes for line in axes.lines)
 
 

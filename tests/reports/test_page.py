@@ -12,6 +12,7 @@ import pytest
 from matplotlib import pyplot
 
 from guidebook.errors import FileError
+from guidebook.reports import gallery
 from guidebook.reports.page import fragment, to_html
 from tests.reports.conftest import make_amortized, make_comparison
 
@@ -129,11 +130,16 @@ def test_amortised_page(tmp_path: Path, image_shape: tuple[int, ...] | None) -> 
     assert len(text.encode()) < 800_000
 
 
-def test_many_sections_stay_below_a_megabyte(tmp_path: Path) -> None:
-    comparison = make_comparison()
-    numbers = make_amortized(None)
-    comparison.amortized = dict.fromkeys(("mean-field", "full-rank", "flow", "NUTS"), numbers)
-    assert to_html(comparison, tmp_path / "a.html").stat().st_size < 1_000_000
+def test_many_figures_are_drawn_coarser_to_stay_small(
+    comparison: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = gallery.general(comparison, True)
+    (fine,) = gallery.encoded([section])
+    size = sum(len(image.source) for image in fine)
+    monkeypatch.setattr(gallery, "_MOST_BYTES", size // 2)
+    (coarse,) = gallery.encoded([section])
+    assert sum(len(image.source) for image in coarse) < 0.7 * size
+    assert [image.width for image in coarse] == [image.width for image in fine]
 
 
 def test_without_reference_model_and_numbers(tmp_path: Path) -> None:
@@ -160,6 +166,29 @@ def test_one_fit_alone(tmp_path: Path) -> None:
     assert "1 approximation of the posterior" in text
 
 
+def test_amortised_fits_alone_have_no_draws(tmp_path: Path) -> None:
+    comparison = make_comparison()
+    comparison.amortized = {name: make_amortized() for name in ("mean-field", "flow")}
+    comparison.posteriors, comparison.weights, comparison.reference = {}, {}, None
+    comparison.histories = {name: comparison.histories[name] for name in comparison.amortized}
+    comparison.table = comparison.table.loc[["mean-field", "flow"]]
+    comparison.table.loc["flow", ["khat", "khat_se"]] = -np.inf, 0.0
+    comparison.amortized["flow"].khat[:] = -np.inf  # the exact posterior
+    text = to_html(comparison, tmp_path / "a.html").read_text("utf-8")
+    assert "Datum by datum" in text
+    assert "−∞" in text
+    fragment(comparison)
+
+
+def test_a_reference_that_is_not_sound_is_said(tmp_path: Path) -> None:
+    comparison = make_comparison()
+    comparison.verdicts["NUTS"] = comparison.verdicts["centered mean-field"]
+    comparison.table.loc["NUTS", "reason"] = "Trajectories diverged."
+    text = Reader(to_html(comparison, tmp_path / "a.html").read_text("utf-8")).text
+    assert "Mind: the reference NUTS is not sound itself." in text
+    assert "Trajectories diverged." in text
+
+
 def test_fragment_is_small_and_scoped(comparison: SimpleNamespace) -> None:
     text = fragment(comparison)
     reader = Reader(text)
@@ -172,6 +201,13 @@ def test_fragment_is_small_and_scoped(comparison: SimpleNamespace) -> None:
         assert all(".guidebook" in part for part in selectors.split(",")), selectors
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without figures, where only its writing is looked at."""
+    monkeypatch.setattr("guidebook.reports.page._render", lambda *_, **__: "<!DOCTYPE html>")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_directory_that_cannot_be_made(comparison: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileError, match=r"cannot be written to .*report\.html.*Give a file name"):
@@ -179,6 +215,7 @@ def test_a_directory_that_cannot_be_made(comparison: SimpleNamespace, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_directory_that_cannot_be_written(
     comparison: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +230,7 @@ def test_a_directory_that_cannot_be_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_interrupted_page_leaves_the_earlier_one(
     comparison: SimpleNamespace,
@@ -213,6 +251,7 @@ def test_an_interrupted_page_leaves_the_earlier_one(
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_page_over_a_directory(comparison: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(FileError, match="cannot be written"):

@@ -61,6 +61,23 @@ def test_missing_numbers_are_dashes() -> None:
     assert "nan" not in table(comparison, 140)
 
 
+def test_an_unsound_reference_is_explained_and_a_sound_one_is_not() -> None:
+    comparison = make_comparison()
+    comparison.table.loc["NUTS", "reason"] = "Trajectories diverged."
+    comparison.verdicts["NUTS"] = comparison.verdicts["flow"]
+    assert "Trajectories" not in table(comparison, 120)
+    comparison.verdicts["NUTS"] = comparison.verdicts["centered mean-field"]
+    assert "NUTS: reference, itself reject" in table(comparison, 120)
+    assert "Trajectories" in table(comparison, 120)
+
+
+def test_an_exact_posterior_has_no_error_of_khat() -> None:
+    comparison = make_comparison()
+    comparison.table.loc["flow", ["khat", "khat_se"]] = -np.inf, 0.0
+    row = next(line for line in block(table(comparison, 140)) if line.startswith("flow"))
+    assert re.split(r"\s{2,}", row)[2] == "-inf"
+
+
 def test_colour_only_on_a_terminal_that_wants_it(
     comparison: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

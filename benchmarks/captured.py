@@ -1,0 +1,52 @@
+"""The library's own captured step, ready to be timed a block of steps at a time."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from benchmarks.timing import Block
+from guidebook.inference.capture import local_parameters, precision, random_state
+from guidebook.inference.data import arguments
+from guidebook.inference.owned import copied, dtype_of
+from guidebook.inference.step import Step
+from guidebook.inference.svi import _prepare, default_optimiser
+
+
+def captured_step(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Mapping[str, Any],
+    objective: Any = None,
+    batch_size: int | None = None,
+    steps: int = 100_000,
+    compiled: bool = True,
+) -> Step:
+    """What `svi` builds before its loop, by the same functions; `steps` is the most it can do."""
+    given = arguments(model, data)
+    model, guide = copied(model, guide)
+    dtype = dtype_of(model, guide)
+    cpu = torch.device("cpu")
+    with local_parameters(), precision(dtype), random_state(0):
+        problem, _ = _prepare(model, guide, given, objective, batch_size, cpu, dtype, 0)
+        optimiser = default_optimiser(problem, steps)
+        return Step(problem, optimiser, steps, 1, True if compiled else "graph")
+
+
+def captured_block(step: Step, steps: int) -> Block:
+    """A block of so many steps of the loop of `svi`, batches included."""
+    done = 0
+    never = threading.Event()
+
+    def block() -> float:
+        nonlocal done
+        start = time.perf_counter()
+        done = step._advance(done, done + steps, never)
+        taken = time.perf_counter() - start
+        if not bool(step.state["alive"].all()):
+            raise RuntimeError("the objective is not finite: nothing moved, nothing was measured")
+        return taken / steps
+
+    return block
