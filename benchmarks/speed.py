@@ -176,7 +176,13 @@ def cold(repeats: int, cases: tuple[int, ...]) -> None:
         medians = [timing.shown(statistics.median(seconds[s])) for s in sides]
         gain = timing.ratio(seconds, "pyro", "compiled")
         rows.append([CASES[number].name, *medians, f"{gain:.1f}"])
-    header = [f"{STEPS:,} steps from cold", "pyro.infer.SVI", "compile=True", "compile='auto'", "ratio"]
+    header = [
+        f"{STEPS:,} steps from cold",
+        "pyro.infer.SVI",
+        "compile=True",
+        "compile='auto'",
+        "ratio",
+    ]
     timing.table(header, rows)
 
 

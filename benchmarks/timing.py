@@ -73,9 +73,7 @@ def steps_block(step: Callable[[], object], steps: int) -> Block:
     return block
 
 
-def interleaved(
-    blocks: Mapping[str, Block], rounds: int, warm: int = 2
-) -> dict[str, list[float]]:
+def interleaved(blocks: Mapping[str, Block], rounds: int, warm: int = 2) -> dict[str, list[float]]:
     """Seconds a unit of every block in every round; the order turns, `warm` rounds are not kept."""
     names = list(blocks)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -98,7 +98,8 @@ def report(options: argparse.Namespace) -> None:
         reference, sampled = truth
         fits[reference] = sampled
         print(f"{pair.name}: {reference}, the reference\n  {_outcome(fits[reference])}")
-    comparison = compare_fits(fits, reference=reference, seed=options.seed)
+    labels = pair.labels() if pair.labels else None
+    comparison = compare_fits(fits, reference=reference, seed=options.seed, labels=labels)
 
     stem = pair.name
     page = comparison.to_html(folder / f"{stem}.html", title=pair.name, command=_command_line())

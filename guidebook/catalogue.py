@@ -101,7 +101,6 @@ _ALL = (
         data=eight_schools_data,
         truth="NUTS",
         source="Rubin (1981), Estimation in parallel randomized experiments; posteriordb's priors",
-        settings=MappingProxyType({"steps": 5000}),
     ),
     Pair(
         name="eight-schools-centered",
@@ -111,7 +110,6 @@ _ALL = (
         data=eight_schools_data,
         truth="NUTS",
         source="Rubin (1981), Estimation in parallel randomized experiments; posteriordb's priors",
-        settings=MappingProxyType({"steps": 5000}),
     ),
     Pair(
         name="linear-regression",
@@ -122,7 +120,6 @@ _ALL = (
         truth="exact",
         source="Murphy (2012), Machine Learning: a Probabilistic Perspective, section 7.6.3",
         exact=lambda model: ConjugateRegression(),
-        settings=MappingProxyType({"steps": 5000}),
     ),
     Pair(
         name="logistic-regression",
@@ -133,7 +130,6 @@ _ALL = (
         truth="NUTS",
         source="Gelman, Jakulin, Pittau & Su (2008), A weakly informative default prior "
         "distribution for logistic and other regression models",
-        settings=MappingProxyType({"steps": 5000}),
     ),
     Pair(
         name="linear-vae",

@@ -14,7 +14,7 @@ Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -84,13 +84,18 @@ def is_amortized(fit: Fit) -> bool:
     return fit.data is not None and isinstance(fit.guide, RowPosterior)
 
 
-def assess_rows(fit: Fit, seed: int = 0) -> tuple[Assessment, AmortizedNumbers]:
+def assess_rows(
+    fit: Fit, seed: int = 0, labels: np.ndarray | None = None
+) -> tuple[Assessment, AmortizedNumbers]:
     """Diagnoses up to 2,000 rows of the fit's data, and judges."""
     from guidebook.diagnostics.assess import NUMBERS, Assessment
 
-    x = _rows_of(fit, seed)
+    index = _chosen(fit, seed)
+    x = _rows_of(fit, index)
     log_w, moments, errors, khat = _weigh(fit, x, seed)
     numbers = _pictures(fit, x, log_w, moments, khat, seed)
+    if labels is not None:
+        numbers = replace(numbers, labels=np.asarray(labels)[index])
     judgement = _judge(fit, errors, khat)
     total = _observed(fit).shape[0]
     scale = total / len(x)
@@ -128,15 +133,19 @@ def _observed(fit: Fit) -> Any:
     return fit.data[fit.guide.observed]
 
 
-def _rows_of(fit: Fit, seed: int) -> Tensor:
+def _chosen(fit: Fit, seed: int) -> np.ndarray:
+    count = len(_observed(fit))
+    if count <= MOST_ROWS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, MOST_ROWS, replace=False))
+
+
+def _rows_of(fit: Fit, index: np.ndarray) -> Tensor:
     data = _observed(fit)
-    index = np.arange(len(data))
-    if len(data) > MOST_ROWS:
-        index = np.sort(np.random.default_rng(seed).choice(len(data), MOST_ROWS, replace=False))
     rows = data[torch.from_numpy(index)] if isinstance(data, Tensor) else torch.from_numpy(
         np.ascontiguousarray(np.asarray(data)[index])
     )  # fmt: skip
-    parameters = [*fit.guide.parameters()] if isinstance(fit.guide, torch.nn.Module) else []  # type: ignore[attr-defined]
+    parameters = [*fit.guide.parameters()] if isinstance(fit.guide, torch.nn.Module) else []
     device = parameters[0].device if parameters else torch.device("cpu")
     return rows.to(device=device, dtype=dtype_of(fit.model, fit.guide))
 

@@ -233,9 +233,7 @@ def _with_modes(
     if fit is None or modes is None or "unconstrained" not in tree.children or findings.point:
         return findings
     u = _flat(tree["unconstrained"]["position"].values)
-    found = missing_modes(
-        fit.potential, modes, u, _lower_bound(fit, u, log_ratio, findings)
-    )
+    found = missing_modes(fit.potential, modes, u, _lower_bound(fit, u, log_ratio, findings))
     words = ""
     if found:
         mode, expected, share = max(found, key=lambda one: one[1])

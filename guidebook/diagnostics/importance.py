@@ -59,11 +59,14 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
         return Importance(np.full(size, 1 / size), -math.inf, 0.0, float(size))
     # arviz_stats negates its argument: it expects -log ratio, as of leave-one-out densities
     with np.errstate(divide="ignore", invalid="ignore"):  # many equal weights in the tail
-        log_weights, khat = array_stats.psislw(-centred, r_eff=1)
+        try:
+            log_weights, khat = array_stats.psislw(-centred, r_eff=1)
+        except ValueError:  # the whole tail is one value: bounded weights, nothing to smooth
+            log_weights, khat = centred, -math.inf
     weights = np.exp(log_weights - np.max(log_weights))
     weights = weights / weights.sum()
     khat = float(khat)
-    if not math.isfinite(khat):
+    if math.isnan(khat) or khat == math.inf:
         return None
     tail = min(size / 5, 3 * math.sqrt(size))
     ess = float(1 / np.square(weights).sum())

@@ -118,6 +118,8 @@ class Findings:
 
 @dataclass(frozen=True)
 class Judgement:
+    """The verdict, why, and what to try next, as sentences."""
+
     verdict: Verdict
     reason: str
     next: str

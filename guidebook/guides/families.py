@@ -23,7 +23,8 @@ autoregressive flow".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pyro
@@ -50,7 +51,7 @@ class Whitened(AutoContinuous):
     """An autoguide in coordinates of its own: centre (D,) and factor (D, D) lower or (D,) diagonal."""
 
     family = ""
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     center: Tensor
     factor: Tensor
 
@@ -203,6 +204,7 @@ class LowRank(Whitened, AutoLowRankMultivariateNormal):
     """q(u) = N(m + L loc, d (F F' + I) d * s^2). Ong, Nott and Smith 2018."""
 
     family = "low_rank"
+    rank: int | None
 
     def __init__(self, model: Model, rank: int | None = None) -> None:
         super().__init__(model, init_scale=1.0, rank=rank)
@@ -227,9 +229,10 @@ class LowRank(Whitened, AutoLowRankMultivariateNormal):
             return
         scaled = self.factor / self.unit[:, None]
         values, vectors = torch.linalg.eigh(scaled @ scaled.T)
-        lead = (values[-self.rank :] - 1).clamp(min=1e-2).sqrt()
+        rank = self.cov_factor.shape[1]
+        lead = (values[-rank:] - 1).clamp(min=1e-2).sqrt()
         with torch.no_grad():
-            self.cov_factor.copy_(vectors[:, -self.rank :] * lead)
+            self.cov_factor.copy_(vectors[:, -rank:] * lead)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
         scale = self.unit * self.scale

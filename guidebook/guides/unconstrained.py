@@ -159,11 +159,13 @@ def _differs(one: Any, other: Any) -> bool:
     for key, value in vars(one).items():
         twin = vars(other).get(key)
         if isinstance(value, constraints.Constraint):
-            if _differs(value, twin):
-                return True
+            changed = _differs(value, twin)
         elif isinstance(value, Tensor) and isinstance(twin, Tensor):
-            if value.shape != twin.shape or not torch.equal(value, twin):
-                return True
+            changed = value.shape != twin.shape or not torch.equal(value, twin)
+        else:
+            continue
+        if changed:
+            return True
     return False
 
 

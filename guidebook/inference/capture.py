@@ -101,7 +101,7 @@ def recording() -> Iterator[None]:
     try:
         for module, key, _ in kept:
             setattr(module, key, stand_ins[key])
-        torch._C._get_tracing_state = lambda: True  # type: ignore[assignment]
+        torch._C._get_tracing_state = lambda: True  # type: ignore[assignment,return-value]
         with (
             warnings.catch_warnings(),
             pyro.settings.context(
@@ -189,5 +189,6 @@ def worth_compiling(graph: torch.fx.GraphModule, calls: int, device: torch.devic
 
 
 def reason(error: BaseException) -> str:
+    """The kind of error and the first line of its message."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"

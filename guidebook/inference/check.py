@@ -24,9 +24,9 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
             support of the model's site.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), pyro.validation_enabled(True), _readable("guide", GuideError):
+    with torch.no_grad(), pyro.validation_enabled(True), _Readable("guide", GuideError):
         guide_trace = poutine.trace(guide).get_trace(**data)
-    with torch.no_grad(), pyro.validation_enabled(True), _readable("model", ModelError):
+    with torch.no_grad(), pyro.validation_enabled(True), _Readable("model", ModelError):
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
         for site in model_trace.nodes.values():  # validates observed values against their support
             if site["type"] == "sample" and site["is_observed"]:
@@ -51,7 +51,7 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
         ModelError: no latent site, or the model itself fails, with Pyro's message.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), pyro.validation_enabled(True), _readable("model", ModelError):
+    with torch.no_grad(), pyro.validation_enabled(True), _Readable("model", ModelError):
         trace, seen = trace_at(model, data, None)
         trace.compute_log_prob()
     if not seen.values:
@@ -123,7 +123,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-class _readable:
+class _Readable:
     """Turns an error of Pyro or torch inside the block into one of ours, with its message."""
 
     def __init__(self, part: str, kind: type[GuidebookError]) -> None:

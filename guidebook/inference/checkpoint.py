@@ -141,3 +141,8 @@ def fingerprint(data: Mapping[str, Any]) -> str:
         )
         value = zlib.crc32(raw, zlib.crc32(name.encode(), value))
     return f"{value:08x}"
+
+
+def checksum(text: str) -> str:
+    """A short name of a text."""
+    return f"{zlib.crc32(text.encode()):08x}"

@@ -126,6 +126,7 @@ def as_tensors(data: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 
 
 def as_tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """One value: an array or a list of numbers as a tensor, anything else as it is."""
     if not _is_array(value):
         return value
     if not isinstance(value, Tensor):

@@ -49,6 +49,7 @@ def exact(
     )
     dtype = fit.potential.dtype
     u, log_q = draw(fit, DRAWS, seed)
+    assert log_q is not None
     log_joint, log_det = fit.potential(u[0])
     weights = (log_joint + log_det - log_q[0]).double()
     spread, size = float(weights.std()), float(log_joint.abs().max())

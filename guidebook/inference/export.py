@@ -40,7 +40,7 @@ def to_datatree(
     known = fit.model is not None and fit.data is not None
     if known:
         u, log_q = draw(fit, draws, seed)
-        chains = u.shape[:2]
+        chains: tuple[int, ...] = tuple(u.shape[:2])
         flat = u.reshape(-1, u.shape[-1])
         log_joint, log_det = fit.potential(flat)
         groups["posterior"] = _grouped(fit.potential.constrain(flat), chains)

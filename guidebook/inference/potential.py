@@ -7,8 +7,10 @@ with its gradient and Hessian. Discrete sites marked for enumeration are summed 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import ModelError
 from guidebook.guides.unconstrained import Site, Substitute, is_enumerated, latent_sites
@@ -73,15 +76,14 @@ class Potential:
     def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
         substitute = Substitute(u)
-        enumerated = self._nesting is not None
         model = self.model
-        if enumerated:
+        if self._nesting is not None:
             model = poutine.enum(model, first_available_dim=-1 - self._nesting)
         with substitute:
             trace = poutine.trace(model).get_trace(**self.data)
         values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
         log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
-        if enumerated:
+        if self._nesting is not None:
             log_joint = TraceEinsumEvaluator(trace, True, self._nesting).log_prob(trace)
         else:
             log_joint = u.new_zeros(())
@@ -193,14 +195,14 @@ class Potential:
             short = size - len(piece)
             padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
             result = self._surely(self._graph(key, function, padded), padded)
-            pieces.append(_map(result, lambda t, n=len(piece): t[:n]))
+            pieces.append(_map(result, partial(_first, len(piece))))
         return _join(pieces)
 
     def _surely(self, graph: Callable[..., Any], u: Tensor) -> Any:
         """The graph at u; rows at which a factorisation fails get NaN instead of failing all."""
         try:
             return graph(u)
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             pass
         fine = torch.zeros(len(u), dtype=torch.bool)
         for start in range(len(u)):
@@ -208,7 +210,7 @@ class Potential:
             try:
                 graph(same)
                 fine[start] = True
-            except torch.linalg.LinAlgError:
+            except LinAlgError:
                 continue
         if not bool(fine.any()):
             raise ModelError(
@@ -285,10 +287,8 @@ class _DrawPrior(Messenger):
         fn = msg["fn"]
         transform = biject_to(fn.support)
         flat = torch.full((), math.nan)
-        try:
+        with contextlib.suppress(NotImplementedError):
             flat = transform.inv(fn.sample())
-        except NotImplementedError:
-            pass
         if not bool(flat.isfinite().all()):
             flat = 2 * torch.randn(transform.inverse_shape(fn.shape()))
         self.flat[msg["name"]] = flat
@@ -329,6 +329,10 @@ def _scaled(node: Any) -> Tensor:
 
     log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
     return scale_and_mask(log_prob, node["scale"], node["mask"])
+
+
+def _first(n: int, value: Tensor) -> Tensor:
+    return value[:n]
 
 
 def _rounded(n: int) -> int:

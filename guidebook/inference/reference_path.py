@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,13 @@ def run_reference(
     before: list[torch.Tensor] = []
     nan, interrupted = False, False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
-    with pyro.settings.context(module_local_params=False), pyro.get_param_store().scope():
+    with _pyros_own_mode():
         stepper = SVI(
-            registered("model", problem.model), registered("guide", problem.guide), optimiser, problem.objective,
-        )  # fmt: skip
+            registered("model", problem.model),
+            registered("guide", problem.guide),
+            optimiser,
+            problem.objective,
+        )
         with progress_bar(progress, steps, 0) as bar, stoppable() as stop:
             for step in range(steps):
                 if optim is None:
@@ -78,6 +83,17 @@ def run_reference(
         calm = len(history) >= 100 and flat_at_the_end(np.array(history))
         status = Status.CONVERGED if calm else Status.STILL_MOVING
     return Outcome(problem.model, problem.guide, np.array(history), status, notes)
+
+
+@contextlib.contextmanager
+def _pyros_own_mode() -> Iterator[None]:
+    """Parameters in a fresh store; values that are not finite end the fit, not an assertion."""
+    with (
+        pyro.settings.context(module_local_params=False), pyro.get_param_store().scope(),
+        pyro.validation_enabled(False), warnings.catch_warnings(),
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", message="Encountered")
+        yield
 
 
 def registered(name: str, part: Any) -> Callable[..., Any]:

@@ -216,9 +216,9 @@ def _encode_support(support: Any) -> list[Any]:
         return ["independent", inner, support.reinterpreted_batch_ndims]
     for name in PLAIN:
         known = getattr(constraints, name, None)
-        if known is not None and (support is known or type(support) is type(known)):
-            if not vars(support) or support is known:
-                return [name]
+        same_kind = type(support) is type(known) and not vars(support)
+        if known is not None and (support is known or same_kind):
+            return [name]
     kind = type(support).__name__
     for name, (_, bounds) in BOUNDED.items():
         if kind == name:

@@ -19,6 +19,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.inference.potential import Potential
 
@@ -74,7 +75,7 @@ class Climb:
         """-log p(x, u) and its gradient; a wall where the density is zero or not a number."""
         try:
             log_density, slope = self._evaluate(self._tensor(point))
-        except torch.linalg.LinAlgError:  # a matrix that is not positive definite so far out
+        except LinAlgError:  # a matrix that is not positive definite so far out
             return 1e300, np.zeros_like(point)
         value, grad = -float(log_density), -slope.double().cpu().numpy()
         if not (math.isfinite(value) and np.isfinite(grad).all()):
@@ -215,7 +216,8 @@ def fitted(potential: Potential, start: Start, iterations: int = 60) -> Start:
         # in whitened coordinates: g = L' grad, slope about -I when done
         white = grad @ start.factor
         mean = white.mean(0)
-        slope = torch.linalg.lstsq(noise, white - mean).solution
+        # not LAPACK's default driver, whose last digits depend on where its workspace lies in memory
+        slope = torch.linalg.lstsq(noise, white - mean, driver="gels").solution
         curvature = -0.5 * (slope + slope.T)
         eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         gap = max(float(mean.abs().max()), float((curvature - eye).abs().max()))

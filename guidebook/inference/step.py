@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import SettingError
 from guidebook.guides.families import Whitened
@@ -53,6 +54,8 @@ class Optimiser:
 
 @dataclass
 class Outcome:
+    """What a path hands back: trained copies, objective per step, status and notes."""
+
     model: Any
     guide: Any
     history: np.ndarray
@@ -118,6 +121,7 @@ class Step:
         self.state = self._fresh_state(torch.cat([p.detach().reshape(-1) for _, p in trained]))
         example = [*self.state.values(), *self._tensors(problem.data)]
         graph = record(self._body, *[t.clone() for t in example])  # recording runs the body once
+        self.recipe = checkpoints.checksum(graph.code)
         self.compiled = compile is True or (
             compile == "auto" and worth_compiling(graph, steps, problem.device)
         )
@@ -247,7 +251,7 @@ class Step:
                 rows = self.problem.rows
                 try:
                     call(*state, *(self._tensors(rows.batch(done)) if rows else fixed))
-                except torch.linalg.LinAlgError:  # as a density that is not a number
+                except LinAlgError:  # as a density that is not a number
                     self.state["alive"].fill_(False)
                     return done
                 done += 1
@@ -265,6 +269,8 @@ class Step:
             "particles": p.particles,
             "data": checkpoints.fingerprint(p.data),
             "objective": type(p.objective).__name__,
+            "model": self.recipe,  # the recorded operations of model, guide, objective and Adam
+            "optim": checkpoints.checksum(str(self.optimiser.rates.tolist())),
         }
 
     def _outcome(self, done: int, interrupted: bool) -> Outcome:
@@ -350,7 +356,7 @@ def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, 
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=steps, initial=done, unit="step", desc="svi", leave=False) as bar:
+    with tqdm(total=steps, initial=done, unit="step", desc="svi", leave=False, disable=None) as bar:
 
         def move(now: int, objective: float) -> None:
             bar.set_postfix(objective=f"{objective:.4g}", refresh=False)

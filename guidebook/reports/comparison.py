@@ -15,7 +15,8 @@ from guidebook.diagnostics.assess import NUMBERS, Assessment, Reference, assess,
 from guidebook.diagnostics.convergence import effective_draws
 from guidebook.diagnostics.distance import marginals_of
 from guidebook.diagnostics.verdict import Verdict
-from guidebook.errors import DataError, NameNotFound, nearest
+from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
+from guidebook.inference.data import number_of_rows
 from guidebook.inference.fit import Fit
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("verdict", "reason", "next", *NUMBERS, "seconds", "engine")
 MOST_DRAWS, LEAST_DRAWS, SHOWN_DRAWS = 50_000, 4000, 4000
+PREDICTED_DRAWS, PREDICTED_ROWS = 400, 20_000
 WORK = 2_000_000_000
 """Numbers computed for the draws of one fit: some seconds."""
 
@@ -105,6 +107,7 @@ def compare(
     fits: Mapping[str, Fit | xr.DataTree],
     reference: str | Fit | xr.DataTree | None = None,
     seed: int = 0,
+    labels: Any = None,
 ) -> Comparison:
     """Assesses every approximation and puts them side by side.
 
@@ -115,6 +118,7 @@ def compare(
         reference: the name of one of them, or further draws, to compare with. Verdicts do not rest
             on it, but a sound reference that contradicts one overrules it.
         seed: of the draws.
+        labels: a class of each row, to colour the latent space of amortised fits by.
 
     Raises:
         DataError: nothing to compare, no posterior group, or other parameters in one of them.
@@ -136,10 +140,12 @@ def compare(
         against = None if name == name_of_reference else standard
         fit = own if isinstance(own, Fit) else None
         rows[name] = assess(tree, fit, against, modes if fit else None, seed)
-    by_row = {n: assess_rows(f, seed) for n, f in amortized.items()}
+    by_row = {n: assess_rows(f, seed, labels) for n, f in amortized.items()}
     rows |= {n: a for n, (a, _) in by_row.items()}
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)
+    for name, (tree, _) in shown.items():
+        _add_predictions(tree, given[name], seed)
     first = next((f for f in given.values() if isinstance(f, Fit)), None)
     return Comparison(
         table=_table(rows),
@@ -316,6 +322,24 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
         assert small["posterior"].sizes["draw"] == size
         shown[name] = small, index
     return shown
+
+
+def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:
+    """Replicated data for the predictive check, where the model can simulate and they are few."""
+    import xarray as xr
+
+    if not isinstance(one, Fit) or "posterior_predictive" in tree.children:
+        return
+    if number_of_rows(one.data or {}) > PREDICTED_ROWS:
+        return
+    try:
+        drawn = one.posterior(PREDICTED_DRAWS, seed, posterior_predictive=True)
+    except GuidebookError:
+        return
+    group = drawn["posterior_predictive"].to_dataset()
+    if group.sizes["chain"] > 1:
+        group = thinned(drawn, np.arange(PREDICTED_DRAWS))["posterior_predictive"].to_dataset()
+    tree["posterior_predictive"] = xr.DataTree(group)
 
 
 def _weights_at(weights: np.ndarray | None, index: np.ndarray) -> np.ndarray | None:

@@ -63,7 +63,7 @@ def test_it_reports_on_the_constrained_scale() -> None:
 
 def test_a_mode_without_draws_is_missed() -> None:
     potential = potential_of(two_modes, where=np.array([9.0, 0.0]), log_odds=math.log(4.0))
-    u = np.random.default_rng(0).standard_normal((2000, 2))
+    u = np.random.default_rng(0).standard_normal((50_000, 2))  # a few reach into the valley
     found = missing_modes(potential, find_modes(potential, u), u, -math.inf)
     assert len(found) == 1
     mode, expected, share = found[0]

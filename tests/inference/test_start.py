@@ -85,7 +85,9 @@ def test_a_gaussian_posterior_of_any_scale_is_found_exactly(unit, correlation):
     np.testing.assert_allclose((start.center.numpy() - mean) / sds, 0, atol=1e-4)
     found = (start.factor @ start.factor.T).numpy()
     # the correlation multiplies rounding by 1 / (1 - 0.999)
-    np.testing.assert_allclose(found / np.outer(sds, sds), covariance / np.outer(sds, sds), atol=1e-3)
+    np.testing.assert_allclose(
+        found / np.outer(sds, sds), covariance / np.outer(sds, sds), atol=1e-3
+    )
 
 
 def test_the_start_is_the_optimal_gaussian_of_a_skewed_posterior():
