@@ -227,6 +227,9 @@ def run_all(tasks: Sequence[Task], jobs: int, code: str) -> dict[Task, dict[str,
         futures: dict[Future[dict[str, Any]], Task] = {pool.submit(run, t): t for t in left}
         for count, future in enumerate(as_completed(futures), 1):
             row = {**future.result(), "code": code}
+            if code_version() != code:
+                pool.shutdown(cancel_futures=True)
+                sys.exit("The sources changed during the run: what is stored stays; run again.")
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             done[futures[future]] = row

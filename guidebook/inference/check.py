@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
@@ -27,7 +28,9 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
     with torch.no_grad(), pyro.validation_enabled(True), _Readable("guide", GuideError):
         guide_trace = poutine.trace(guide).get_trace(**data)
     with torch.no_grad(), pyro.validation_enabled(True), _Readable("model", ModelError):
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
+        with _SitesFit():  # at the site itself, before what follows from a wrong value fails
+            replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
+            model_trace = replayed.get_trace(**data)
         for site in model_trace.nodes.values():  # validates observed values against their support
             if site["type"] == "sample" and site["is_observed"]:
                 site["fn"].log_prob(site["value"])
@@ -39,8 +42,6 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
             "The model has no latent site: every pyro.sample is observed, so there is no posterior."
         )
     _same_sites(of_model, of_guide)
-    for name in sorted(of_model):
-        _fits(name, guide_trace.nodes[name], model_trace.nodes[name])
     _observed_in_support(model_trace)
 
 
@@ -77,8 +78,15 @@ def _same_sites(of_model: set[str], of_guide: set[str]) -> None:
         )
 
 
-def _fits(name: str, ours: Any, theirs: Any) -> None:
-    value, fn = ours["value"], theirs["fn"]
+class _SitesFit(Messenger):
+    """Refuses a replayed value of the wrong shape or outside the support of the model's site."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if _latent(msg) and not _enumerated(msg):
+            _fits(msg["name"], msg["value"], msg["fn"])
+
+
+def _fits(name: str, value: Any, fn: Any) -> None:
     if tuple(value.shape) != tuple(fn.shape()):
         raise GuideError(
             f"Site '{name}': the guide gives shape {tuple(value.shape)}, the model has "

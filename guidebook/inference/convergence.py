@@ -18,6 +18,7 @@ GRADIENT_LIMIT = 0.1
 """Of the mean gradient in whitened parameters, in nats per posterior standard deviation: near the
 optimum the objective has unit curvature in them, so this is a distance of a tenth of one."""
 DRAWS_OF_A_RESTART = 1000
+DRAWS_TO_FIND_A_NAN = 500
 
 
 def converged(
@@ -89,10 +90,15 @@ def restarts_rhat(problem: Any, rows: Tensor, place: Callable[[Tensor], Any]) ->
     return worst
 
 
-def cause_of_nan(problem: Any, step: int) -> str:
+def cause_of_nan(problem: Any, step: int, objective: float) -> str:
     """The site that gives a value or density that is not finite, with the likely cause."""
+    if math.isfinite(objective):
+        return (
+            f"step {step}: the objective is finite and its gradient is not; probably a square root "
+            "or logarithm at zero in the model. Add a small constant inside it."
+        )
     data = problem.batch(step)
-    for _ in range(20):
+    for _ in range(DRAWS_TO_FIND_A_NAN):
         with torch.no_grad(), recording():
             guide = poutine.trace(problem.guide).get_trace(**data)
             model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(**data)
@@ -114,6 +120,6 @@ def cause_of_nan(problem: Any, step: int) -> str:
                         "prior away from zero, or check the units of the data."
                     )
     return (
-        f"step {step}: values and densities are finite and the gradient is not; probably a square "
-        "root or logarithm at zero in the model. Add a small constant inside it."
+        f"step {step}: a rare draw of the guide gave it (not seen again in {DRAWS_TO_FIND_A_NAN} "
+        "draws); probably a value left the support or overflowed. Narrow the guide's first scale."
     )

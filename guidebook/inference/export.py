@@ -275,7 +275,7 @@ def _predictive(fit: Fit, u: Tensor, seed: int) -> dict[str, Tensor]:
         for piece in u.split(potential.chunk):
             try:
                 pieces.append(torch.func.vmap(simulate, randomness="different")(piece))
-            except (TypeError, RuntimeError) as error:
+            except Exception as error:  # whatever the user's model does without its data
                 raise GuideError(
                     f"The model cannot simulate with {sorted(given)} left out: {error}. Write it so "
                     "that its observed arguments may be None."

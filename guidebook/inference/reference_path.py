@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,12 +38,12 @@ def run_reference(
             "can be captured."
         )
     joined = Joined(problem.model, problem.guide)
-    optimiser = optim or pyro.optim.Adam({"lr": float(default.rates[0])})
+    optimiser = copy.deepcopy(optim) or pyro.optim.Adam({"lr": float(default.rates[0])})
     history: list[float] = []
     average = [torch.zeros_like(p) for p in joined.parameters()]
     start, taken = steps - max(2, int(AVERAGED * steps)), 0
     before: list[torch.Tensor] = []
-    nan, interrupted = False, False
+    nan, interrupted, generator = False, False, torch.get_rng_state()
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
         stepper = SVI(
@@ -55,10 +56,10 @@ def run_reference(
             for step in range(steps):
                 if optim is None:
                     _set_rate(optimiser, float(default.rates[step]))
-                if step % CHUNK == 0:
-                    before = [p.detach().clone() for p in joined.parameters()]
+                before = [p.detach().clone() for p in joined.parameters()]
+                generator = torch.get_rng_state()
                 history.append(float(stepper.step(**problem.batch(step))))
-                if not math.isfinite(history[-1]):
+                if not (math.isfinite(history[-1]) and _finite(joined)):
                     nan = True
                     _put(joined, before)
                     break
@@ -73,7 +74,8 @@ def run_reference(
                     break
     notes: dict[str, Any] = {"path": "reference", "compiled": False}
     if nan:
-        notes["nan"] = cause_of_nan(problem, len(history) - 1)
+        torch.set_rng_state(generator)  # the draws that did it
+        notes["nan"] = cause_of_nan(problem, len(history) - 1, history[-1])
         status = Status.STOPPED_BY_NAN
     elif interrupted:
         status = Status.INTERRUPTED
@@ -115,6 +117,10 @@ def _set_rate(optimiser: Any, rate: float) -> None:
     for one in optimiser.optim_objs.values():
         for group in one.param_groups:
             group["lr"] = rate
+
+
+def _finite(joined: nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in joined.parameters())
 
 
 def _put(joined: nn.Module, values: list[torch.Tensor]) -> None:

@@ -143,6 +143,7 @@ class Step:
             "second": torch.zeros_like(rows),
             "gradient": torch.zeros_like(rows),
             "step": torch.zeros(1, dtype=torch.long, device=flat.device),
+            "lived": torch.zeros(self.restarts, dtype=torch.long, device=flat.device),
             "alive": torch.ones(self.restarts, dtype=torch.bool, device=flat.device),
             "history": flat.new_full((self.steps, self.restarts), math.nan),
             "rates": self.optimiser.rates.to(flat),
@@ -218,8 +219,9 @@ class Step:
             state[half].add_((flat - state[half]) * weight)
             if half == "second":
                 state["gradient"].add_((grad - state["gradient"]) * weight)
-        state["history"].index_copy_(0, place, loss.detach()[None])
+        state["history"].index_copy_(0, place, loss.detach()[None].to(state["history"].dtype))
         state["alive"].logical_and_(fine)
+        state["lived"].add_(fine)
         place.add_(1)
         return loss
 
@@ -285,7 +287,12 @@ class Step:
         best = int(scores.argmin())
         self._write_back(result[best])
         if not bool(state["alive"].any()):
-            notes["nan"] = cause_of_nan(self.problem, _first_nan(history[:, best]))
+            best = int(state["lived"].argmax())
+            self._write_back(result[best])
+            last = int(state["lived"][best])  # the step that was not finite
+            history = history[: last + 1]
+            objective = float(history[last, best]) if last < len(history) else math.nan
+            notes["nan"] = cause_of_nan(self.problem, last, objective)
             status = Status.STOPPED_BY_NAN
         elif interrupted:
             status = Status.INTERRUPTED
@@ -320,11 +327,6 @@ class Step:
             for name, parameter in self.joined.named_parameters():
                 if name in values:
                     parameter.copy_(values[name])
-
-
-def _first_nan(history: Tensor) -> int:
-    bad = (~history.isfinite()).nonzero()
-    return int(bad[0]) if len(bad) else len(history) - 1
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def falls_off_the_edge(y):
     """log(3 - a) has no value for a > 3, where the data pull a."""
     a = pyro.sample("a", dist.Normal(0.0, 10.0))
     b = pyro.sample("b", dist.Normal((3.0 - a).log(), 1.0))
-    pyro.sample("y", dist.Normal(a + 0 * b, 0.1), obs=y + 20)
+    pyro.sample("y", dist.Normal(a + 0 * b, 0.1).expand([2]).to_event(1), obs=y + 20)
 
 
 def scale_reaches_zero(y):
@@ -91,7 +91,7 @@ def test_restarts_that_run_into_nan_are_left_out():
         pyro.factor("edge", torch.where(a > 3.5, torch.nan, 0.0))
 
     fit = gb.svi(
-        model, AutoNormal(model, init_scale=0.3), DATA, steps=400, restarts=16, compile="graph",
+        model, AutoNormal(model, init_scale=0.3), DATA, steps=1500, restarts=16, compile="graph",
         progress=False, seed=0,
     )  # fmt: skip
     assert np.isfinite(fit.history).all()

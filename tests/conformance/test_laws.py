@@ -1,0 +1,181 @@
+"""Every law of the library on every guide of every pair of the catalogue.
+
+A pair that is added to the catalogue adds its rows here by itself.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+
+import guidebook as gb
+from guidebook.inference.capture import local_parameters, precision
+from guidebook.inference.data import as_tensors
+from guidebook.inference.owned import Joined, copied, dtype_of
+
+ROWS = [(name, guide) for name, pair in gb.PAIRS.items() for guide in pair.guides]
+ROWS_OF_DATA = 60
+DRAWS = 200
+
+every_row = pytest.mark.parametrize(("name", "guide"), ROWS, ids=[f"{n}-{g}" for n, g in ROWS])
+
+
+def data_of(name: str) -> dict[str, Any]:
+    """The pair's data, cut to a few rows where they are many."""
+    data = gb.pair(name).data()
+    longest = max(len(v) for v in data.values())
+    few = min(longest, ROWS_OF_DATA)
+    return {k: v[:few] if len(v) == longest else v for k, v in data.items()}
+
+
+@cache
+def model_of(name: str) -> Any:
+    return gb.pair(name).model()
+
+
+@cache
+def fit_of(name: str, guide: str, seed: int = 0) -> gb.Fit:
+    model = model_of(name)
+    family = gb.pair(name).guides[guide](model)
+    return gb.svi(
+        model, family, data_of(name), steps=120, seed=seed, compile="graph", progress=False
+    )
+
+
+@every_row
+def test_sites_and_shapes_match(name: str, guide: str) -> None:
+    fit = fit_of(name, guide)
+    tree = fit.posterior(7)
+    for site in fit.sites:
+        draws = tree["posterior"][site.name]
+        assert draws.shape == (1, 7, *site.shape)
+        assert np.isfinite(draws.values).all()
+        value = torch.as_tensor(draws.values[0])
+        if not site.varying:
+            assert bool(site.support.check(value).all())
+
+
+@every_row
+def test_every_guide_parameter_has_a_finite_gradient(name: str, guide: str) -> None:
+    fit = fit_of(name, guide)
+    model, family = copied(fit.model, fit.guide)
+    dtype = dtype_of(model, family)
+    data = as_tensors(data_of(name), dtype, torch.device("cpu"))
+    joined = Joined(model, family)
+    with local_parameters(), precision(dtype):
+        loss = joined(Trace_ELBO().differentiable_loss, data)
+        trained = [(n, p) for n, p in joined.named_parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss, [p for _, p in trained], allow_unused=True)
+    for (parameter, _), gradient in zip(trained, gradients, strict=True):
+        assert gradient is not None, f"{parameter} does not reach the objective"
+        assert bool(gradient.isfinite().all()), parameter
+
+
+@every_row
+def test_same_seed_same_result(name: str, guide: str) -> None:
+    model = model_of(name)
+    again = gb.svi(
+        model, gb.pair(name).guides[guide](model), data_of(name), steps=120, compile="graph",
+        progress=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again.history, fit_of(name, guide).history)
+
+
+@every_row
+def test_save_and_load_give_the_same_draws(name: str, guide: str, tmp_path: Any) -> None:
+    fit, pair = fit_of(name, guide), gb.pair(name)
+    path = fit.save(tmp_path / "fit")
+    model = pair.model()
+    given = pair.guides[guide](model) if getattr(fit.guide, "family", "") == "" else None
+    again = gb.load(path, model=model, guide=given, data=data_of(name))
+    ours, theirs = fit.posterior(20, seed=3), again.posterior(20, seed=3)
+    for variable in ours["posterior"].data_vars:
+        np.testing.assert_array_equal(ours["posterior"][variable], theirs["posterior"][variable])
+    np.testing.assert_array_equal(ours["sample_stats"]["lp"], theirs["sample_stats"]["lp"])
+
+
+@every_row
+def test_nothing_is_left_in_the_parameter_store(name: str, guide: str) -> None:
+    fit_of(name, guide).posterior(3)
+    assert list(pyro.get_param_store().keys()) == []
+
+
+@every_row
+def test_lp_and_log_q_are_those_of_pyro(name: str, guide: str) -> None:
+    """lp against poutine's own sum over the model conditioned on the draw, to rounding."""
+    fit = fit_of(name, guide)
+    tree = fit.posterior(3, seed=1)
+    dtype = dtype_of(fit.model, fit.guide)
+    data = as_tensors(data_of(name), dtype, torch.device("cpu"))
+    for draw in range(3):
+        values = {
+            s.name: torch.as_tensor(tree["posterior"][s.name].values[0, draw]).to(dtype)
+            for s in fit.sites
+        }
+        with local_parameters(), precision(dtype), torch.no_grad():
+            trace = poutine.trace(poutine.condition(fit.model, values)).get_trace(**data)
+            expected = float(trace.log_prob_sum())
+        tolerance = 1e-9 if dtype is torch.float64 else 1e-5
+        found = float(tree["sample_stats"]["lp"][0, draw])
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+@every_row
+def test_the_elbo_is_a_lower_bound(name: str, guide: str) -> None:
+    """ELBO <= log evidence, exact where it is known, else by its importance-weighted estimate."""
+    fit, pair = fit_of(name, guide), gb.pair(name)
+    tree = fit.posterior(DRAWS, seed=2)
+    weights = (tree["sample_stats"]["lp"] - tree["sample_stats"]["log_q"]).values.ravel()
+    elbo, error = weights.mean(), weights.std(ddof=1) / math.sqrt(DRAWS)
+    if pair.exact is not None:
+        known = gb.exact(fit.model, pair.exact(fit.model), data_of(name)).notes["log_evidence"]
+    else:
+        top = weights.max()
+        known = top + math.log(np.exp(weights - top).mean())
+    assert elbo <= known + 5 * error  # five standard errors: false alarm below 1e-6
+
+
+@every_row
+def test_netcdf_round_trip(name: str, guide: str, tmp_path: Any) -> None:
+    import xarray as xr
+
+    tree = fit_of(name, guide).posterior(5)
+    tree.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
+    with xr.open_datatree(tmp_path / "draws.nc", engine="h5netcdf") as again:
+        for group in ("posterior", "sample_stats", "observed_data"):
+            for variable in tree[group].data_vars:
+                np.testing.assert_array_equal(again[group][variable], tree[group][variable])
+        assert again["vi_fit"].attrs["status"] == tree["vi_fit"].attrs["status"]
+
+
+@pytest.mark.parametrize("name", [n for n, p in gb.PAIRS.items() if p.exact is not None])
+def test_the_exact_guide_is_the_posterior(name: str) -> None:
+    pair = gb.pair(name)
+    assert pair.exact is not None
+    model = pair.model()
+    fit = gb.exact(model, pair.exact(model), data_of(name))
+    assert fit.status is gb.Status.EXACT and math.isfinite(fit.notes["log_evidence"])
+
+
+@pytest.mark.parametrize("name", list(gb.PAIRS))
+def test_every_pair_has_three_guides_and_a_truth(name: str) -> None:
+    pair = gb.pair(name)
+    assert len(pair.guides) >= 3 and pair.truth and pair.source and pair.summary
+
+
+@pytest.mark.parametrize("name", list(gb.PAIRS))
+def test_the_model_simulates(name: str) -> None:
+    """Without its observed argument the same function draws data of the same shape."""
+    fit = fit_of(name, next(iter(gb.pair(name).guides)))
+    if fit.potential.dimension > 200:
+        pytest.skip("an amortised pair: its draws of all rows are large")
+    tree = fit.posterior(4, posterior_predictive=True)
+    for variable in tree["observed_data"].data_vars:
+        drawn = tree["posterior_predictive"][variable]
+        assert drawn.shape == (1, 4, *tree["observed_data"][variable].shape)
