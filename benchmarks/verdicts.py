@@ -15,14 +15,12 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import platform
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.posteriors import available, flatten, load
+from benchmarks.verdict_table import document, summary, table, truly
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / ".cache" / "verdicts.jsonl"
@@ -223,13 +222,16 @@ def run_all(tasks: Sequence[Task], jobs: int, code: str) -> dict[Task, dict[str,
     print(f"{len(tasks)} fits, {len(tasks) - len(left)} already there", flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=15) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         futures: dict[Future[dict[str, Any]], Task] = {pool.submit(run, t): t for t in left}
         for count, future in enumerate(as_completed(futures), 1):
             row = {**future.result(), "code": code}
             if code_version() != code:
                 pool.shutdown(cancel_futures=True)
-                sys.exit("The sources changed during the run: what is stored stays; run again.")
+                sys.exit(
+                    "guidebook or the posteriors changed while this ran, so its rows would be of "
+                    "mixed versions. Run it again, on a copy of the tree while you edit."
+                )
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             done[futures[future]] = row
@@ -242,127 +244,6 @@ def line_of(row: Mapping[str, Any]) -> str:
     if row["verdict"] == "error":
         return f"{name}: ERROR {row['reason'][:300]}"
     return f"{name}: {row['verdict']} (truly {truly(row)}) {row['seconds']:.1f} s"
-
-
-# The table ----------------------------------------------------------------------------------------
-
-
-def truly(row: Mapping[str, Any]) -> str:
-    if row["good"]:
-        return "good"
-    return "reweightable" if row["reweightable"] else "bad"
-
-
-def _cell(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _mark(row: Mapping[str, Any]) -> str:
-    wrong = (row["verdict"] == "trust" and not row["good"]) or (
-        row["verdict"] == "reweight" and not row["reweightable"]
-    )
-    return f"**{row['verdict']}** (wrong)" if wrong else str(row["verdict"])
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "posterior | family | seed | verdict | truly | khat | stein | max mean err"
-    head = f"| {head} | sd ratio range | weighted: mean err | sd ratio range | status | seconds |"
-    lines = [head, "|" + "---|" * 13]
-    for row in rows:
-        if row["verdict"] == "error":
-            cells = [row["posterior"], row["family"], row["seed"], "error", row["reason"][:80]]
-            lines.append("| " + " | ".join(str(c).replace("\n", " ") for c in cells) + " |" * 9)
-            continue
-        raw, weighted = row["raw"], row["weighted"]
-        cells = [
-            row["posterior"],
-            row["family"],
-            row["seed"],
-            _mark(row),
-            truly(row),
-            _cell(row["khat"]),
-            _cell(row["stein"]),
-            _cell(raw["mean"]),
-            f"{raw['sd_low']:.2f} to {raw['sd_high']:.2f}",
-            _cell(weighted["mean"]),
-            f"{weighted['sd_low']:.2f} to {weighted['sd_high']:.2f}",
-            row["status"].lower().replace("_", " "),
-            _cell(row["seconds"], 1),
-        ]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Wrong trusts, wrong reweights and recognised good ones, altogether and by family."""
-    lines = [
-        "| fits of | fits | truly good | wrong trust | wrong reweight | good ones trusted | "
-        "reweightable, not good: said so | errors | median seconds |",
-        "|" + "---|" * 9,
-    ]
-    families = list(dict.fromkeys(row["family"] for row in rows))
-    for name in ["all families", *families]:
-        chosen = [row for row in rows if name in ("all families", row["family"])]
-        fits = [row for row in chosen if row["verdict"] != "error"]
-        trusts = [row for row in fits if row["verdict"] == "trust"]
-        reweights = [row for row in fits if row["verdict"] == "reweight"]
-        good = [row for row in fits if row["good"]]
-        second = [row for row in fits if row["reweightable"] and not row["good"]]
-        cells = [
-            name,
-            len(fits),
-            len(good),
-            _share(sum(not row["good"] for row in trusts), len(trusts)),
-            _share(sum(not row["reweightable"] for row in reweights), len(reweights)),
-            _share(sum(row["verdict"] == "trust" for row in good), len(good)),
-            _share(sum(row["verdict"] == "reweight" for row in second), len(second)),
-            len(chosen) - len(fits),
-            _cell(float(np.median([row["seconds"] for row in fits])) if fits else None, 1),
-        ]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def document(rows: Sequence[Mapping[str, Any]], which: str, command: str, jobs: int) -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pyro-ppl", "numpy"))
-    where = f"{processor()}, {multiprocessing.cpu_count()} cores, {platform.system()}"
-    source = {
-        "reference": "nine posteriordb posteriors, 10,000 reference draws each",
-        "trials": "the posteriors of `benchmarks/trials.py`, exact, by quadrature or long NUTS",
-    }[which]
-    return f"""# Verdicts against truth
-
-Truth: {source}. Every fit is judged by `gb.compare` **without** a reference. *Truly good*: the
-{DRAWS:,} raw draws have every marginal mean within {MEAN_WITHIN} posterior standard deviations
-and every standard deviation within {SD_WITHIN:.0%}. *Truly reweightable*: the same of the
-Pareto-smoothed importance-weighted draws. Wrong trust: *trust* and not truly good. Wrong reweight:
-*reweight* and not truly reweightable.
-
-Command: `{command}`, {jobs} fits at a time, one thread each.
-Machine: {where}; Python {platform.python_version()}, {versions}.
-
-## Summary
-
-{summary(rows)}
-
-## Every fit
-
-{table(rows)}
-"""
 
 
 def _arguments() -> argparse.Namespace:

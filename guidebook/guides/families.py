@@ -267,7 +267,8 @@ class Flow(Whitened):
             )  # fmt: skip
         with torch.no_grad():  # near the identity: the start is N(m, L L')
             for transform in flow.transform.transforms:
-                for parameter in transform.hyper[-1].parameters():
+                last = transform.hyper[-1] if hasattr(transform, "hyper") else transform  # D = 1
+                for parameter in last.parameters():
                     parameter.mul_(0.1)
         self.flow = zuko.lazy.Flow(flow.transform.inv, flow.base).to(self.center)
 

@@ -10,7 +10,8 @@ Three facts make recording work:
 2. While recording `torch._C._get_tracing_state` answers true, and Pyro takes the branches it keeps
    for its JIT: no `.item()` on masks, no value-dependent warnings. `torch_item` and `warn_if_nan`
    have no such branch and are replaced; so is `safe_log`, an autograd.Function of the kind that
-   torch.func cannot differentiate.
+   torch.func cannot differentiate. `TraceEnum_ELBO` drops what has probability zero, and a graph
+   of fixed shapes cannot: there the terms are zeroed (`_Zeroed`).
 3. Validation reads values, so it is off; one eager run with validation on comes first and gives the
    readable errors (`guidebook.inference.check`).
 """
@@ -18,7 +19,6 @@ Three facts make recording work:
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import sys
 import warnings
@@ -28,11 +28,16 @@ from typing import Any
 import pyro
 import torch
 import torch._dynamo  # before recording(): Dynamo keeps a table of torch._C functions by identity
+from pyro.infer.util import Dice
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 SECONDS_TO_COMPILE = 4.0
 SECONDS_PER_NODE = 2e-6  # of an uncompiled graph, small tensors, one core
+SCALAR_UP_TO = 8192
+"""Elements of the largest tensor up to which kernels are compiled without vector headers: that takes
+half the time, and the kernels are as fast."""
 
 
 class CannotRecord(Exception):
@@ -85,6 +90,29 @@ class _SafeLog(torch.autograd.Function):
         return grads[0] / x.clamp(min=torch.finfo(x.dtype).eps)
 
 
+class _Zeroed(TorchFunctionMode):
+    """masked_select without dropping: zeros where the mask is false, the same sum afterwards."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.masked_select:
+            value, mask = args
+            return torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
+        return func(*args, **(kwargs or {}))
+
+
+def _expectation(dice: Dice, costs: Any) -> Tensor:
+    with _Zeroed():
+        return _compute_expectation(dice, costs)
+
+
+_compute_expectation = Dice.compute_expectation
+
+
+def _standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As torch's own, which on its JIT branch fills two tensors to draw from; the same numbers."""
+    return torch.randn(shape, dtype=dtype, device=device)
+
+
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
     """Pyro without validation, on its JIT branches, without `.item()`."""
@@ -92,15 +120,18 @@ def recording() -> Iterator[None]:
         "torch_item": lambda x: x,
         "warn_if_nan": lambda value, *a, **k: value,
         "safe_log": _SafeLog.apply,
+        "_standard_normal": _standard_normal,
     }
-    kept = []
+    places = ("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions", "torch.distributions")
+    kept: list[tuple[Any, str, Any]] = []
     for name, module in list(sys.modules.items()):
-        if name.startswith(("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions")):
+        if name.startswith(places):
             kept += [(module, key, vars(module)[key]) for key in stand_ins if key in vars(module)]
     tracing = torch._C._get_tracing_state
     try:
         for module, key, _ in kept:
             setattr(module, key, stand_ins[key])
+        Dice.compute_expectation = _expectation
         torch._C._get_tracing_state = lambda: True  # type: ignore[assignment,return-value]
         with (
             warnings.catch_warnings(),
@@ -116,6 +147,7 @@ def recording() -> Iterator[None]:
             yield
     finally:
         torch._C._get_tracing_state = tracing
+        Dice.compute_expectation = _compute_expectation
         for module, key, original in kept:
             setattr(module, key, original)
 
@@ -158,12 +190,26 @@ def _drop_views_of_nothing(graph: torch.fx.GraphModule) -> None:
 
 
 def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[..., Any]:
-    """The graph compiled by Inductor; the graph itself, with one warning, where that fails."""
+    """The graph compiled by Inductor; the graph itself, with one warning, where that fails.
+
+    The arguments must keep the shapes of the example: nothing checks them at a call.
+    """
     import torch._inductor as inductor
     import torch._inductor.config as inductor_config
 
+    settings: dict[str, Any] = {
+        "fallback_random": True,  # the random numbers of eager torch
+        "size_asserts": False,  # a fifth of a small step
+        "alignment_asserts": False,
+        # Of a cold start three quarters went into trying the compiler on every vector instruction
+        # set, and into precompiling headers that one or two kernels do not earn back.
+        "cpp.vec_isa_ok": True,
+        "cpp_cache_precompile_headers": False,
+    }
+    if largest(graph) <= SCALAR_UP_TO:
+        settings["cpp.simdlen"] = 1
     try:
-        with inductor_config.patch(fallback_random=True), warnings.catch_warnings():
+        with inductor_config.patch(settings), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return inductor.compile(graph, list(example))
     except Exception as error:  # no C++ compiler, no Python headers, an operation it cannot lower
@@ -179,13 +225,19 @@ def worth_compiling(graph: torch.fx.GraphModule, calls: int, device: torch.devic
     """Whether compiling pays: decided by the graph's size alone, so the same on every machine."""
     if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
         return False
-    biggest = max(
-        (math.prod(n.meta["val"].shape) for n in graph.graph.nodes
-         if isinstance(n.meta.get("val"), Tensor)), default=0,
-    )  # fmt: skip
-    if biggest > 1_000_000:  # the time is in the matrix products
+    if largest(graph) > 1_000_000:  # the time is in the matrix products
         return calls > 2000
     return len(graph.graph.nodes) * SECONDS_PER_NODE * calls > SECONDS_TO_COMPILE
+
+
+def largest(graph: torch.fx.GraphModule) -> int:
+    """The number of elements of the largest tensor that the graph computes.
+
+    Inputs and what is written in place do not count: a history is long, and one entry is touched.
+    """
+    made = [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    values = [n.meta.get("val") for n in made if not n.target._schema.is_mutable]
+    return max((v.numel() for v in values if isinstance(v, Tensor)), default=0)
 
 
 def reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from guidebook.guides.families import Flow, Whitened
@@ -74,6 +75,7 @@ def restarts_rhat(problem: Any, rows: Tensor, place: Callable[[Tensor], Any]) ->
                     for n, s in trace.nodes.items()
                     if s["type"] == "sample"
                     and not s["is_observed"]
+                    and not site_is_subsample(s)
                     and not s["infer"].get("is_auxiliary")
                 }
 
@@ -85,6 +87,8 @@ def restarts_rhat(problem: Any, rows: Tensor, place: Callable[[Tensor], Any]) ->
     for values in chains.values():
         stacked = xr.DataArray(np.stack(values), dims=("chain", "draw", "x")).values
         for column in range(stacked.shape[-1]):
+            if not (stacked[..., column].std(1) > 0).all():
+                continue  # a point guide has no spread to compare with
             rhat = float(array_stats.rhat(stacked[..., column], chain_axis=0, draw_axis=1))
             worst = max(worst, rhat) if math.isfinite(rhat) else worst
     return worst

@@ -6,19 +6,22 @@ name. `Owned` keeps them in itself, so that a fit is a value and torch.func can 
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from guidebook.errors import GuidebookError
+from guidebook.errors import GuidebookError, GuideError
 
 T = TypeVar("T")
+DIVIDER = "$$$"  # between the name of a network and of its parameter, as Pyro writes it
 
 
 class Owned(nn.Module):
@@ -32,7 +35,7 @@ class Owned(nn.Module):
         self.unconstrained = nn.ParameterList()
 
     def forward(self, **data: Any) -> Any:
-        with _OwnParameters(self):
+        with _OwnParameters(self), _own_modules(self):
             return self.function[0](**data)
 
     def value(self, name: str) -> Tensor:
@@ -47,6 +50,38 @@ class Owned(nn.Module):
         self.unconstrained.append(nn.Parameter(free.clone()))
 
 
+@contextlib.contextmanager
+def _own_modules(owner: Owned) -> Iterator[None]:
+    """pyro.module(name, network) gives the network, for this run, the parameters of `owner`.
+
+    Pyro's own registers the network's tensors in the global store, where an optimiser changes them
+    in place; the network that the user holds stays as it is.
+    """
+    swapped: list[tuple[dict[str, Any], str, Any]] = []
+
+    def module(name: str, network: nn.Module, update_module_params: bool = False) -> nn.Module:
+        for key, parameter in list(network.named_parameters()):
+            full = f"{name}{DIVIDER}{key}"
+            if full not in owner.names:
+                if not parameter.requires_grad:
+                    continue
+                owner.adopt(full, parameter, constraints.real)
+            path, _, leaf = key.rpartition(".")
+            place = network.get_submodule(path)._parameters
+            swapped.append((place, leaf, place[leaf]))
+            place[leaf] = owner.value(full)  # type: ignore[assignment]
+        return network
+
+    original = pyro.module
+    pyro.module = module
+    try:
+        yield
+    finally:
+        pyro.module = original
+        for place, leaf, value in reversed(swapped):
+            place[leaf] = value
+
+
 class _OwnParameters(Messenger):
     def __init__(self, owner: Owned) -> None:
         super().__init__()
@@ -54,6 +89,11 @@ class _OwnParameters(Messenger):
 
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]
+        if name not in self.owner.names and DIVIDER in name:
+            raise GuideError(
+                f"The network of '{name}' is registered by a copy of pyro.module: write pyro.module(...) "
+                "and not `from pyro import module`, so that its parameters can be fitted."
+            )
         if name not in self.owner.names:
             initial = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
             if initial is None:

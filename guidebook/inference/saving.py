@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from guidebook.errors import FileError, GuideError, ModelError
 from guidebook.guides.families import FAMILIES, Whitened
 from guidebook.guides.unconstrained import Site
-from guidebook.inference.capture import local_parameters
+from guidebook.inference.capture import local_parameters, precision, random_state
 from guidebook.inference.checkpoint import read, usable, write_atomically
+from guidebook.inference.data import as_tensors
 from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import Owned, copied
 
 FORMAT = "guidebook fit 1"
+PARTS = (
+    "engine", "status", "seed", "seconds", "history", "notes", "sites", "draws", "guide", "model",
+)  # fmt: skip
 
 
 def save(fit: Fit, path: str | Path) -> Path:
@@ -70,6 +74,9 @@ def load(
         GuideError, ModelError: a guide or model that does not fit the file.
     """
     content = read(Path(path), FORMAT)
+    missing = [part for part in PARTS if part not in content]
+    if missing:
+        raise FileError(f"'{path}' is damaged: it lacks {missing}. Save the fit again.")
     try:
         sites = tuple(_decode_site(site) for site in content["sites"])
         status = Status[content["status"]]
@@ -154,8 +161,10 @@ def _with_state(
             owned.adopt(name, value, constraints.real)
         return owned
     if data is not None and not list(twin.parameters()):
-        with local_parameters(), torch.no_grad():
-            twin(**data)  # a lazy Pyro autoguide makes its parameters at the first call
+        dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
+        tensors = as_tensors(data, dtype, torch.device("cpu"))
+        with local_parameters(), precision(dtype), random_state(0), torch.no_grad():
+            twin(**tensors)  # a lazy Pyro autoguide makes its parameters at the first call
     try:
         twin.load_state_dict(state)
     except RuntimeError as error:
@@ -222,11 +231,16 @@ def _encode_support(support: Any) -> list[Any]:
     kind = type(support).__name__
     for name, (_, bounds) in BOUNDED.items():
         if kind == name:
-            return [name, *[torch.as_tensor(getattr(support, b)).detach().cpu() for b in bounds]]
+            return [name, *[_plain_bound(getattr(support, b)) for b in bounds]]
     raise FileError(
         f"A site has support {support}, which a file cannot hold. Write the site with a support of "
         "torch.distributions.constraints."
     )
+
+
+def _plain_bound(bound: Any) -> Any:
+    """A bound as it is: a number stays one, since a tensor of it would take torch's default dtype."""
+    return bound.detach().cpu() if isinstance(bound, Tensor) else bound
 
 
 def _decode_support(kept: list[Any]) -> Any:
