@@ -145,7 +145,7 @@ _ALL = (
         source="Tipping & Bishop (1999), Probabilistic principal component analysis; "
         "Lucas, Tucker, Grosse & Norouzi (2019), Don't blame the ELBO!",
         exact=LinearGaussianPosterior,
-        settings=MappingProxyType({"steps": 4000, "batch_size": 128}),
+        settings=MappingProxyType({"steps": 12000, "batch_size": 128}),
         held_out=partial(digits, "test"),
         labels=partial(digits_labels, "train"),
         held_out_labels=partial(digits_labels, "test"),
@@ -164,7 +164,7 @@ _ALL = (
         truth="importance-weighted bound",
         source="Kingma & Welling (2014), Auto-encoding variational Bayes; "
         "Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders",
-        settings=MappingProxyType({"steps": 4000, "batch_size": 128}),
+        settings=MappingProxyType({"steps": 12000, "batch_size": 128}),
         held_out=partial(digits, "test", binary=True),
         labels=partial(digits_labels, "train"),
         held_out_labels=partial(digits_labels, "test"),

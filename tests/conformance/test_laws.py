@@ -101,6 +101,22 @@ def test_save_and_load_give_the_same_draws(name: str, guide: str, tmp_path: Any)
 
 
 @every_row
+def test_the_captured_step_is_that_of_pyro(name: str, guide: str) -> None:
+    """Objective and update of the first steps, under the same random numbers."""
+    model = model_of(name)
+    found = [
+        gb.svi(
+            model, gb.pair(name).guides[guide](model), data_of(name), objective=Trace_ELBO(),
+            optim=pyro.optim.Adam({"lr": 0.01}), steps=3, compile=path, progress=False,
+        )
+        for path in ("graph", False)
+    ]  # fmt: skip
+    assert [fit.notes["path"] for fit in found] == ["captured", "reference"]
+    single = dtype_of(found[0].model, found[0].guide) is torch.float32
+    np.testing.assert_allclose(found[0].history, found[1].history, rtol=1e-4 if single else 1e-9)
+
+
+@every_row
 def test_nothing_is_left_in_the_parameter_store(name: str, guide: str) -> None:
     fit_of(name, guide).posterior(3)
     assert list(pyro.get_param_store().keys()) == []

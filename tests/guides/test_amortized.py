@@ -132,6 +132,7 @@ def test_vectorised_recorded_and_eager_agree(covariance):
         conditioned = poutine.condition(guide, {"z": z})
         return poutine.trace(conditioned).get_trace(x).log_prob_sum()
 
+    log_q(z[0], X)  # registers the encoder's parameters with Pyro, which it cannot do under vmap
     with pyro.validation_enabled(False):
         found = torch.func.vmap(log_q, in_dims=(0, None))(z, X)
         graph = make_fx(log_q)(z[0], X)

@@ -154,7 +154,7 @@ def test_restarts_in_two_modes_disagree():
         values={"z": torch.tensor(0.0, dtype=torch.float64)}), init_scale=0.5)  # fmt: skip
     fit = gb.svi(two_modes, guide, {"y": np.array(0.0)}, steps=1500, restarts=8,
                  optim=pyro.optim.Adam({"lr": 0.05}), **QUIET)  # fmt: skip
-    assert fit.notes["restarts_rhat"] > 1.5
+    assert fit.notes["restarts_rhat"] > 1.2  # R-hat of ranks: bounded where few differ
     assert fit.status is Status.RESTARTS_DISAGREE
     assert "several optima" in fit.status.value
 
