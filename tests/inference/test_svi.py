@@ -17,6 +17,8 @@ from guidebook.guides.amortized import AmortizedNormal
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 
+pytestmark = pytest.mark.slow  # minutes: `make slow`
+
 QUIET = {"compile": "graph", "progress": False}
 SCHOOLS = {"sigma": np.array([15.0, 10, 16, 11, 9, 11, 10, 18]),
            "y": np.array([28.0, 8, -3, 7, -1, 1, 18, 12])}  # fmt: skip
