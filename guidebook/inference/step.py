@@ -6,7 +6,8 @@
 
 All parameters are one flat vector; restarts are its rows, (R, P). Everything a step needs (its
 number, the rates, the history) lies in tensors that the graph updates in place, so a step is one
-call without arguments of its own. After the first value that is not finite nothing moves any more:
+call without arguments of its own. Averages of the last fifth are kept outside the graph, which would
+read and write them at every step. After the first value that is not finite nothing moves any more:
 the parameters that produced it are still there to be looked at.
 """
 
@@ -39,6 +40,7 @@ CHUNK = 50
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 AVERAGED = 0.2
 RHAT_LIMIT = 1.05
+AVERAGES = ("first", "second", "gradient")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ class Step:
         self.sizes = [p.numel() for _, p in trained]
         self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
         self.state = self._fresh_state(torch.cat([p.detach().reshape(-1) for _, p in trained]))
-        example = [*self.state.values(), *self._tensors(problem.data)]
+        self.moving = [name for name in self.state if name not in AVERAGES]
+        example = [*self._moving(), *self._tensors(problem.data)]
         graph = record(self._body, *[t.clone() for t in example])  # recording runs the body once
         self.recipe = checkpoints.checksum(graph.code)
         self.compiled = compile is True or (
@@ -134,7 +137,8 @@ class Step:
         rows = flat.expand(self.restarts, -1).clone()
         if self.restarts > 1:
             rows += self._scatter() * torch.randn_like(rows)
-        first, second = self._average_weights()
+        number = torch.arange(1, self.steps + 1, dtype=torch.float64)
+        o = self.optimiser
         return {
             "flat": rows,
             "m": torch.zeros_like(rows),
@@ -146,10 +150,14 @@ class Step:
             "lived": torch.zeros(self.restarts, dtype=torch.long, device=flat.device),
             "alive": torch.ones(self.restarts, dtype=torch.bool, device=flat.device),
             "history": flat.new_full((self.steps, self.restarts), math.nan),
-            "rates": self.optimiser.rates.to(flat),
-            "first_weights": first.to(flat),
-            "second_weights": second.to(flat),
+            # Adam's corrections of its start, by step: exact, and no powers in the graph
+            "rates": (o.rates.double().cpu() / (1 - o.b1**number)).to(flat),
+            "shrink": (1 - o.b2**number).rsqrt().to(flat),
         }
+
+    def _moving(self) -> list[Tensor]:
+        """The state that the graph reads and writes."""
+        return [self.state[name] for name in self.moving]
 
     def _scatter(self) -> Tensor:
         """How far restarts start apart: a posterior standard deviation, or a tenth of a weight."""
@@ -166,14 +174,18 @@ class Step:
             pieces.append(torch.full((parameter.numel(),), spread or 0.1))
         return torch.cat(pieces).to(next(self.joined.parameters()))
 
-    def _average_weights(self) -> tuple[Tensor, Tensor]:
-        """Running-mean weights of the two halves of the averaged steps; zero before them."""
+    def _average(self, step: int, grad: Tensor) -> None:
+        """Running means over each half of the last fifth of the steps."""
         start = self.steps - max(2, int(AVERAGED * self.steps))
+        if step < start:
+            return
         middle = (start + self.steps) // 2
-        number = torch.arange(self.steps, dtype=torch.float64)
-        first = torch.where((number >= start) & (number < middle), 1 / (number - start + 1), 0.0)
-        second = torch.where(number >= middle, 1 / (number - middle + 1), 0.0)
-        return first, second
+        if step < middle:
+            self.state["first"].lerp_(self.state["flat"], 1 / (step - start + 1))
+        else:
+            weight = 1 / (step - middle + 1)
+            self.state["second"].lerp_(self.state["flat"], weight)
+            self.state["gradient"].lerp_(grad, weight)
 
     def _unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         pieces = flat.split(self.sizes)
@@ -195,8 +207,9 @@ class Step:
         return torch.func.vmap(one, randomness="different")(number).mean()
 
     def _body(self, *inputs: Tensor) -> Tensor:
-        state = dict(zip(self.state, inputs, strict=False))
-        tensors = inputs[len(self.state) :]
+        """One step in place; returns the gradient, zero for a restart that has stopped."""
+        state = dict(zip(self.moving, inputs, strict=False))
+        tensors = inputs[len(self.moving) :]
         data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=True))}
         flat, m, v, o = state["flat"], state["m"], state["v"], self.optimiser
         loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data))
@@ -207,23 +220,18 @@ class Step:
             grad, loss = torch.func.vmap(loss_and_grad, randomness="different")(flat)
         fine = state["alive"] & loss.isfinite() & grad.isfinite().all(-1)
         grad = torch.where(fine[:, None], grad, 0.0)
-        place, number = state["step"], state["step"] + 1
+        place = state["step"]
         m.mul_(o.b1).add_(grad, alpha=1 - o.b1)
         v.mul_(o.b2).addcmul_(grad, grad, value=1 - o.b2)
         rate = state["rates"].index_select(0, place)
-        power = number.to(flat.dtype)
-        move = rate / (1 - o.b1**power) * m / ((v / (1 - o.b2**power)).sqrt() + o.eps)
+        shrink = state["shrink"].index_select(0, place)
+        move = rate * m / (v.sqrt() * shrink + o.eps)
         flat.sub_(torch.where(fine[:, None], move, 0.0))
-        for half in ("first", "second"):
-            weight = state[f"{half}_weights"].index_select(0, place)
-            state[half].add_((flat - state[half]) * weight)
-            if half == "second":
-                state["gradient"].add_((grad - state["gradient"]) * weight)
         state["history"].index_copy_(0, place, loss.detach()[None].to(state["history"].dtype))
         state["alive"].logical_and_(fine)
         state["lived"].add_(fine)
         place.add_(1)
-        return loss
+        return grad
 
     # the loop -----------------------------------------------------------------------------------
 
@@ -246,16 +254,17 @@ class Step:
         return self._outcome(done, interrupted)
 
     def _advance(self, done: int, upto: int, stop: threading.Event) -> int:
-        state, call = list(self.state.values()), self._call
+        state, call = self._moving(), self._call
         fixed = self._tensors(self.problem.data)
         with torch.no_grad():
             while done < upto and not stop.is_set():
                 rows = self.problem.rows
                 try:
-                    call(*state, *(self._tensors(rows.batch(done)) if rows else fixed))
+                    grad = call(*state, *(self._tensors(rows.batch(done)) if rows else fixed))
                 except LinAlgError:  # as a density that is not a number
                     self.state["alive"].fill_(False)
                     return done
+                self._average(done, grad)
                 done += 1
         return done
 
