@@ -142,7 +142,7 @@ def _convergence(
     name = fit.status.name if fit else _attribute(tree, "status")
     status = Status[name] if name in Status.__members__ else None
     engine = fit.engine if fit else _attribute(tree, "engine")
-    sampler = engine == "nuts" or (not engine and not has_q and chains_of(tree) > 1)
+    sampler = engine in ("nuts", "gibbs") or (not engine and not has_q and chains_of(tree) > 1)
     if sampler:
         if status is not None:
             return True, status.good, status.value, ""

@@ -306,7 +306,9 @@ def _why_not_reweight(f: Findings) -> str:
 
 def _advice(f: Findings) -> str:
     if f.converged is False and f.engine == "svi":
-        return f.status.split(". ", 1)[-1] if f.status else "Raise steps."
+        remedy = f.status.split(". ", 1)[-1] if f.status else "Raise steps."
+        sure = any(e is not None and e.bad for e in (f.reference, f.transport))
+        return f"{_capital(_richer(f))}. {remedy}" if sure else remedy
     if f.sampler:
         return "Raise tune and draws, or reparameterise the model."
     if f.missing_mode:

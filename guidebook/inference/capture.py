@@ -100,6 +100,15 @@ class _Zeroed(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Detached(TorchFunctionMode):
+    """value.data as value.detach(): Pyro's enumeration reads shapes from it, which vmap refuses."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.data.__get__:
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
 def _expectation(dice: Dice, costs: Any) -> Tensor:
     with _Zeroed():
         return _compute_expectation(dice, costs)
@@ -135,6 +144,7 @@ def recording() -> Iterator[None]:
         torch._C._get_tracing_state = lambda: True  # type: ignore[assignment,return-value]
         with (
             warnings.catch_warnings(),
+            _Detached(),
             pyro.settings.context(
                 module_local_params=True,
                 validate_poutine=False,

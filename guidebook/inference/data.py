@@ -199,7 +199,6 @@ class Rows:
         if with_size:
             self.whole["size"] = self.count
         self._epoch, self._order = -1, np.empty(0, np.int64)
-        self._taken = 0
 
     def indices(self, step: int) -> np.ndarray:
         """The rows of a step, (batch_size,)."""
@@ -223,12 +222,8 @@ class Rows:
             if isinstance(value, Tensor):
                 piece = value.index_select(0, torch.from_numpy(index).to(value.device))
             else:
-                piece = torch.from_numpy(np.ascontiguousarray(value[np.sort(index)]))
+                piece = torch.from_numpy(_rows_of(value, np.sort(index)))
             result[name] = as_tensor(piece, self.dtype, self.device)
-        self._taken += 1
-        if self._taken % 64 == 0:
-            for value in self.by_row.values():
-                forget_pages(value)
         return result
 
     def chunks(self, size: int) -> Iterator[dict[str, Any]]:
@@ -237,8 +232,77 @@ class Rows:
             yield self.take(np.arange(start, min(start + size, self.count)))
 
 
+def _rows_of(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """These rows of an array; of a mapped file by reading them, not by way of the map.
+
+    The system makes up to megabytes around every byte resident that is touched in a map, so a few
+    thousand scattered rows would bring in the whole file.
+    """
+    mapped = getattr(array, "_mmap", None)
+    plain = isinstance(mapped, mmap.mmap) and array.flags.c_contiguous and len(index)
+    if not plain or getattr(array, "mode", "c") == "c" or not getattr(array, "filename", None):
+        return np.ascontiguousarray(array[index])
+    place = array.__array_interface__["data"][0]
+    place -= np.frombuffer(mapped, np.uint8).__array_interface__["data"][0]
+    place += array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    width = array.strides[0]
+    found = np.empty((len(index), *array.shape[1:]), array.dtype)
+    into = memoryview(found).cast("B")
+    try:
+        with open(array.filename, "rb", buffering=0) as file:
+            for number, row in enumerate(index):
+                file.seek(place + int(row) * width)
+                if file.readinto(into[number * width : (number + 1) * width]) != width:
+                    raise OSError("the file is shorter than its map")
+    except OSError:  # moved or replaced since it was mapped
+        return np.ascontiguousarray(array[index])
+    return found
+
+
 def forget_pages(value: Any) -> None:
     """Tells the system that pages of a memory-mapped file need not stay resident."""
     mapped = getattr(value, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def chunks(
+    data: Mapping[str, Any], size: int, device: torch.device, dtype: torch.dtype = torch.float64
+) -> Iterator[dict[str, Any]]:
+    """All rows once, in order, by at most `size`; arrays of other lengths come whole each time.
+
+    Memory-mapped arrays are read as views and their pages are given back, so memory does not grow.
+    """
+    count = number_of_rows(data)
+    by_row = {n: v for n, v in data.items() if _has_rows(v, count)}
+    whole = {n: as_tensor(v, dtype, device) for n, v in data.items() if n not in by_row}
+    for start in range(0, count, size):
+        pieces = {n: v[start : start + size] for n, v in by_row.items()}
+        yield {n: as_tensor(v, dtype, device) for n, v in pieces.items()} | whole
+        for value in by_row.values():
+            forget_pages(value)
+
+
+def some_rows(
+    data: Mapping[str, Any], most: int, seed: int, device: torch.device,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Any]:  # fmt: skip
+    """All rows, or `most` of them drawn by the seed where there are more."""
+    count = number_of_rows(data)
+    if count <= most:
+        return as_tensors(data, dtype, device)
+    chosen = np.random.default_rng(seed).choice(count, most, replace=False, shuffle=False)
+    chosen.sort()
+    taken = {
+        n: (v[torch.from_numpy(chosen).to(v.device)] if isinstance(v, Tensor)
+            else np.asarray(v)[chosen])
+        for n, v in data.items()
+        if _has_rows(v, count)
+    }  # fmt: skip
+    for value in data.values():
+        forget_pages(value)
+    return as_tensors({**data, **taken}, dtype, device)
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    return _is_array(value) and np.ndim(value) > 0 and len(value) == count

@@ -78,7 +78,7 @@ def nuts(
             story, data, where, dtype, draws, tune, chains, seed, target_accept, progress
         ),
     )
-    rhat, ess = _convergence(u)
+    rhat, ess = convergence(u)
     notes = {
         "rhat": rhat,
         "ess": ess,
@@ -182,7 +182,7 @@ def _sample(
     return u, np.asarray(trace.sample_stats["diverging"].values).astype(bool)
 
 
-def _convergence(u: np.ndarray) -> tuple[float, float]:
+def convergence(u: np.ndarray) -> tuple[float, float]:
     """The largest rank R-hat and the smallest of bulk and tail ESS over the coordinates."""
     from arviz_stats.base import array_stats
 
