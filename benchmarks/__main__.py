@@ -13,7 +13,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAMS = ("speed", "vae_speed", "nuts_speed", "memory", "import_time")
+PROGRAMS = (
+    "speed",
+    "vae_speed",
+    "nuts_speed",
+    "memory",
+    "import_time",
+    "mixture_speed",
+    "boltzmann_sweeps",
+)
 README = Path(__file__).with_name("README.md")
 MARK = "<!-- results: everything below is written by `python -m benchmarks --write` -->"
 
@@ -37,7 +45,9 @@ def output_of(program: str, options: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("programs", nargs="*", choices=[[], *PROGRAMS], help="all, if none is named")
+    parser.add_argument(
+        "programs", nargs="*", choices=[[], *PROGRAMS], help="all, if none is named"
+    )
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--write", action="store_true", help="put the results into README.md")
     chosen = parser.parse_args()

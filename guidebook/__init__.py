@@ -12,6 +12,12 @@ _HOME = {
     "nuts": "guidebook.inference.nuts",
     "laplace": "guidebook.inference.laplace",
     "exact": "guidebook.inference.exact",
+    "em": "guidebook.inference.em",
+    "cavi": "guidebook.inference.cavi",
+    "natural_svi": "guidebook.inference.natural_svi",
+    "gibbs": "guidebook.inference.gibbs",
+    "ep": "guidebook.inference.ep",
+    "wake_sleep": "guidebook.inference.wake_sleep",
     "Fit": "guidebook.inference.fit",
     "Status": "guidebook.inference.fit",
     "load": "guidebook.inference.saving",
@@ -30,18 +36,25 @@ if TYPE_CHECKING:
     from guidebook.catalogue import PAIRS, Pair, pair
     from guidebook.diagnostics.verdict import Verdict
     from guidebook.errors import GuidebookError
+    from guidebook.inference.cavi import cavi
+    from guidebook.inference.em import em
+    from guidebook.inference.ep import ep
     from guidebook.inference.exact import exact
     from guidebook.inference.fit import Fit, Status
+    from guidebook.inference.gibbs import gibbs
     from guidebook.inference.laplace import laplace
+    from guidebook.inference.natural_svi import natural_svi
     from guidebook.inference.nuts import nuts
     from guidebook.inference.saving import load
     from guidebook.inference.svi import svi
+    from guidebook.inference.wake_sleep import wake_sleep
     from guidebook.reports.comparison import Comparison, compare
 
 __all__ = [
-    "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "compare",
-    "datasets", "diagnostics", "errors", "exact", "guides", "inference", "laplace", "load",
-    "models", "nuts", "pair", "reports", "svi", "to_arviz",
+    "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "cavi", "compare",
+    "datasets", "diagnostics", "em", "ep", "errors", "exact", "gibbs", "guides", "inference",
+    "laplace", "load", "models", "natural_svi", "nuts", "pair", "reports", "svi", "to_arviz",
+    "wake_sleep",
 ]  # fmt: skip
 
 

@@ -63,6 +63,7 @@ def list_pairs(options: argparse.Namespace) -> None:
         for label, text in (
             ("", pair.summary),
             ("guides", ", ".join(pair.guides)),
+            *([("roads", ", ".join(pair.roads))] if pair.roads else []),
             ("truth", pair.truth),
             ("source", pair.source),
         ):

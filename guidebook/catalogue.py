@@ -11,21 +11,37 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from guidebook.datasets.small import breast_cancer, diabetes, digits, digits_labels
+from guidebook.datasets.small import (
+    breast_cancer,
+    diabetes,
+    digits,
+    digits_labels,
+    iris,
+    wine,
+    wine_labels,
+)
 from guidebook.datasets.small import eight_schools as eight_schools_data
 from guidebook.errors import NameNotFound, nearest
 from guidebook.guides.amortized import AmortizedNormal, encoder_width
 from guidebook.guides.conjugate import ConjugateRegression, LinearGaussianPosterior
+from guidebook.guides.factor import FactorPosterior
 from guidebook.guides.families import flow, full_rank, low_rank, mean_field
+from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
+from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField
+from guidebook.guides.sites import LogisticSites
+from guidebook.models.factor import FactorAnalysis
+from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.hierarchical import eight_schools, eight_schools_centered
 from guidebook.models.latent import VAE, LinearVAE
+from guidebook.models.mixture import GaussianMixture
 from guidebook.models.networks import mlp
 from guidebook.models.regression import linear_regression, logistic_regression
 
 T = TypeVar("T")
 Model = Callable[..., Any]
 Guide = Callable[..., Any]
-Truth = Literal["exact", "NUTS", "importance-weighted bound"]
+Truth = Literal["exact", "NUTS", "Gibbs", "importance-weighted bound"]
+Road = tuple[str, Callable[[Model], Guide]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,8 @@ class Pair:
     - `name`, `summary` (one sentence), `source` (author, year, title).
     - `model()` gives the model; networks start from the same weights at every call.
     - `guides`: from cheap to rich, name to a function of the model that gives the guide.
+    - `roads`: other engines than `svi` for the same posterior: name to the engine's name and a
+      function of the model that gives the guide with the structure that the engine asks for.
     - `data()` gives the model's keyword arguments; `held_out()` the same for rows kept apart.
     - `truth`: how the right answer is known; `exact(model)` gives the guide that is the posterior.
     - `settings`: keyword arguments for `svi`.
@@ -50,6 +68,7 @@ class Pair:
     truth: Truth
     source: str
     exact: Callable[[Model], Guide] | None = None
+    roads: Mapping[str, Road] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     held_out: Callable[[], dict[str, Tensor]] | None = None
     labels: Callable[[], Tensor] | None = None
@@ -72,6 +91,8 @@ def _seeded(make: Callable[[], T]) -> T:
 
 
 PIXELS = 64
+CHEMICALS = 13
+FACTORS = 2
 LINEAR_LATENTS = 5
 VAE_LATENTS = 8
 
@@ -82,14 +103,34 @@ GLOBAL_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
 
 
 def _amortized(
+    width: int,
     latent_dim: int,
     hidden: tuple[int, ...],
     covariance: Literal["diagonal", "full"],
     model: Model,
 ) -> Guide:
-    widths = (PIXELS, *hidden, encoder_width(latent_dim, covariance))
+    widths = (width, *hidden, encoder_width(latent_dim, covariance))
     encoder = _seeded(partial(mlp, widths))
     return AmortizedNormal(encoder, latent_dim, covariance=covariance)
+
+
+FACTOR_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
+    {
+        "linear-diagonal": partial(_amortized, CHEMICALS, FACTORS, (), "diagonal"),
+        "linear-full": partial(_amortized, CHEMICALS, FACTORS, (), "full"),
+        "mlp-full": partial(_amortized, CHEMICALS, FACTORS, (32,), "full"),
+    }
+)
+FACTOR_SETTINGS: Mapping[str, Any] = MappingProxyType({"steps": 8000})
+
+
+def _sepal_width() -> dict[str, Tensor]:
+    return {"x": iris()["x"][:, 1].contiguous()}
+
+
+def _few_irises() -> dict[str, Tensor]:
+    """Petal length and width of every 22nd iris, in units in which a cluster has variance 1."""
+    return {"x": 2.5 * iris()["x"][::22, 2:].contiguous()}
 
 
 _ALL = (
@@ -126,6 +167,7 @@ _ALL = (
         summary="Bernoulli regression on 30 correlated columns, with a weakly informative prior.",
         model=lambda: logistic_regression,
         guides=GLOBAL_GUIDES,
+        roads={"ep": ("ep", lambda model: LogisticSites())},
         data=breast_cancer,
         truth="NUTS",
         source="Gelman, Jakulin, Pittau & Su (2008), A weakly informative default prior "
@@ -136,9 +178,9 @@ _ALL = (
         summary="Linear Gaussian decoder (probabilistic PCA): each row's posterior is known.",
         model=lambda: _seeded(partial(LinearVAE, PIXELS, LINEAR_LATENTS)),
         guides={
-            "linear-diagonal": partial(_amortized, LINEAR_LATENTS, (), "diagonal"),
-            "linear-full": partial(_amortized, LINEAR_LATENTS, (), "full"),
-            "mlp-full": partial(_amortized, LINEAR_LATENTS, (64,), "full"),
+            "linear-diagonal": partial(_amortized, PIXELS, LINEAR_LATENTS, (), "diagonal"),
+            "linear-full": partial(_amortized, PIXELS, LINEAR_LATENTS, (), "full"),
+            "mlp-full": partial(_amortized, PIXELS, LINEAR_LATENTS, (64,), "full"),
         },
         data=partial(digits, "train"),
         truth="exact",
@@ -156,9 +198,9 @@ _ALL = (
         summary="Neural decoder of binary digits, Bernoulli likelihood: a variational autoencoder.",
         model=lambda: _seeded(partial(VAE, PIXELS, VAE_LATENTS, (128,))),
         guides={
-            "linear-diagonal": partial(_amortized, VAE_LATENTS, (), "diagonal"),
-            "mlp-diagonal": partial(_amortized, VAE_LATENTS, (128,), "diagonal"),
-            "mlp-full": partial(_amortized, VAE_LATENTS, (128,), "full"),
+            "linear-diagonal": partial(_amortized, PIXELS, VAE_LATENTS, (), "diagonal"),
+            "mlp-diagonal": partial(_amortized, PIXELS, VAE_LATENTS, (128,), "diagonal"),
+            "mlp-full": partial(_amortized, PIXELS, VAE_LATENTS, (128,), "full"),
         },
         data=partial(digits, "train", binary=True),
         truth="importance-weighted bound",
@@ -169,6 +211,64 @@ _ALL = (
         labels=partial(digits_labels, "train"),
         held_out_labels=partial(digits_labels, "test"),
         image_shape=(8, 8),
+    ),
+    Pair(
+        name="gaussian-mean",
+        summary="Mean and precision of normal data: the one posterior that every engine can reach.",
+        model=lambda: gaussian_mean,
+        guides=GLOBAL_GUIDES,
+        roads={
+            "cavi": ("cavi", lambda model: GaussianMeanField()),
+            "gibbs": ("gibbs", lambda model: GaussianMeanField()),
+        },
+        data=_sepal_width,
+        truth="exact",
+        source="Bishop (2006), Pattern Recognition and Machine Learning, section 10.1.3",
+        exact=lambda model: NormalGammaPosterior(),
+    ),
+    Pair(
+        name="gaussian-mixture",
+        summary="Three clusters of known variance and equal weights: the reading group's mixture.",
+        model=lambda: GaussianMixture(
+            3, 2, "unit", concentration=None, loc=0.0, mean_precision=0.1
+        ),
+        guides=GLOBAL_GUIDES,
+        roads={
+            "cavi": ("cavi", MixtureMeanField),
+            "natural-svi": ("natural_svi", MixtureMeanField),
+            "gibbs": ("gibbs", MixtureMeanField),
+        },
+        data=_few_irises,
+        truth="exact",
+        source="Blei, Kucukelbir & McAuliffe (2017), Variational inference: a review for "
+        "statisticians, section 2.1",
+        exact=EnumeratedMixture,
+    ),
+    Pair(
+        name="probabilistic-pca",
+        summary="Wines in two dimensions: one linear Gaussian factor model, trained by EM.",
+        model=lambda: _seeded(partial(LinearVAE, CHEMICALS, FACTORS)),
+        guides=FACTOR_GUIDES,
+        roads={"em": ("em", FactorPosterior)},
+        data=wine,
+        truth="exact",
+        source="Tipping & Bishop (1999), Probabilistic principal component analysis",
+        exact=FactorPosterior,
+        settings=FACTOR_SETTINGS,
+        labels=wine_labels,
+    ),
+    Pair(
+        name="factor-analysis",
+        summary="The same with a noise variance of its own for every column: units do not matter.",
+        model=lambda: _seeded(partial(FactorAnalysis, CHEMICALS, FACTORS)),
+        guides=FACTOR_GUIDES,
+        roads={"em": ("em", FactorPosterior)},
+        data=wine,
+        truth="exact",
+        source="Rubin & Thayer (1982), EM algorithms for ML factor analysis",
+        exact=FactorPosterior,
+        settings=FACTOR_SETTINGS,
+        labels=wine_labels,
     ),
 )
 

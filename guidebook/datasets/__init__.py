@@ -10,9 +10,21 @@ from guidebook.datasets.idx import (
     mnist_labels,
     read_idx,
 )
-from guidebook.datasets.small import breast_cancer, diabetes, digits, digits_labels, eight_schools
+from guidebook.datasets.patterns import bars_and_stripes, letters
+from guidebook.datasets.small import (
+    breast_cancer,
+    diabetes,
+    digits,
+    digits_labels,
+    eight_schools,
+    iris,
+    iris_labels,
+    wine,
+    wine_labels,
+)
 
 __all__ = [
+    "bars_and_stripes",
     "breast_cancer",
     "diabetes",
     "digits",
@@ -20,7 +32,12 @@ __all__ = [
     "eight_schools",
     "fashion_mnist",
     "fashion_mnist_labels",
+    "iris",
+    "iris_labels",
+    "letters",
     "mnist",
     "mnist_labels",
     "read_idx",
+    "wine",
+    "wine_labels",
 ]

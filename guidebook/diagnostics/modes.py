@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from guidebook.inference.labels import exchangeable, in_canonical_order, log_labellings
 from guidebook.inference.potential import Potential
 from guidebook.inference.start import Climb, Start, elbo
 
@@ -55,7 +56,8 @@ def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]
         top = climb.mode_at(climb.from_point(start, ITERATIONS)[-1])
         if top is None or not math.isfinite(top.log_mass):
             continue
-        mode = _as_mode(top)
+        top = _labelled(climb, top)
+        mode = _as_mode(top, log_labellings(potential.model))
         if not any(other.distance(mode.center[None])[0] < 1.0 for other in found):
             found.append(mode)
     return found
@@ -76,8 +78,22 @@ def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np
     return np.concatenate([around[:third], origin[:third], prior[:third]])
 
 
-def _as_mode(top: Start) -> Mode:
-    return Mode(top.center.double().cpu().numpy(), top.factor.double().cpu().numpy(), top.log_mass)
+def _as_mode(top: Start, log_copies: float) -> Mode:
+    center, factor = (t.double().cpu().numpy() for t in (top.center, top.factor))
+    return Mode(center, factor, top.log_mass + log_copies)
+
+
+def _labelled(climb: Climb, top: Start) -> Start:
+    """The copy of this mode whose components are in the model's order."""
+    potential = climb.potential
+    if exchangeable(potential.model) is None:
+        return top
+    found = potential.constrain(top.center[None])
+    values = {site.name: found[site.name] for site in potential.sites}
+    values, moved = in_canonical_order(potential.model, values)
+    if not moved:
+        return top
+    return climb.mode_at(potential.unconstrain(values)[0].double().cpu().numpy()) or top
 
 
 def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
@@ -91,7 +107,8 @@ def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
         torch.as_tensor(a, dtype=potential.dtype, device=potential.device)
         for a in (u.mean(0), factor)
     )
-    return elbo(potential, Start(center, factor_, -math.inf, mode=False))
+    own = elbo(potential, Start(center, factor_, -math.inf, mode=False))
+    return own + log_labellings(potential.model)
 
 
 def missing_modes(

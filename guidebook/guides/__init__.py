@@ -2,12 +2,28 @@
 
 from guidebook.guides.amortized import AmortizedNormal, encoder_width
 from guidebook.guides.conjugate import ConjugateRegression, LinearGaussianPosterior
+from guidebook.guides.energy import BlockMeanField
+from guidebook.guides.factor import FactorPosterior
 from guidebook.guides.families import delta, flow, full_rank, low_rank, mean_field
+from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
+from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField
+from guidebook.guides.sites import ClutterSites, LogisticSites, ProbitSites
+from guidebook.guides.spin_gibbs import SpinGibbs
 
 __all__ = [
     "AmortizedNormal",
+    "BlockMeanField",
+    "ClutterSites",
     "ConjugateRegression",
+    "EnumeratedMixture",
+    "FactorPosterior",
+    "GaussianMeanField",
     "LinearGaussianPosterior",
+    "LogisticSites",
+    "MixtureMeanField",
+    "NormalGammaPosterior",
+    "ProbitSites",
+    "SpinGibbs",
     "delta",
     "encoder_width",
     "flow",

@@ -24,6 +24,7 @@ autoregressive flow".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -107,9 +108,14 @@ class Whitened(AutoContinuous):
         if self.prototype_trace is None:
             self._setup_prototype(**data)
         values = {}
+        # each plate once, whatever the number of its sites: making one is a statement of its own
+        known = {plate for site in self.sites for plate in site.plates}
+        plates = {plate: pyro.plate(plate[0], plate[2], dim=plate[1]) for plate in sorted(known)}
         for site, value, log_det in self._constrained(self.sample_latent(), data):
             density = dist.Delta(value, log_density=-log_det, event_dim=site.event_dim)
-            with _plates(site):
+            with ExitStack() as stack:
+                for plate in site.plates:
+                    stack.enter_context(plates[plate])
                 values[site.name] = pyro.sample(site.name, density)
         return values
 
@@ -323,15 +329,6 @@ class _AffineOfFlow(ZukoToPyro):
 
 def _times(factor: Tensor, vector: Tensor) -> Tensor:
     return factor * vector if factor.dim() == 1 else vector @ factor.mT
-
-
-def _plates(site: Site) -> Any:
-    from contextlib import ExitStack
-
-    stack = ExitStack()
-    for name, dim, size in site.plates:
-        stack.enter_context(pyro.plate(name, size, dim=dim))
-    return stack
 
 
 def _floating(data: dict[str, Any]) -> Tensor:

@@ -104,7 +104,7 @@ class _Detached(TorchFunctionMode):
     """value.data as value.detach(): Pyro's enumeration reads shapes from it, which vmap refuses."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == Tensor.data.__get__:
+        if func == Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
         return func(*args, **(kwargs or {}))
 

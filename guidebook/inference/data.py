@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -232,13 +233,13 @@ class Rows:
             yield self.take(np.arange(start, min(start + size, self.count)))
 
 
-def _rows_of(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _rows_of(array: Any, index: np.ndarray) -> np.ndarray:
     """These rows of an array; of a mapped file by reading them, not by way of the map.
 
     The system makes up to megabytes around every byte resident that is touched in a map, so a few
     thousand scattered rows would bring in the whole file.
     """
-    mapped = getattr(array, "_mmap", None)
+    mapped: Any = getattr(array, "_mmap", None)
     plain = isinstance(mapped, mmap.mmap) and array.flags.c_contiguous and len(index)
     if not plain or getattr(array, "mode", "c") == "c" or not getattr(array, "filename", None):
         return np.ascontiguousarray(array[index])
@@ -247,9 +248,9 @@ def _rows_of(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     place += array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     width = array.strides[0]
     found = np.empty((len(index), *array.shape[1:]), array.dtype)
-    into = memoryview(found).cast("B")
+    into = memoryview(found.data).cast("B")
     try:
-        with open(array.filename, "rb", buffering=0) as file:
+        with io.FileIO(array.filename) as file:
             for number, row in enumerate(index):
                 file.seek(place + int(row) * width)
                 if file.readinto(into[number * width : (number + 1) * width]) != width:
@@ -295,7 +296,7 @@ def some_rows(
     chosen.sort()
     taken = {
         n: (v[torch.from_numpy(chosen).to(v.device)] if isinstance(v, Tensor)
-            else np.asarray(v)[chosen])
+            else _rows_of(np.asanyarray(v), chosen))
         for n, v in data.items()
         if _has_rows(v, count)
     }  # fmt: skip

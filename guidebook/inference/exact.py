@@ -20,6 +20,7 @@ from guidebook.inference.check import check_pair
 from guidebook.inference.data import arguments, as_tensors, check, find_device
 from guidebook.inference.export import draw
 from guidebook.inference.fit import Fit, Status
+from guidebook.inference.labels import log_labellings
 from guidebook.inference.owned import copied, working_precision
 
 DRAWS = 256
@@ -51,7 +52,7 @@ def exact(
     u, log_q = draw(fit, DRAWS, seed)
     assert log_q is not None
     log_joint, log_det = fit.potential(u[0])
-    weights = (log_joint + log_det - log_q[0]).double()
+    weights = (log_joint + log_det - log_q[0]).double() + log_labellings(fit.model)
     spread, size = float(weights.std()), float(log_joint.abs().max())
     # rounding of a sum of size `size`, with room for the condition of the transforms
     allowed = 1e4 * torch.finfo(dtype).eps * max(1.0, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,14 @@ from guidebook.errors import DataError, GuideError, SettingError
 from guidebook.guides.families import Point, Whitened
 from guidebook.guides.unconstrained import Substitute, coordinate_names
 from guidebook.inference.capture import local_parameters, precision, random_state, recording
-from guidebook.inference.owned import dtype_of
+from guidebook.inference.data import number_of_rows, takes
+from guidebook.inference.labels import (
+    exchangeable,
+    in_canonical_order,
+    log_labellings,
+    log_q_of_labelled,
+)
+from guidebook.inference.owned import Owned, dtype_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +52,7 @@ def to_datatree(
         flat = u.reshape(-1, u.shape[-1])
         log_joint, log_det = fit.potential(flat)
         groups["posterior"] = _grouped(fit.potential.constrain(flat), chains)
-        stats = {"lp": log_joint}
+        stats = {"lp": log_joint + log_labellings(fit.model)}
         if log_q is not None:
             stats["log_q"] = log_q.reshape(-1) - log_det
         groups["sample_stats"] = _grouped(stats, chains)
@@ -87,9 +95,59 @@ def to_datatree(
 
 
 def draw(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """u (chain, draw, D) and log q(u) (chain, draw); no log q for a sampler or a point."""
+    """u (chain, draw, D) and log q(u) (chain, draw); no log q for a sampler or a point.
+
+    Exchangeable components stand in the order that the model names (`guidebook.inference.labels`).
+    """
     if fit.draws is not None:
+        if exchangeable(fit.model) is not None:
+            flat = fit.draws.flatten(0, 1)
+            return _labelled(fit, flat)[0].view_as(fit.draws), None
         return fit.draws, None
+    u, log_q = _draw_as_it_is(fit, draws, seed)
+    story = exchangeable(fit.model)
+    if log_q is None or story is None:
+        return u, log_q
+    moved, values = _labelled(fit, u[0])
+    with local_parameters(), precision(fit.potential.dtype), torch.no_grad():
+        density = log_q_of_labelled(_guide_density(fit), values, story.K)
+    _, log_det = fit.potential(moved)
+    return moved[None], (density + log_det)[None]
+
+
+def _labelled(fit: Fit, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Positions (S, D) with their components in order, and the values of the sites there."""
+    found = fit.potential.constrain(u)
+    values, _ = in_canonical_order(fit.model, {s.name: found[s.name] for s in fit.sites})
+    return fit.potential.unconstrain(values), values
+
+
+def _guide_density(fit: Fit) -> Callable[[dict[str, Tensor]], Tensor]:
+    """log q(z), (S,), of values of the sites with S in front."""
+    if isinstance(fit.guide, Whitened):
+        q = fit.guide.get_posterior()
+
+        def of_position(values: dict[str, Tensor]) -> Tensor:
+            u = fit.potential.unconstrain(values)
+            density: Tensor = q.log_prob(u) - fit.potential(u)[1]
+            return density
+
+        return of_position
+
+    def one(values: dict[str, Tensor]) -> Tensor:
+        trace = poutine.trace(poutine.condition(fit.guide, values)).get_trace(**fit.potential.data)
+        total = sum(trace.nodes[n]["fn"].log_prob(v).sum() for n, v in values.items())
+        return torch.as_tensor(total)
+
+    def of_values(values: dict[str, Tensor]) -> Tensor:
+        with recording():
+            density: Tensor = torch.func.vmap(one, randomness="different")(values)
+        return density
+
+    return of_values
+
+
+def _draw_as_it_is(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
     dtype = dtype_of(fit.model, fit.guide)
     with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
         if isinstance(fit.guide, Whitened):
@@ -248,6 +306,11 @@ def _log_likelihood(fit: Fit, u: Tensor) -> dict[str, Tensor]:
     return potential.replay("log_likelihood", collect, u)
 
 
+def _signed(model: Any) -> Any:
+    """What has the model's own signature: a function below its owner of parameters."""
+    return model.function[0] if isinstance(model, Owned) else model
+
+
 def _predictive(fit: Fit, u: Tensor, seed: int) -> dict[str, Tensor]:
     """Replicated data: the model at the draws with its observed arguments left out."""
     potential = fit.potential
@@ -261,6 +324,8 @@ def _predictive(fit: Fit, u: Tensor, seed: int) -> dict[str, Tensor]:
             "to simulate. Write the model with y=None and obs=y."
         )
     data = {k: None if k in given else v for k, v in potential.data.items()}
+    if takes(_signed(fit.model), "size") and not any(isinstance(v, Tensor) for v in data.values()):
+        data["size"] = number_of_rows(potential.data)  # nothing else tells how many rows to draw
 
     def simulate(position: Tensor) -> dict[str, Tensor]:
         with _Latents(position, {s.name for s in fit.sites}):

@@ -315,6 +315,12 @@ def _depends_on_latents(node: Any) -> bool:
     return is_deterministic(node) and isinstance(value, Tensor) and value.is_floating_point()
 
 
+def enumeration_depth(model: Callable[..., Any], data: Mapping[str, Any]) -> int | None:
+    """max_plate_nesting for TraceEnum_ELBO where the model sums a site out, else None."""
+    with torch.no_grad():
+        return _plate_nesting(_sample_nodes(model, data))
+
+
 def _plate_nesting(nodes: Mapping[str, Any]) -> int | None:
     """How deep the plates go, for a model with enumerated sites; None for one without."""
     if not any(is_enumerated(n) and not n["is_observed"] for n in nodes.values()):

@@ -54,6 +54,9 @@ def find_start(potential: Potential) -> Start:
     origin = np.zeros(potential.dimension)
     path = climb.from_point(origin)
     top = climb.mode_at(path[-1])
+    if top is None and climb.at_saddle(path[-1]):
+        path = climb.off_symmetry(origin)
+        top = climb.mode_at(path[-1])
     if potential.dimension > FULL_CURVATURE_UP_TO:
         return top or climb.gaussian_at(path[-1])
     candidates = [climb.gaussian_at(point) for point in _thinned([origin, *path], 8)]
@@ -137,6 +140,26 @@ class Climb:
             if height < value - 1e-4 * 0.5**halving * decrement:
                 return trial, height, True
         return point, value, False
+
+    def at_saddle(self, point: np.ndarray) -> bool:
+        """Whether the gradient vanishes here although the curvature has both signs."""
+        if len(point) > FULL_CURVATURE_UP_TO:
+            return False
+        hessian = self._hessian(point)
+        if not np.isfinite(hessian).all():
+            return False
+        slope = _absolute_factor(hessian).T @ self.objective(point)[1]
+        return float(slope @ slope) < 1e-6
+
+    def off_symmetry(self, point: np.ndarray) -> list[np.ndarray]:
+        """The path to the highest end of a few scattered starts.
+
+        Exchangeable components at one place never part on a path that begins in their symmetry.
+        """
+        rng = np.random.default_rng(1)
+        noise = (spread * rng.standard_normal(point.shape) for spread in (0.3, 1.0, 3.0, 3.0))
+        paths = [self.from_point(point + shift) for shift in noise]
+        return min(paths, key=lambda path: self.objective(path[-1])[0])
 
     def gaussian_at(self, point: np.ndarray) -> Start:
         """A Gaussian at any point, by the absolute curvature there."""

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.traceenum_elbo import _compute_dice_elbo
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
@@ -196,7 +198,7 @@ class Step:
 
     def _loss(self, flat: Tensor, data: dict[str, Any]) -> Tensor:
         parameters = self._unflatten(flat)
-        objective = self.problem.objective.differentiable_loss
+        objective = _differentiable(self.problem.objective)
 
         def one(_: Tensor | None = None) -> Tensor:
             return torch.func.functional_call(self.joined, parameters, (objective, data))
@@ -374,3 +376,22 @@ def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, 
             bar.update(now - bar.n)
 
         yield move
+
+
+def _differentiable(objective: Any) -> Callable[..., Tensor]:
+    """The objective's differentiable_loss.
+
+    TraceEnum_ELBO's own asks its result whether it requires a gradient, which it denies inside a
+    vmap over particles; the same sum without the question.
+    """
+    if type(objective) is not TraceEnum_ELBO:
+        loss: Callable[..., Tensor] = objective.differentiable_loss
+        return loss
+
+    def enumerated(model: Any, guide: Any, **data: Any) -> Tensor:
+        traces = objective._get_traces(model, guide, (), data)
+        elbos = [_compute_dice_elbo(*pair) for pair in traces]
+        total: Tensor = -sum(elbos) / objective.num_particles
+        return total
+
+    return enumerated

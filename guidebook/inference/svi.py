@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guidebook.errors import SettingError
 from guidebook.guides.families import Flow, Whitened
@@ -34,7 +34,7 @@ from guidebook.inference.check import check_pair
 from guidebook.inference.data import Rows, arguments, as_tensors, check, find_device, takes
 from guidebook.inference.fit import Fit
 from guidebook.inference.owned import Joined, copied, working_precision
-from guidebook.inference.potential import Potential
+from guidebook.inference.potential import Potential, enumeration_depth
 from guidebook.inference.reference_path import run_reference
 from guidebook.inference.start import find_start
 from guidebook.inference.step import Optimiser, Outcome, Step, adam_of, schedule
@@ -83,8 +83,9 @@ def svi(
         model: any Pyro model, called model(**data).
         guide: any Pyro guide of the same arguments; one of gb.guides starts at the posterior.
         data: the model's keyword arguments: arrays, tensors, plain values.
-        objective: a Pyro ELBO object. None: Trace_ELBO, in the captured path averaged over 16
-            draws for guides of gb.guides on full data, over one otherwise.
+        objective: a Pyro ELBO object. None: Trace_ELBO, or TraceEnum_ELBO where the model marks a
+            discrete site for enumeration; in the captured path averaged over 16 draws for guides
+            of gb.guides on full data, over one otherwise.
         optim: a pyro.optim optimiser, used as it is, without schedule. None: Adam with the
             schedule above, step size 0.01 in units of the posterior's standard deviation for
             gb.guides (flow: 0.005), 0.01 for other guides without networks, 0.001 with networks.
@@ -182,9 +183,11 @@ def _prepare(
     joined = Joined(model, guide)
     check_pair(joined.model, joined.guide, tensors)
     particles = PARTICLES if whitened and objective is None and rows is None else 1
+    if objective is None:
+        depth = enumeration_depth(joined.model, tensors)
+        objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
     problem = Problem(
-        joined.model, joined.guide, tensors, rows, objective or Trace_ELBO(), particles, device,
-        dtype, seed,
+        joined.model, joined.guide, tensors, rows, objective, particles, device, dtype, seed,
     )  # fmt: skip
     if whitened:
         guide.to(device)

@@ -1,16 +1,31 @@
 """Generative stories p(z) p(x | z): Pyro models, one family a file."""
 
+from guidebook.models.boltzmann import BoltzmannMachine
+from guidebook.models.clutter import clutter
+from guidebook.models.energy import Boltzmann, ising_grid
+from guidebook.models.factor import FactorAnalysis
+from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.hierarchical import eight_schools, eight_schools_centered
 from guidebook.models.latent import VAE, LinearVAE
+from guidebook.models.mixture import GaussianMixture
 from guidebook.models.networks import mlp
+from guidebook.models.probit import probit_regression
 from guidebook.models.regression import linear_regression, logistic_regression
 
 __all__ = [
     "VAE",
+    "Boltzmann",
+    "BoltzmannMachine",
+    "FactorAnalysis",
+    "GaussianMixture",
     "LinearVAE",
+    "clutter",
     "eight_schools",
     "eight_schools_centered",
+    "gaussian_mean",
+    "ising_grid",
     "linear_regression",
     "logistic_regression",
     "mlp",
+    "probit_regression",
 ]

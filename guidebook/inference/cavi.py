@@ -1,0 +1,303 @@
+r"""Coordinate ascent variational inference in conjugate models.
+
+With q(beta) = prod_s q_s in exponential families, natural parameters eta_s, prior eta0_s, and the
+local latents summed out under q,
+
+.. math:: \mathrm{ELBO}(\eta) = \sum_i \log \sum_{z} \exp E_q[\log p(x_i, z \mid \beta)]
+    - \sum_s \mathrm{KL}(q_s \| p_s)
+
+A sweep sets every eta_s to the expected natural parameter of its complete conditional,
+
+.. math:: \eta_s = \eta^0_s + \nabla_{E_q[t_s]} \sum_i \log \sum_z \exp E_q[\log p(x_i, z \mid \beta)],
+
+the prior plus the expected sufficient statistics. No sweep lowers the ELBO.
+
+Sources: Ghahramani and Beal 2001, "Propagation algorithms for variational Bayesian learning"; Blei,
+Kucukelbir and McAuliffe 2017, "Variational inference: a review for statisticians".
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.errors import DataError, GuideError, SettingError
+from guidebook.guides.exponential_family import ExponentialFamily, kl_divergence
+from guidebook.guides.unconstrained import latent_sites
+from guidebook.inference.capture import local_parameters, precision, random_state
+from guidebook.inference.check import check_pair
+from guidebook.inference.data import (
+    arguments,
+    as_tensors,
+    check,
+    chunks,
+    find_device,
+    number_of_rows,
+    some_rows,
+)
+from guidebook.inference.fit import Fit, Status
+from guidebook.inference.owned import copied
+from guidebook.inference.step import stoppable
+
+Natural = dict[str, Tensor]
+CHUNK = 8192
+START_ROWS = 20_000
+ROUNDING = 1e-9
+
+
+@runtime_checkable
+class ConditionallyConjugate(Protocol):
+    """What `cavi` and `natural_svi` ask of a guide.
+
+    Natural parameters, and expectations of statistics, are dicts of tensors (..., d) by block.
+    """
+
+    families: Mapping[str, ExponentialFamily]
+
+    @property
+    def prior(self) -> Natural:
+        """Natural parameters of the prior of each block; the blocks are independent under it."""
+        ...
+
+    def initial_natural(self, sample: Any, count: int, seed: int) -> Natural:
+        """Natural parameters to start from, of some rows that stand for `count`."""
+        ...
+
+    def expected(self, natural: Natural) -> Natural:
+        """E_q[t] of each block."""
+        ...
+
+    def local(self, x: Tensor, expected: Natural) -> tuple[Tensor, Natural]:
+        """The local bound of the rows x, summed, and its gradient by `expected`."""
+        ...
+
+    def adopt(self, natural: Natural) -> None:
+        """Make these natural parameters those of the guide."""
+        ...
+
+
+METHODS = ("families", "prior", "initial_natural", "expected", "local", "adopt")
+
+
+def cavi(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Mapping[str, Any],
+    *,
+    sweeps: int = 1000,
+    tolerance: float = 1e-8,
+    seed: int = 0,
+    restarts: int = 1,
+    chunk: int = CHUNK,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+) -> Fit:
+    """Fits the guide by sweeps over its complete conditionals.
+
+    history is -ELBO before the first sweep and after each; it never rises. notes: `sweeps`, with
+    restarts `restarts_objective`, the -ELBO where each of them ended.
+
+    Arguments:
+        guide: one with the structure of `ConditionallyConjugate` (gb.guides.MixtureMeanField), or
+            with `coordinate_updates(data)`, which updates the guide and yields the ELBO per sweep.
+        data: the model's keyword arguments; memory-mapped arrays are read by chunks.
+        sweeps: the most passes over the data.
+        tolerance: converged once the ELBO rises by at most this share of max(1, |ELBO|).
+        seed, restarts: the start follows from the seed; the best of several starts is kept.
+        chunk: rows at a time; memory does not grow with the number of rows.
+
+    Raises:
+        GuideError: the guide lacks the structure, or a sweep lowers the ELBO.
+        DataError, ModelError, SettingError: as `svi`.
+    """
+    started = time.perf_counter()
+    check_whole(sweeps=(sweeps, 1), restarts=(restarts, 1), seed=(seed, 0), chunk=(chunk, 1))
+    if not 0 <= tolerance < 1:
+        raise SettingError(f"tolerance={tolerance!r} is out of range: give 0 <= tolerance < 1.")
+    simple = hasattr(guide, "coordinate_updates")
+    if not simple:
+        structured(guide, "cavi")
+    where = find_device(device, data)
+    data = arguments(model, data)
+    check(data)
+    runs: list[Ascent] = []
+    with (
+        random_state(seed), precision(torch.float64), stoppable() as stop,
+        bar_of("cavi", sweeps * restarts, progress) as bar,
+    ):  # fmt: skip
+        for restart in range(restarts):
+            story, family = copied(model, guide)
+            if isinstance(family, torch.nn.Module):
+                family.double().to(where)
+            if simple:
+                steps = family.coordinate_updates(as_tensors(data, torch.float64, where))
+            else:
+                steps = _sweeps(family, data, seed + restart, chunk, where, stop)
+            runs.append(_ascend(family, steps, sweeps, tolerance, stop, bar))
+            if stop.is_set():
+                break
+    best = max(runs, key=lambda run: run.elbo)
+    notes: dict[str, Any] = {"sweeps": len(best.elbos) - 1}
+    if restarts > 1:
+        notes["restarts_objective"] = [-run.elbo for run in runs]
+    status = Status.INTERRUPTED if stop.is_set() else best.status
+    history = -np.array(best.elbos)
+    return finished(story, best.guide, data, where, history, status, seed, started, "cavi", notes)
+
+
+@dataclass
+class Ascent:
+    """One run: its guide, the ELBO of every sweep, how it ended."""
+
+    guide: Any
+    elbos: list[float]
+    status: Status
+
+    @property
+    def elbo(self) -> float:
+        return self.elbos[-1]
+
+
+def _sweeps(
+    guide: Any, data: Mapping[str, Any], seed: int, chunk: int, device: torch.device,
+    stop: threading.Event,
+) -> Iterator[float]:  # fmt: skip
+    """Yield the ELBO of the guide as it is, then update it, and so on."""
+    start = observed(some_rows(data, START_ROWS, seed, device))
+    natural = guide.initial_natural(start, number_of_rows(data), seed)
+    while True:
+        found = whole_pass(guide, natural, data, chunk, device, stop)
+        if found is None:
+            return
+        elbo, message = found
+        guide.adopt(natural)
+        yield elbo
+        natural = {name: value + message[name] for name, value in guide.prior.items()}
+
+
+@torch.no_grad()
+def whole_pass(
+    guide: Any, natural: Natural, data: Mapping[str, Any], chunk: int, device: torch.device,
+    stop: threading.Event,
+) -> tuple[float, Natural] | None:  # fmt: skip
+    """The ELBO at these natural parameters and the messages of all rows; None if interrupted."""
+    expected, prior = guide.expected(natural), guide.prior
+    total: Natural = {}
+    elbo = -float(divergence(guide, natural, prior))
+    for piece in chunks(data, chunk, device):
+        if stop.is_set():
+            return None
+        bound, message = guide.local(observed(piece), expected)
+        elbo += float(bound)
+        total = {n: total[n].add_(m) for n, m in message.items()} if total else message
+    return elbo, total
+
+
+def divergence(guide: Any, natural: Natural, prior: Natural) -> Tensor:
+    """KL(q || prior) over all blocks."""
+    return torch.stack(
+        [kl_divergence(guide.families[n], natural[n], prior[n]).sum() for n in natural]
+    ).sum()
+
+
+def _ascend(
+    guide: Any, steps: Iterator[Any], sweeps: int, tolerance: float, stop: threading.Event,
+    bar: Any,
+) -> Ascent:  # fmt: skip
+    """Run sweeps until the ELBO no longer rises; the guide is that of the last ELBO."""
+    elbos: list[float] = []
+    for found in steps:
+        elbo = float(found)
+        if not np.isfinite(elbo):
+            raise DataError(
+                f"The ELBO is {elbo} after {len(elbos)} sweeps: data of extreme scale, or a prior "
+                "that is nearly improper. Standardise the columns, or give a proper prior."
+            )
+        if elbos and elbo < elbos[-1] - ROUNDING * max(1.0, abs(elbo)):
+            raise GuideError(
+                f"A sweep of cavi lowered the ELBO from {elbos[-1]:.10g} to {elbo:.10g}, which no "
+                f"conjugate update does: the parts of {type(guide).__name__} do not belong together."
+            )
+        elbos.append(elbo)
+        bar(elbo)
+        if len(elbos) > 1 and elbos[-1] - elbos[-2] <= tolerance * max(1.0, abs(elbo)):
+            return Ascent(guide, elbos, Status.CONVERGED)
+        if len(elbos) > sweeps or stop.is_set():
+            break
+    return Ascent(guide, elbos or [-np.inf], Status.STILL_MOVING)
+
+
+# shared by the conjugate engines -----------------------------------------------------------------
+
+
+def structured(guide: Any, engine: str) -> None:
+    """Raise GuideError if the guide is not `ConditionallyConjugate`."""
+    missing = [name for name in METHODS if not hasattr(guide, name)]
+    if missing:
+        name = getattr(guide, "__name__", type(guide).__name__)
+        raise GuideError(
+            f"{engine} needs a guide that knows its complete conditionals, and {name} lacks "
+            f"{', '.join(missing)}. For a Gaussian mixture there is gb.guides.MixtureMeanField; "
+            "fit other models with svi."
+        )
+
+
+def observed(data: Mapping[str, Any]) -> Tensor:
+    """The rows' array, `x` by the convention of the shelf, or the only tensor."""
+    tensors = {n: v for n, v in data.items() if isinstance(v, Tensor)}
+    if "x" in tensors:
+        return tensors["x"]
+    if len(tensors) != 1:
+        raise DataError(f"data holds {sorted(tensors)}: the rows must be called 'x'.")
+    return next(iter(tensors.values()))
+
+
+def check_whole(**given: tuple[Any, int]) -> None:
+    """Raise SettingError for a setting (value, least) that is not a whole number of at least that."""
+    for name, (value, least) in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
+        if value >= 2**63:
+            raise SettingError(f"{name}={value} is out of range: give a number below 2^63.")
+
+
+def bar_of(engine: str, total: int, shown: bool) -> Any:
+    """A context with a function that moves a progress bar by one and shows the ELBO."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def context() -> Iterator[Callable[[float], None]]:
+        if not shown:
+            yield lambda elbo: None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=engine, leave=False, disable=None) as bar:
+
+            def move(elbo: float) -> None:
+                bar.set_postfix(elbo=f"{elbo:.6g}", refresh=False)
+                bar.update()
+
+            yield move
+
+    return context()
+
+
+def finished(
+    model: Any, guide: Any, data: Mapping[str, Any], device: torch.device, history: np.ndarray,
+    status: Status, seed: int, started: float, engine: str, notes: dict[str, Any],
+) -> Fit:  # fmt: skip
+    """The Fit of a guide that was fitted in place, checked against the model on some rows."""
+    with local_parameters(), precision(torch.float64), random_state(seed), torch.no_grad():
+        rows = some_rows(data, 100, 0, device)
+        check_pair(model, guide, rows)
+        sites = latent_sites(model, rows)
+    seconds = time.perf_counter() - started
+    return Fit(model, guide, data, history, status, seed, seconds, engine, sites, notes=notes)

@@ -1,0 +1,369 @@
+"""Expectation maximisation: local latents summed out exactly, parameters at their maximum.
+
+    maximise L(theta) = log p(x | theta) + log p(theta)
+
+    E-step:  S = E[sufficient statistics of (x, z) | x, theta]
+    M-step:  theta <- argmax E[log p(x, z | theta)] + log p(theta), a function of S
+
+No iteration lowers L. With log p(theta) = 0 it is the likelihood, otherwise the marginal posterior of
+theta (MAP-EM: latents integrated out, theta at its mode). A partial M-step climbs the same function
+by a few gradient steps (generalised EM).
+
+Sources: Dempster, Laird and Rubin 1977, "Maximum likelihood from incomplete data via the EM
+algorithm"; Neal and Hinton 1998, "A view of the EM algorithm that justifies incremental, sparse, and
+other variants".
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from guidebook.errors import DataError, GuideError, SettingError
+from guidebook.guides.unconstrained import Site, latent_sites
+from guidebook.inference.capture import local_parameters, precision, random_state
+from guidebook.inference.cavi import bar_of, check_whole
+from guidebook.inference.check import check_pair
+from guidebook.inference.data import (
+    arguments,
+    as_tensors,
+    check,
+    chunks,
+    find_device,
+    number_of_rows,
+    some_rows,
+)
+from guidebook.inference.fit import Fit, Status
+from guidebook.inference.owned import copied, dtype_of, make_local
+from guidebook.inference.step import stoppable
+
+CHUNK = 16_384
+START_ROWS = 100_000
+ROUNDING = 1e-9
+"""A fall of the objective up to this share of it is rounding; sums are taken in float64."""
+NEGLIGIBLE = 0.005
+"""A maximum this far above (1/2 of 0.1^2) is a tenth of a standard error away, or less."""
+SPAN = 10
+
+Tensors = dict[str, Tensor]
+
+
+@runtime_checkable
+class ExpectationMaximization(Protocol):
+    """What `em` asks of a guide: the exact posterior of the local latents, and the two steps.
+
+    Parameters and statistics are dicts of float64 tensors. `rows` and `data` are the model's keyword
+    arguments as tensors, with all or some of the rows. A guide may also offer
+    `expected_log_joint(statistics, parameters)`, E[log p(x, z | parameters)] summed over the rows and
+    differentiable, with parameters that are free real numbers: then M-steps may be partial.
+    """
+
+    def start(self, data: Mapping[str, Any], seed: int) -> Tensors:
+        """Parameters to start from, by the seed alone; `data` holds at most 100,000 rows."""
+        ...
+
+    def e_step(self, rows: Mapping[str, Any], parameters: Tensors) -> tuple[Tensors, Tensor]:
+        """Expected sufficient statistics and log p(rows | parameters), both summed over the rows."""
+        ...
+
+    def m_step(self, statistics: Tensors, parameters: Tensors) -> Tensors:
+        """The maximising parameters; `parameters` are those of the E-step."""
+        ...
+
+    def log_prior(self, parameters: Tensors) -> Tensor:
+        """log p(parameters), a scalar; 0 for maximum likelihood."""
+        ...
+
+    def finished(self, model: Any, parameters: Tensors) -> tuple[Any, Any]:
+        """Copies of the model and of the guide with these parameters in them."""
+        ...
+
+
+METHODS = ("start", "e_step", "m_step", "log_prior", "finished")
+
+
+def em(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Mapping[str, Any],
+    *,
+    iterations: int = 1000,
+    tolerance: float = 1e-8,
+    seed: int = 0,
+    restarts: int = 1,
+    partial: int | None = None,
+    chunk: int = CHUNK,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+) -> Fit:
+    """Fits the model's parameters with its local latents summed out by the guide's E-step.
+
+    The Fit holds copies: the model with the parameters found, the guide as its exact posterior. Its
+    history is -L at the start and after each iteration, so history[-1] belongs to the parameters
+    kept. In notes: `log_likelihood` and `log_prior` at the end; `iterations`; `remaining`, how much
+    L would still gain if its gains went on shrinking as they did (EM can be slow: a small step is
+    not a small distance); with restarts `restarts_objective`, -L of each.
+
+    Arguments:
+        guide: one with the methods of `ExpectationMaximization`, such as gb.guides.FactorPosterior.
+        data: the model's keyword arguments; memory-mapped arrays are read by chunks.
+        iterations: the most E- and M-steps; the start counts as none.
+        tolerance: converged once L rises by at most this share of max(1, |L|), and would in all
+            later iterations rise by at most this share or 0.005, whichever is more.
+        seed: decides the result alone, by the start.
+        restarts: starts of their own seeds; the fit with the highest L is kept.
+        partial: None, or the number of gradient steps that replace each M-step. Steps are halved
+            until they climb.
+        chunk: rows per E-step call; memory does not grow with the number of rows.
+
+    Raises:
+        GuideError: the guide lacks methods, does not fit the model, or its steps lower L.
+        DataError, ModelError, SettingError: as `svi`.
+    """
+    started = time.perf_counter()
+    check_whole(
+        iterations=(iterations, 1), restarts=(restarts, 1), seed=(seed, 0), chunk=(chunk, 1)
+    )
+    if partial is not None:
+        check_whole(partial=(partial, 1))
+    if not 0 <= tolerance < 1:
+        raise SettingError(f"tolerance={tolerance!r} is out of range: give 0 <= tolerance < 1.")
+    _structure(guide, partial)
+    where = find_device(device, data)
+    data = arguments(model, data)
+    check(data)
+    if not number_of_rows(data):
+        raise DataError("data holds no rows: give the observed array of the model.")
+    twin, family = copied(model, guide)
+    structure = _structure(family, partial)
+    with random_state(seed), precision(torch.float64), stoppable() as stop:
+        climb = _Climb(structure, data, where, chunk, tolerance, partial, stop)
+        runs: list[_Run] = []
+        with bar_of("em", iterations * restarts, progress) as bar:
+            for restart in range(restarts):
+                own = _seed_of(seed, restart)
+                start = structure.start(some_rows(data, START_ROWS, own, where), own)
+                if not runs:  # model and guide that do not fit each other are found out at once
+                    _trained(structure, twin, start, data, where, chunk)
+                runs.append(climb.run(start, iterations, bar))
+                if stop.is_set():
+                    break
+        best = max(runs, key=lambda run: (not run.nan, run.objective))
+        model, guide, sites = _trained(structure, twin, best.parameters, data, where, chunk)
+    status = Status.INTERRUPTED if stop.is_set() else best.status
+    notes = _notes(best, structure)
+    if restarts > 1:
+        notes |= {"restarts": restarts, "restarts_objective": [-run.objective for run in runs]}
+    seconds = time.perf_counter() - started
+    history = -np.array(best.objectives)
+    return Fit(model, guide, data, history, status, seed, seconds, "em", sites, notes=notes)
+
+
+@dataclass
+class _Run:
+    """One climb: parameters whose objective is the last one, and every objective before."""
+
+    parameters: Tensors
+    objectives: list[float] = field(default_factory=list)
+    status: Status = Status.STILL_MOVING
+    nan: str = ""
+
+    @property
+    def objective(self) -> float:
+        return self.objectives[-1] if self.objectives else -math.inf
+
+
+class _Climb:
+    """What every climb shares: the steps, the data, and when to stop."""
+
+    def __init__(
+        self, structure: Any, data: Mapping[str, Any], device: torch.device, chunk: int,
+        tolerance: float, partial: int | None, stop: threading.Event,
+    ) -> None:  # fmt: skip
+        self.structure, self.data, self.device, self.chunk = structure, data, device, chunk
+        self.tolerance, self.partial, self.stop = tolerance, partial, stop
+
+    def run(self, start: Tensors, iterations: int, bar: Callable[[float], None]) -> _Run:
+        """E- and M-steps from a start until they no longer climb."""
+        run, ahead, reach, statistics = _Run(start), start, 1.0, Tensors()
+        for iteration in range(iterations + 1):
+            try:
+                if iteration:
+                    ahead, reach = self._m_step(statistics, ahead, reach)
+                found = self._e_step(ahead)
+            except LinAlgError as error:  # a covariance has become singular
+                self._not_finite(run, iteration, f"not defined ({str(error).splitlines()[0]})")
+                return run
+            if found is None:  # interrupted: what was evaluated before is kept
+                return run
+            statistics, objective = found
+            if not math.isfinite(objective):
+                self._not_finite(run, iteration, str(objective))
+                return run
+            gain = objective - run.objective
+            size = max(1.0, abs(objective))
+            if gain < -ROUNDING * size:
+                raise GuideError(
+                    f"The objective of em fell from {run.objective:.10g} to {objective:.10g} in "
+                    f"iteration {iteration}, which no E- and M-step does: e_step, m_step and "
+                    f"log_prior of {type(self.structure).__name__} do not belong together."
+                )
+            if run.objectives and gain <= 0:  # by rounding: the parameters before are kept
+                objective = run.objective
+            else:
+                run.parameters = ahead
+            run.objectives.append(objective)
+            if self._converged(run, gain, size):
+                run.status = Status.CONVERGED
+                return run
+            if iteration:
+                bar(objective)
+        return run
+
+    def _converged(self, run: _Run, gain: float, size: float) -> bool:
+        """Whether neither the last gain nor all that would follow it matters."""
+        allowed = self.tolerance * size
+        return gain <= allowed and _remaining(run.objectives) <= max(allowed, NEGLIGIBLE)
+
+    @torch.no_grad()
+    def _e_step(self, parameters: Tensors) -> tuple[Tensors, float] | None:
+        """Statistics and objective over all rows; None when it was interrupted."""
+        totals: Tensors = {}
+        objective = float(self.structure.log_prior(parameters))
+        for rows in chunks(self.data, self.chunk, self.device):
+            if self.stop.is_set():
+                return None
+            statistics, log_evidence = self.structure.e_step(rows, parameters)
+            objective += float(log_evidence)
+            totals = {n: totals[n] + s for n, s in statistics.items()} if totals else statistics
+        return totals, objective
+
+    def _m_step(
+        self, statistics: Tensors, parameters: Tensors, reach: float
+    ) -> tuple[Tensors, float]:
+        if self.partial is None:
+            with torch.no_grad():
+                return self.structure.m_step(statistics, parameters), reach
+        for _ in range(self.partial):
+            parameters, reach = self._ascend(statistics, parameters, reach)
+        return parameters, reach
+
+    def _ascend(
+        self, statistics: Tensors, parameters: Tensors, reach: float
+    ) -> tuple[Tensors, float]:
+        """One gradient step on the expected log joint and the prior, halved until it climbs."""
+        structure = self.structure
+
+        def value(at: Tensors) -> Tensor:
+            return structure.expected_log_joint(statistics, at) + structure.log_prior(at)
+
+        free = {n: p.detach().clone().requires_grad_() for n, p in parameters.items()}
+        with torch.enable_grad():
+            now = value(free)
+            found = torch.autograd.grad(now, list(free.values()), allow_unused=True)
+        uphill = {n: g for n, g in zip(free, found, strict=True) if g is not None}
+        slope = sum(float(g.square().sum()) for g in uphill.values())
+        with torch.no_grad():
+            for _ in range(100):
+                moved = {n: p + reach * uphill[n] if n in uphill else p
+                         for n, p in parameters.items()}  # fmt: skip
+                # Armijo's condition: a share of the rise that the slope promises
+                if float(value(moved)) >= float(now) + 1e-4 * reach * slope:
+                    return moved, 2 * reach
+                reach /= 2
+        return parameters, 1.0  # at the top, up to rounding
+
+    def _not_finite(self, run: _Run, iteration: int, objective: str) -> None:
+        if not run.objectives:
+            raise GuideError(
+                f"The objective of em is {objective} at the start of "
+                f"{type(self.structure).__name__}: its start must have a finite log p(x | theta)."
+            )
+        run.status = Status.STOPPED_BY_NAN
+        run.nan = (
+            f"the objective was {objective} in iteration {iteration}: a variance fell to 0 or a "
+            "weight vanished; use a prior, fewer components or fewer latents"
+        )
+
+
+# the structure, and what is kept ----------------------------------------------------------------
+
+
+def _structure(guide: Any, partial: int | None) -> ExpectationMaximization:
+    """The guide, if it has what `em` asks for."""
+    name = getattr(guide, "__name__", type(guide).__name__)
+    if not isinstance(guide, ExpectationMaximization):
+        missing = [method for method in METHODS if not hasattr(guide, method)]
+        raise GuideError(
+            f"em needs a guide that is the exact posterior of the local latents, with an E- and an "
+            f"M-step, and {name} lacks {', '.join(missing)}. For linear Gaussian decoders there is "
+            "gb.guides.FactorPosterior; fit other pairs with svi, which trains the model's "
+            "parameters too."
+        )
+    if partial is not None and not hasattr(guide, "expected_log_joint"):
+        raise GuideError(
+            f"partial={partial} needs the method expected_log_joint(statistics, parameters), which "
+            f"{name} lacks: leave partial=None for its complete M-step."
+        )
+    return guide
+
+
+def _seed_of(seed: int, restart: int) -> int:
+    """The seed itself for the first start, others that do not meet those of the next seed."""
+    if restart == 0:
+        return int(seed)
+    return int(np.random.SeedSequence((int(seed), restart)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _trained(
+    structure: ExpectationMaximization, model: Any, parameters: Tensors, data: Mapping[str, Any],
+    device: torch.device, chunk: int,
+) -> tuple[Any, Any, tuple[Site, ...]]:  # fmt: skip
+    """Model and guide with these parameters, checked on the first rows, and the latent sites."""
+    with local_parameters(), torch.no_grad():
+        story, family = structure.finished(model, parameters)
+        for part in (story, family):
+            make_local(part)
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+        dtype = dtype_of(story, family)
+        rows = as_tensors(next(chunks(data, chunk, device)), dtype, device)
+        with precision(dtype):
+            check_pair(story, family, rows)
+            return story, family, latent_sites(story, rows)
+
+
+def _notes(run: _Run, structure: ExpectationMaximization) -> dict[str, Any]:
+    notes: dict[str, Any] = {"iterations": max(0, len(run.objectives) - 1)}
+    if run.objectives:
+        prior = float(structure.log_prior(run.parameters))
+        notes |= {"log_likelihood": run.objective - prior, "log_prior": prior}
+    if len(run.objectives) > 2:
+        notes["remaining"] = _remaining(run.objectives)
+    if run.nan:
+        notes["nan"] = run.nan
+    return notes
+
+
+def _remaining(objectives: list[float]) -> float:
+    """What is still to gain if gains go on shrinking by their last factor (Aitken).
+
+    Gains are taken over several iterations: those of gradient steps vary from one to the next.
+    """
+    if len(objectives) > 1 and objectives[-1] - objectives[-2] <= 1e-12 * abs(objectives[-1]):
+        return 0.0
+    span = min(SPAN, (len(objectives) - 1) // 2)
+    if span < 1:
+        return math.inf
+    before, last = np.diff([objectives[-1 - 2 * span], objectives[-1 - span], objectives[-1]])
+    ratio = last / before if before > 0 else 1.0
+    return float(last * ratio / (1 - ratio)) if ratio < 1 else math.inf

@@ -1,0 +1,267 @@
+r"""Stochastic variational inference by natural gradients.
+
+For a conjugate model the natural gradient of the ELBO by the natural parameters of q is the
+difference between the expected complete conditional and what q is now, so a step on a mini-batch B
+of the N rows is a convex combination,
+
+.. math:: \eta \leftarrow (1 - \rho_t)\, \eta + \rho_t \Big(\eta^0 + \frac{N}{|B|}
+    \nabla_{E_q[t]} \sum_{i \in B} \log \sum_z \exp E_q[\log p(x_i, z \mid \beta)]\Big), \qquad
+    \rho_t = (t + \mathrm{delay})^{-\mathrm{forgetting}}.
+
+A step of size 1 on all rows is a sweep of `cavi`. For a Gaussian guide of any model the same step
+on the natural parameters (P m, -P/2), P the precision, is
+
+.. math:: P \leftarrow (1 - \rho) P + \rho\, E_q[-\nabla^2 \log p(x, u)], \qquad
+    m \leftarrow m + \rho\, P^{-1} E_q[\nabla \log p(x, u)].
+
+Sources: Hoffman, Blei, Wang and Paisley 2013, "Stochastic variational inference"; Khan and Nielsen
+2018, "Fast yet simple natural-gradient descent for variational inference in complex models".
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.errors import GuideError, SettingError
+from guidebook.guides.families import FullRank, MeanField, Whitened
+from guidebook.inference.capture import local_parameters, precision, random_state
+from guidebook.inference.cavi import (
+    START_ROWS,
+    bar_of,
+    check_whole,
+    divergence,
+    finished,
+    observed,
+    structured,
+)
+from guidebook.inference.check import check_pair
+from guidebook.inference.data import (
+    Rows,
+    arguments,
+    as_tensors,
+    check,
+    find_device,
+    number_of_rows,
+    some_rows,
+)
+from guidebook.inference.fit import Fit, Status
+from guidebook.inference.owned import copied, working_precision
+from guidebook.inference.potential import Potential
+from guidebook.inference.start import Start, find_start
+from guidebook.inference.step import stoppable
+
+BATCH = 2048
+GAUSSIAN_STEPS = 500
+DRAWS = 64
+CALM = 4.0
+"""The objective's last tenth may differ from the tenth before by so many standard errors."""
+
+
+def natural_svi(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Mapping[str, Any],
+    *,
+    steps: int | None = None,
+    batch_size: int | None = BATCH,
+    delay: float = 1.0,
+    forgetting: float = 0.7,
+    seed: int = 0,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+) -> Fit:
+    """Fits the guide by natural-gradient steps of Robbins-Monro size.
+
+    history is minus the ELBO as each step's mini-batch or draws estimate it.
+
+    Arguments:
+        guide: with the structure of `cavi` (gb.guides.MixtureMeanField), or gb.guides.full_rank or
+            mean_field of any model whose latents are global; those take all rows at every step.
+        steps: None: one pass over the data and at least 200 steps; 500 for Gaussian guides.
+        batch_size: rows per step, at most all of them; None for all rows. Memory-mapped arrays are
+            read where the batch lies, so memory does not grow with the number of rows.
+        delay: at least 1 with `forgetting` above 0 makes no step larger than 1.
+        forgetting: kappa, in (0.5, 1] for convergence with mini-batches; 0 for steps of size 1.
+        seed: decides the start and the batches.
+
+    Raises:
+        GuideError: a guide without conjugate structure that is not one of those Gaussians.
+        SettingError: a setting out of range, or batch_size with a Gaussian guide of all rows.
+        DataError, ModelError: as `svi`.
+    """
+    started = time.perf_counter()
+    whole = {"steps": (1 if steps is None else steps, 1), "seed": (seed, 0)}
+    check_whole(**whole, batch_size=(BATCH if batch_size is None else batch_size, 1))
+    if not 0 <= forgetting <= 1 or not 1 <= delay < math.inf:
+        raise SettingError(
+            f"forgetting={forgetting} and delay={delay}: give 0 <= forgetting <= 1 (above 0.5 with "
+            "mini-batches) and delay >= 1, so that no step is larger than 1."
+        )
+    where = find_device(device, data)
+    data = arguments(model, data)
+    check(data)
+    sizes = (delay, forgetting)
+    if isinstance(guide, Whitened):
+        if batch_size not in (None, BATCH):
+            raise SettingError(
+                "natural_svi takes all rows at every step of a Gaussian guide: leave batch_size "
+                "out, or use svi with batch_size."
+            )
+        return _gaussian(model, guide, data, steps or GAUSSIAN_STEPS, sizes, seed, progress, where,
+                         started)  # fmt: skip
+    structured(guide, "natural_svi")
+    story, family = copied(model, guide)
+    family.double().to(where)
+    count = number_of_rows(data)
+    batch = count if batch_size is None else min(batch_size, count)
+    steps = steps or max(200, math.ceil(count / batch))
+    with (
+        random_state(seed), precision(torch.float64), stoppable() as stop,
+        bar_of("natural_svi", steps, progress) as bar,
+    ):  # fmt: skip
+        history = _steps(family, data, steps, batch, sizes, seed, where, stop, bar)
+    notes = {"steps": len(history), "batch_size": batch, "passes": len(history) * batch / count}
+    status = Status.INTERRUPTED if stop.is_set() else _ended(history)
+    return finished(
+        story, family, data, where, history, status, seed, started, "natural_svi", notes
+    )
+
+
+@torch.no_grad()
+def _steps(
+    guide: Any, data: Mapping[str, Any], steps: int, batch: int, sizes: tuple[float, float],
+    seed: int, device: torch.device, stop: threading.Event, bar: Callable[[float], None],
+) -> np.ndarray:  # fmt: skip
+    """Take the steps in place; returns -ELBO by each mini-batch, before its step."""
+    rows = Rows(data, batch, seed, torch.float64, device, with_size=False)
+    start = observed(some_rows(data, START_ROWS, seed, device))
+    natural = guide.initial_natural(start, rows.count, seed)
+    prior, history = guide.prior, []
+    whole = rows.take(np.arange(rows.count)) if batch == rows.count else None
+    for step in range(steps):
+        if stop.is_set():
+            break
+        x = observed(whole or rows.batch(step))
+        bound, message = guide.local(x, guide.expected(natural))
+        scale = rows.count / len(x)
+        elbo = scale * float(bound) - float(divergence(guide, natural, prior))
+        history.append(-elbo)
+        bar(elbo)
+        rate = (step + sizes[0]) ** -sizes[1]
+        natural = {
+            name: torch.lerp(value, prior[name] + scale * message[name], rate)
+            for name, value in natural.items()
+        }
+    guide.adopt(natural)
+    return np.array(history)
+
+
+def _ended(history: np.ndarray) -> Status:
+    """Whether the objective still falls: its last tenth against the tenth before."""
+    tenth = len(history) // 10
+    if tenth < 5:
+        return Status.STILL_MOVING if len(history) > 1 else Status.CONVERGED
+    last, before = history[-tenth:], history[-2 * tenth : -tenth]
+    error = math.sqrt((last.var(ddof=1) + before.var(ddof=1)) / tenth)
+    allowed = CALM * error + 1e-6 * abs(last.mean())
+    return Status.CONVERGED if abs(last.mean() - before.mean()) <= allowed else Status.STILL_MOVING
+
+
+# Gaussian guides of models without conjugacy -------------------------------------------------------
+
+
+def _gaussian(
+    model: Any, guide: Whitened, data: dict[str, Any], steps: int, sizes: tuple[float, float],
+    seed: int, progress: bool, where: torch.device, started: float,
+) -> Fit:  # fmt: skip
+    if not isinstance(guide, (FullRank, MeanField)):
+        raise GuideError(
+            f"natural_svi has natural parameters for full_rank and mean_field, not for "
+            f"{guide.family}: fit it with svi."
+        )
+
+    def attempt(dtype: torch.dtype) -> Fit:
+        story, family = copied(model, guide)
+        with local_parameters(), precision(dtype), random_state(seed), stoppable() as stop:
+            tensors = as_tensors(data, dtype, where)
+            check_pair(story, family, tensors)
+            family.to(where)
+            potential = Potential(story, tensors, family.sites)
+            start = find_start(potential)
+            if isinstance(family, MeanField):
+                family.start_at(start.center, start.factor)  # which takes its conditional scales
+                start = replace(start, center=family.center, factor=family.conditional_sd())
+            with bar_of("natural_svi", steps, progress) as bar:
+                end, history = _climb(potential, start, steps, sizes, seed, stop, bar)
+            family.start_at(end.center, end.factor)
+        status = Status.INTERRUPTED if stop.is_set() else _ended(history)
+        return Fit(story, family, data, history, status, seed, 0.0, "natural_svi", family.sites)
+
+    fit = working_precision(model, guide, attempt)
+    notes = {"steps": len(fit.history)}
+    return replace(fit, seconds=time.perf_counter() - started, notes=notes)
+
+
+def _climb(
+    potential: Potential, start: Start, steps: int, sizes: tuple[float, float], seed: int,
+    stop: threading.Event, bar: Callable[[float], None],
+) -> tuple[Start, np.ndarray]:  # fmt: skip
+    """Natural-gradient steps over fresh draws, in the coordinates that the current factor whitens."""
+    generator = torch.Generator().manual_seed(seed)
+    history = []
+    half = max(DRAWS, 4 * len(start.center))
+    for step in range(steps):
+        if stop.is_set():
+            break
+        noise = torch.randn(half, len(start.center), generator=generator, dtype=torch.float64)
+        noise = torch.cat([noise, -noise]).to(start.center)
+        flat = start.factor.dim() == 1
+        u = start.center + (noise * start.factor if flat else noise @ start.factor.T)
+        value, grad = potential.value_and_grad(u)
+        elbo = float(value.mean()) + _entropy(start)
+        if not math.isfinite(elbo) or not bool(grad.isfinite().all()):
+            raise GuideError(
+                f"The density is not finite at a draw of the guide in step {step}: the guide is far "
+                "wider than the posterior's support. Use svi, or reparameterise the model."
+            )
+        history.append(-elbo)
+        bar(elbo)
+        rate = (step + sizes[0]) ** -sizes[1]
+        start = _natural_step(start, noise, grad, rate)
+    return start, np.array(history)
+
+
+def _natural_step(start: Start, noise: Tensor, grad: Tensor, rate: float) -> Start:
+    """The convex combination of natural parameters, whitened; precision changes at most tenfold."""
+    if start.factor.dim() == 1:
+        white = grad * start.factor
+        mean = white.mean(0)
+        curvature = -(noise * (white - mean)).mean(0) / noise.square().mean(0)
+        inner = (1 - rate) + rate * curvature.clamp(0.1, 10.0)
+        center = start.center + start.factor * rate * mean / inner
+        return replace(start, center=center, factor=start.factor * inner.rsqrt())
+    white = grad @ start.factor
+    mean = white.mean(0)
+    # Stein's lemma: the expected Hessian is the slope of the gradient on the draws
+    slope = torch.linalg.lstsq(noise, white - mean, driver="gels").solution
+    values, vectors = torch.linalg.eigh(-0.5 * (slope + slope.T))
+    inner = (1 - rate) + rate * values.clamp(0.1, 10.0)
+    move = vectors @ ((vectors.T @ mean) / inner) * rate
+    spread = vectors * inner.rsqrt()
+    factor = start.factor @ torch.linalg.cholesky(spread @ spread.T)
+    return replace(start, center=start.center + start.factor @ move, factor=factor)
+
+
+def _entropy(start: Start) -> float:
+    diagonal = start.factor if start.factor.dim() == 1 else start.factor.diagonal()
+    dimension = len(start.center)
+    return float(diagonal.log().sum()) + 0.5 * dimension * (1 + math.log(2 * math.pi))

@@ -1,0 +1,41 @@
+"""Regression of zeros and ones on a Gaussian latent scale."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+from torch.special import log_ndtr
+
+from guidebook.models.regression import linear_predictor
+from guidebook.models.rows import rows
+
+
+def probit_regression(
+    X: Tensor, y: Tensor | None = None, size: int | None = None, *, scale: float = 1.0
+) -> Tensor:
+    r"""Bernoulli regression through the normal distribution function, with a normal prior.
+
+    .. math::
+        \beta_0 \sim N(0, s), \qquad \beta_j \sim N(0, s), \quad j = 1, \dots, P \\
+        y_i \sim \mathrm{Bernoulli}\left(\Phi(\beta_0 + x_i^\top \beta)\right)
+
+    The second argument of N is a standard deviation, s is `scale`; Phi is the standard normal
+    distribution function, so y_i says whether beta_0 + x_i' beta + noise of variance 1 is positive.
+
+    Sites: `intercept` (scalar), `beta` (P,), and `y` in plate `row`.
+
+    Arguments: `X` (n, P), columns standardised; `y` (n,) of zeros and ones in X's dtype, or None to
+    simulate; `size`, the number of rows of the whole data set when X and y are a mini-batch.
+    Returns y (n,).
+
+    Expectation propagation has its moments in closed form: `guidebook.guides.sites.ProbitSites`.
+    Source: Albert & Chib (1993), Bayesian analysis of binary and polychotomous response data.
+    """
+    intercept = pyro.sample("intercept", dist.Normal(X.new_zeros(()), scale))
+    beta = pyro.sample("beta", dist.Normal(X.new_zeros(X.shape[-1]), scale).to_event(1))
+    with rows(len(X), size, X.device):
+        latent = intercept + linear_predictor(X, beta)
+        # log Phi / (1 - Phi) without forming Phi, which is 1 in floating point from 9 on
+        logits = log_ndtr(latent) - log_ndtr(-latent)
+        return pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
