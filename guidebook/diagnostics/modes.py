@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from guidebook.inference.labels import exchangeable, in_canonical_order, log_labellings
+from guidebook.inference.labels import canonical_positions, log_labellings
 from guidebook.inference.potential import Potential
 from guidebook.inference.start import Climb, Start, elbo
 
@@ -85,15 +85,10 @@ def _as_mode(top: Start, log_copies: float) -> Mode:
 
 def _labelled(climb: Climb, top: Start) -> Start:
     """The copy of this mode whose components are in the model's order."""
-    potential = climb.potential
-    if exchangeable(potential.model) is None:
+    center = canonical_positions(climb.potential, top.center[None])[0]
+    if torch.equal(center, top.center):
         return top
-    found = potential.constrain(top.center[None])
-    values = {site.name: found[site.name] for site in potential.sites}
-    values, moved = in_canonical_order(potential.model, values)
-    if not moved:
-        return top
-    return climb.mode_at(potential.unconstrain(values)[0].double().cpu().numpy()) or top
+    return climb.mode_at(center.double().cpu().numpy()) or top
 
 
 def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:

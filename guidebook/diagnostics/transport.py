@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.inference.labels import canonical_positions
 from guidebook.inference.potential import Potential
 
 CHAINS = 8192
@@ -72,7 +73,9 @@ def transport(
     for _ in range(TRANSITIONS):
         state, rate = run.transition(state, step)
         accepted.append(rate)
-    return _compare(potential, before, state[0], float(np.mean(accepted)))
+    # components that exchanged places on the way are put back in the order of the draws
+    after = canonical_positions(potential, state[0])
+    return _compare(potential, before, after, float(np.mean(accepted)))
 
 
 State = tuple[Tensor, Tensor, Tensor]  # u, log density, gradient

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from guidebook.inference.owned import Owned
+from guidebook.inference.potential import Potential
 
 ALL_PERMUTATIONS_UP_TO = 5
 
@@ -53,6 +54,16 @@ def in_canonical_order(model: Any, values: Mapping[str, Tensor]) -> tuple[Values
     order = story.canonical_order(values)
     moved = (order != torch.arange(order.shape[-1], device=order.device)).any(-1)
     return permuted(values, order), float(moved.double().mean())
+
+
+def canonical_positions(potential: Potential, u: Tensor) -> Tensor:
+    """Positions (S, D) with their components in the model's order; others as they are."""
+    if exchangeable(potential.model) is None:
+        return u
+    found = potential.constrain(u)
+    values = {site.name: found[site.name] for site in potential.sites}
+    values, moved = in_canonical_order(potential.model, values)
+    return potential.unconstrain(values) if moved else u
 
 
 def permuted(values: Mapping[str, Tensor], order: Tensor) -> Values:
