@@ -27,7 +27,7 @@ from guidebook.guides.conjugate import ConjugateRegression, LinearGaussianPoster
 from guidebook.guides.factor import FactorPosterior
 from guidebook.guides.families import flow, full_rank, low_rank, mean_field
 from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField
+from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField, MixtureMode
 from guidebook.guides.sites import LogisticSites
 from guidebook.models.factor import FactorAnalysis
 from guidebook.models.gaussian_mean import gaussian_mean
@@ -100,6 +100,10 @@ GLOBAL_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
     {"mean-field": mean_field, "full-rank": full_rank, "low-rank": low_rank, "flow": flow}
 )
 """For models whose latents are all global."""
+FEW_LATENTS: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
+    {"mean-field": mean_field, "full-rank": full_rank, "flow": flow}
+)
+"""For a handful of them, where a low-rank covariance is no economy."""
 
 
 def _amortized(
@@ -129,8 +133,8 @@ def _sepal_width() -> dict[str, Tensor]:
 
 
 def _few_irises() -> dict[str, Tensor]:
-    """Petal length and width of every 22nd iris, in units in which a cluster has variance 1."""
-    return {"x": 2.5 * iris()["x"][::22, 2:].contiguous()}
+    """Petal length and width of every thirtieth iris, in units in which a cluster has variance 1."""
+    return {"x": 2.5 * iris()["x"][::30, 2:].contiguous()}
 
 
 _ALL = (
@@ -216,7 +220,7 @@ _ALL = (
         name="gaussian-mean",
         summary="Mean and precision of normal data: the one posterior that every engine can reach.",
         model=lambda: gaussian_mean,
-        guides=GLOBAL_GUIDES,
+        guides=FEW_LATENTS,
         roads={
             "cavi": ("cavi", lambda model: GaussianMeanField()),
             "gibbs": ("gibbs", lambda model: GaussianMeanField()),
@@ -232,10 +236,11 @@ _ALL = (
         model=lambda: GaussianMixture(
             3, 2, "unit", concentration=None, loc=0.0, mean_precision=0.1
         ),
-        guides=GLOBAL_GUIDES,
+        guides=FEW_LATENTS,
         roads={
             "cavi": ("cavi", MixtureMeanField),
             "natural-svi": ("natural_svi", MixtureMeanField),
+            "em": ("em", MixtureMode),
             "gibbs": ("gibbs", MixtureMeanField),
         },
         data=_few_irises,

@@ -59,7 +59,7 @@ def trained_model(pair: Pair, data: Mapping[str, Any], **settings: Any) -> Any:
     model = pair.model()
     if pair.exact is None or not isinstance(model, torch.nn.Module):
         return model
-    if "em" in pair.roads:
+    if "em" in pair.roads:  # the road of every pair with trained parameters that has one
         shared = {name: settings[name] for name in ("seed", "device") if name in settings}
         trained = em(model, pair.roads["em"][1](model), data, **shared).model
     else:

@@ -6,7 +6,7 @@ from guidebook.guides.energy import BlockMeanField
 from guidebook.guides.factor import FactorPosterior
 from guidebook.guides.families import delta, flow, full_rank, low_rank, mean_field
 from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField
+from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField, MixtureMode
 from guidebook.guides.sites import ClutterSites, LogisticSites, ProbitSites
 from guidebook.guides.spin_gibbs import SpinGibbs
 
@@ -21,6 +21,7 @@ __all__ = [
     "LinearGaussianPosterior",
     "LogisticSites",
     "MixtureMeanField",
+    "MixtureMode",
     "NormalGammaPosterior",
     "ProbitSites",
     "SpinGibbs",

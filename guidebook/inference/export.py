@@ -158,6 +158,8 @@ def _draw_as_it_is(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | No
             return u[None], q.log_prob(u)[None]
         values, log_q = _draw_by_trace(fit, draws)
     u = fit.potential.unconstrain(values)
+    if getattr(fit.guide, "family", None) == "delta":
+        return u[None], None
     _, log_det = fit.potential(u)
     return u[None], (log_q + log_det)[None]
 

@@ -176,6 +176,10 @@ class GaussianMixture:
             return dist.Normal(mean, values["precision"][..., z, :].rsqrt()).to_event(1)
         return dist.Normal(mean, 1.0).to_event(1)
 
+    def log_cholesky(self, precision: Tensor) -> Tensor:
+        """The value of the site `log_cholesky` for precision matrices (..., D, D)."""
+        return log_cholesky_of(precision)
+
     def canonical_order(self, values: dict[str, Tensor]) -> Tensor:
         """The order (..., K) in which components stand by the first coordinate of their means."""
         return values["loc"][..., 0].argsort(-1)

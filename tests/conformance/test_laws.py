@@ -41,7 +41,9 @@ def objective_of(name: str) -> Any:
     """What the pair's ELBO is by Pyro: enumerated where the model asks for it."""
     if isinstance(model_of(name), torch.nn.Module):  # none of them has a discrete site
         return Trace_ELBO()
-    depth = enumeration_depth(model_of(name), as_tensors(data_of(name), torch.float64, CPU))
+    with local_parameters(), precision(torch.float64):
+        tensors = as_tensors(data_of(name), torch.float64, CPU)
+        depth = enumeration_depth(model_of(name), tensors)
     return Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
 
 
