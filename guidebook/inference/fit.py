@@ -27,8 +27,8 @@ class Status(Enum):
 
     CONVERGED = "Converged: nothing in how the fit ended speaks against it."
     STILL_MOVING = (
-        "Not converged: the iterates still move at the end. Raise steps, or continue from the "
-        "checkpoint."
+        "Not converged: the iterates still move at the end. Raise steps (sweeps, iterations), or "
+        "continue from the checkpoint."
     )
     RESTARTS_DISAGREE = (
         "Not converged: restarts end in different places (R-hat above 1.05). The objective has "
@@ -39,8 +39,8 @@ class Status(Enum):
         "notes['nan'] for the site, the step and the likely cause."
     )
     INTERRUPTED = (
-        "Interrupted: holds what had been fitted. Call the engine again with the same checkpoint "
-        "to continue."
+        "Interrupted: holds what had been fitted. Call the engine again, with the same checkpoint "
+        "if it takes one, to continue."
     )
     DIVERGENCES = (
         "Not trustworthy: trajectories of NUTS diverged, so a region of the posterior was not "
