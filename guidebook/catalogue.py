@@ -24,10 +24,12 @@ from guidebook.datasets.small import eight_schools as eight_schools_data
 from guidebook.errors import NameNotFound, nearest
 from guidebook.guides.amortized import AmortizedNormal, encoder_width
 from guidebook.guides.conjugate import ConjugateRegression, LinearGaussianPosterior
+from guidebook.guides.enumerated_mixture import EnumeratedMixture
 from guidebook.guides.factor import FactorPosterior
 from guidebook.guides.families import flow, full_rank, low_rank, mean_field
 from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField, MixtureMode
+from guidebook.guides.mixture import MixtureMeanField
+from guidebook.guides.mixture_mode import MixtureMode
 from guidebook.guides.sites import LogisticSites
 from guidebook.models.factor import FactorAnalysis
 from guidebook.models.gaussian_mean import gaussian_mean

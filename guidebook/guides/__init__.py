@@ -3,10 +3,12 @@
 from guidebook.guides.amortized import AmortizedNormal, encoder_width
 from guidebook.guides.conjugate import ConjugateRegression, LinearGaussianPosterior
 from guidebook.guides.energy import BlockMeanField
+from guidebook.guides.enumerated_mixture import EnumeratedMixture
 from guidebook.guides.factor import FactorPosterior
 from guidebook.guides.families import delta, flow, full_rank, low_rank, mean_field
 from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField, MixtureMode
+from guidebook.guides.mixture import MixtureMeanField
+from guidebook.guides.mixture_mode import MixtureMode
 from guidebook.guides.sites import ClutterSites, LogisticSites, ProbitSites
 from guidebook.guides.spin_gibbs import SpinGibbs
 

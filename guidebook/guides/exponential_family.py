@@ -14,7 +14,6 @@ inference; Bishop (2006), Pattern Recognition and Machine Learning, appendix B.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -260,8 +259,3 @@ class NormalWishart:
         moved = (precision @ s["loc"].unsqueeze(-1)).squeeze(-1)
         inner = (s["loc"] * moved).sum(-1) + D / s["mean_precision"]
         return self.join(log_det, precision, moved, inner)
-
-
-def dot(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
-    """<eta, t> summed over the sites of `left` and over everything within."""
-    return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()

@@ -85,14 +85,14 @@ class SiteGuide(nn.Module):
 class _RegressionSites(SiteGuide):
     """q(beta_0, beta) for zeros and ones given x_i' beta, with prior N(0, scale^2 I)."""
 
+    moments: Callable[[Tensor, Tensor, Tensor], Tilted]
+    """The tilted moments of the rows' factors, each (n,), of (y, mean, variance)."""
+
     def __init__(self, scale: float) -> None:
         super().__init__()
         if not 0 < scale < math.inf:
             raise SettingError(f"scale={scale} must be positive and finite.")
         self.scale = scale
-
-    def moments(self, y: Tensor, mean: Tensor, variance: Tensor) -> Tilted:
-        raise NotImplementedError
 
     def sites(self, X: Tensor, y: Tensor | None = None, size: int | None = None) -> Sites:
         """The sites of X (n, P) and y (n,), zeros and ones; DataError for anything else."""
@@ -138,11 +138,10 @@ class ProbitSites(_RegressionSites):
     `scale` is the prior's standard deviation, as the model's. Raises SettingError unless positive.
     """
 
+    moments = staticmethod(probit_moments)
+
     def __init__(self, *, scale: float = 1.0) -> None:
         super().__init__(scale)
-
-    def moments(self, y: Tensor, mean: Tensor, variance: Tensor) -> Tilted:
-        return probit_moments(y, mean, variance)
 
 
 class LogisticSites(_RegressionSites):
@@ -151,11 +150,10 @@ class LogisticSites(_RegressionSites):
     `scale` is the prior's standard deviation, as the model's. Raises SettingError unless positive.
     """
 
+    moments = staticmethod(logistic_moments)
+
     def __init__(self, *, scale: float = 2.5) -> None:
         super().__init__(scale)
-
-    def moments(self, y: Tensor, mean: Tensor, variance: Tensor) -> Tilted:
-        return logistic_moments(y, mean, variance)
 
 
 class ClutterSites(SiteGuide):

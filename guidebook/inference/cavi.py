@@ -44,6 +44,8 @@ from guidebook.inference.data import (
 )
 from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import copied
+from guidebook.inference.progress import bar_of
+from guidebook.inference.settings import check_whole
 from guidebook.inference.step import stoppable
 
 Natural = dict[str, Tensor]
@@ -257,37 +259,6 @@ def observed(data: Mapping[str, Any]) -> Tensor:
     if len(tensors) != 1:
         raise DataError(f"data holds {sorted(tensors)}: the rows must be called 'x'.")
     return next(iter(tensors.values()))
-
-
-def check_whole(**given: tuple[Any, int]) -> None:
-    """Raise SettingError for a setting (value, least) that is not a whole number of at least that."""
-    for name, (value, least) in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
-        if value >= 2**63:
-            raise SettingError(f"{name}={value} is out of range: give a number below 2^63.")
-
-
-def bar_of(engine: str, total: int, shown: bool) -> Any:
-    """A context with a function that moves a progress bar by one and shows the ELBO."""
-    import contextlib
-
-    @contextlib.contextmanager
-    def context() -> Iterator[Callable[[float], None]]:
-        if not shown:
-            yield lambda elbo: None
-            return
-        from tqdm.auto import tqdm
-
-        with tqdm(total=total, desc=engine, leave=False, disable=None) as bar:
-
-            def move(elbo: float) -> None:
-                bar.set_postfix(elbo=f"{elbo:.6g}", refresh=False)
-                bar.update()
-
-            yield move
-
-    return context()
 
 
 def finished(

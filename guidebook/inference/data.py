@@ -227,11 +227,6 @@ class Rows:
             result[name] = as_tensor(piece, self.dtype, self.device)
         return result
 
-    def chunks(self, size: int) -> Iterator[dict[str, Any]]:
-        """All rows once, in order, by chunks of at most `size` rows."""
-        for start in range(0, self.count, size):
-            yield self.take(np.arange(start, min(start + size, self.count)))
-
 
 def _rows_of(array: Any, index: np.ndarray) -> np.ndarray:
     """These rows of an array; of a mapped file by reading them, not by way of the map.

@@ -31,7 +31,6 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from guidebook.errors import DataError, GuideError, SettingError
 from guidebook.guides.unconstrained import Site, latent_sites
 from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.cavi import bar_of, check_whole
 from guidebook.inference.check import check_pair
 from guidebook.inference.data import (
     arguments,
@@ -44,6 +43,8 @@ from guidebook.inference.data import (
 )
 from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import copied, dtype_of, make_local
+from guidebook.inference.progress import bar_of
+from guidebook.inference.settings import check_whole
 from guidebook.inference.step import stoppable
 
 CHUNK = 16_384

@@ -17,8 +17,8 @@ from guidebook.guides.unconstrained import Substitute, coordinate_names
 from guidebook.inference.capture import local_parameters, precision, random_state, recording
 from guidebook.inference.data import number_of_rows, takes
 from guidebook.inference.labels import (
+    canonical_positions,
     exchangeable,
-    in_canonical_order,
     log_labellings,
     log_q_of_labelled,
 )
@@ -100,26 +100,19 @@ def draw(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
     Exchangeable components stand in the order that the model names (`guidebook.inference.labels`).
     """
     if fit.draws is not None:
-        if exchangeable(fit.model) is not None:
-            flat = fit.draws.flatten(0, 1)
-            return _labelled(fit, flat)[0].view_as(fit.draws), None
-        return fit.draws, None
+        flat = canonical_positions(fit.potential, fit.draws.flatten(0, 1))
+        return flat.view_as(fit.draws), None
     u, log_q = _draw_as_it_is(fit, draws, seed)
     story = exchangeable(fit.model)
     if log_q is None or story is None:
         return u, log_q
-    moved, values = _labelled(fit, u[0])
+    moved = canonical_positions(fit.potential, u[0])
+    found = fit.potential.constrain(moved)
+    values = {site.name: found[site.name] for site in fit.sites}
     with local_parameters(), precision(fit.potential.dtype), torch.no_grad():
         density = log_q_of_labelled(_guide_density(fit), values, story.K)
     _, log_det = fit.potential(moved)
     return moved[None], (density + log_det)[None]
-
-
-def _labelled(fit: Fit, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Positions (S, D) with their components in order, and the values of the sites there."""
-    found = fit.potential.constrain(u)
-    values, _ = in_canonical_order(fit.model, {s.name: found[s.name] for s in fit.sites})
-    return fit.potential.unconstrain(values), values
 
 
 def _guide_density(fit: Fit) -> Callable[[dict[str, Tensor]], Tensor]:

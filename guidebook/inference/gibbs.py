@@ -21,7 +21,6 @@ from torch import Tensor
 from guidebook.errors import GuideError
 from guidebook.guides.unconstrained import latent_sites
 from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.cavi import bar_of, check_whole
 from guidebook.inference.check import check_model
 from guidebook.inference.data import arguments, as_tensors, check, find_device
 from guidebook.inference.fit import Fit, Status
@@ -29,6 +28,8 @@ from guidebook.inference.labels import in_canonical_order
 from guidebook.inference.nuts import ESS_PER_CHAIN, RHAT_LIMIT, convergence
 from guidebook.inference.owned import copied
 from guidebook.inference.potential import Potential
+from guidebook.inference.progress import bar_of
+from guidebook.inference.settings import check_whole
 from guidebook.inference.step import stoppable
 
 State = dict[str, Tensor]

@@ -36,8 +36,6 @@ from guidebook.guides.families import FullRank, MeanField, Whitened
 from guidebook.inference.capture import local_parameters, precision, random_state
 from guidebook.inference.cavi import (
     START_ROWS,
-    bar_of,
-    check_whole,
     divergence,
     finished,
     observed,
@@ -56,6 +54,8 @@ from guidebook.inference.data import (
 from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import copied, working_precision
 from guidebook.inference.potential import Potential
+from guidebook.inference.progress import bar_of
+from guidebook.inference.settings import check_whole
 from guidebook.inference.start import Start, find_start
 from guidebook.inference.step import stoppable
 

@@ -32,6 +32,7 @@ from guidebook.inference.data import arguments, as_tensors, check, find_device
 from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import Joined, copied, working_precision
 from guidebook.inference.potential import Potential
+from guidebook.inference.settings import check_whole
 from guidebook.inference.start import Start, find_start
 
 RHAT_LIMIT = 1.01
@@ -62,9 +63,7 @@ def nuts(
         DataError, SettingError: as `svi`.
     """
     started = time.perf_counter()
-    for name, value, least in (("draws", draws, 4), ("tune", tune, 10), ("chains", chains, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
+    check_whole(draws=(draws, 4), tune=(tune, 10), chains=(chains, 1))
     if not 0 < target_accept < 1:
         raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
     where = find_device(device, data)

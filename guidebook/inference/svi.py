@@ -36,6 +36,7 @@ from guidebook.inference.fit import Fit
 from guidebook.inference.owned import Joined, copied, working_precision
 from guidebook.inference.potential import Potential, enumeration_depth
 from guidebook.inference.reference_path import run_reference
+from guidebook.inference.settings import check_whole
 from guidebook.inference.start import find_start
 from guidebook.inference.step import Optimiser, Outcome, Step, adam_of, schedule
 
@@ -230,10 +231,6 @@ def default_optimiser(problem: Problem, steps: int) -> Optimiser:
 
 
 def _check_settings(steps: int, seed: int, restarts: int, compile: bool | str) -> None:
-    for name, value, least in (("steps", steps, 1), ("restarts", restarts, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
-    if seed >= 2**63:
-        raise SettingError(f"seed={seed} is out of range: give a whole number below 2^63.")
+    check_whole(steps=(steps, 1), restarts=(restarts, 1), seed=(seed, 0))
     if compile not in (True, False, "auto", "graph"):
         raise SettingError(f"compile={compile!r} is unknown: give 'auto', True, 'graph' or False.")

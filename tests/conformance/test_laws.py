@@ -226,3 +226,21 @@ def test_the_model_simulates(name: str) -> None:
     for variable in tree["observed_data"].data_vars:
         drawn = tree["posterior_predictive"][variable]
         assert drawn.shape == (1, 4, *tree["observed_data"][variable].shape)
+
+
+ROADS = [(name, road) for name, pair in gb.PAIRS.items() for road in pair.roads]
+
+
+@pytest.mark.parametrize(("name", "road"), ROADS, ids=[f"{n}-{r}" for n, r in ROADS])
+def test_roads_end_well_and_survive_a_file(name: str, road: str, tmp_path: Any) -> None:
+    pair, model, data = gb.pair(name), gb.pair(name).model(), gb.pair(name).data()
+    engine, make = pair.roads[road]
+    fit = getattr(gb, engine)(model, make(model), data, progress=False)
+    assert fit.status in (gb.Status.CONVERGED, gb.Status.CHAINS_DISAGREE)
+    trained = fit.model if isinstance(model, torch.nn.Module) else model
+    given = None if fit.guide is None else make(trained)
+    again = gb.load(fit.save(tmp_path / "fit"), model=trained, guide=given, data=data)
+    ours, theirs = fit.posterior(9, seed=3)["posterior"], again.posterior(9, seed=3)["posterior"]
+    for variable in ours.data_vars:
+        np.testing.assert_array_equal(ours[variable], theirs[variable])
+    assert list(pyro.get_param_store().keys()) == []

@@ -13,7 +13,6 @@ from guidebook.guides.exponential_family import (
     MultivariateNormal,
     Normal,
     NormalWishart,
-    dot,
     kl_divergence,
 )
 
@@ -224,9 +223,3 @@ def test_joining_is_the_inverse_of_splitting():
     family = NormalWishart(3)
     flat = wide(2, 1 + 9 + 3 + 1)
     torch.testing.assert_close(family.join(*family.split(flat)), flat, rtol=0, atol=0)
-
-
-def test_dot_sums_over_sites_and_all_that_is_in_them():
-    eta = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([3.0])}
-    t = {"a": torch.tensor([[4.0, 5.0]]), "b": torch.tensor([6.0]), "not in eta": torch.ones(1)}
-    assert float(dot(eta, t)) == 1 * 4 + 2 * 5 + 3 * 6

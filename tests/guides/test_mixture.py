@@ -15,7 +15,8 @@ from sklearn.mixture import BayesianGaussianMixture
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import DataError, GuideError
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField, hard_assignments
+from guidebook.guides.enumerated_mixture import EnumeratedMixture
+from guidebook.guides.mixture import MixtureMeanField, hard_assignments
 from guidebook.inference.cavi import cavi
 from guidebook.models.mixture import GaussianMixture, cholesky_of
 

@@ -10,7 +10,7 @@ from sklearn.mixture import GaussianMixture as Oracle
 
 import guidebook as gb
 from guidebook.errors import DataError, SettingError
-from guidebook.guides.mixture import MixtureMode
+from guidebook.guides.mixture_mode import MixtureMode
 from guidebook.models.mixture import GaussianMixture
 
 QUIET = {"progress": False}

@@ -14,8 +14,9 @@ from scipy import stats
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import DataError, GuideError, SettingError
+from guidebook.guides.enumerated_mixture import EnumeratedMixture
 from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField
+from guidebook.guides.mixture import MixtureMeanField
 from guidebook.inference.capture import precision
 from guidebook.inference.cavi import cavi
 from guidebook.inference.gibbs import gibbs

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import guidebook as gb
-from guidebook.guides.mixture import EnumeratedMixture, MixtureMeanField
+from guidebook.guides.enumerated_mixture import EnumeratedMixture
+from guidebook.guides.mixture import MixtureMeanField
 from guidebook.inference.cavi import cavi
 from guidebook.inference.export import draw
 from guidebook.inference.labels import (
