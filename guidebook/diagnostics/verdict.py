@@ -191,6 +191,8 @@ def _why_not_trust(f: Findings) -> str:
     if f.reference is not None and f.reference_sound:
         if f.reference.bad():
             return f"Against the reference {f.reference.worst(f.names)}."
+        if not f.reference.within(0.0):  # perhaps noise, but a sound reference is heard first
+            return f"Against the reference, at the limit: {f.reference.worst(f.names)}."
         if f.reference.good() and not f.sampler and math.isnan(f.khat):
             return ""  # files without log_q: the reference is all there is
     for name, estimate in (("A short Hamiltonian run", f.transport),
@@ -307,7 +309,7 @@ def _why_not_reweight(f: Findings) -> str:
 def _advice(f: Findings) -> str:
     if f.converged is False and f.engine == "svi":
         remedy = f.status.split(". ", 1)[-1] if f.status else "Raise steps."
-        sure = any(e is not None and e.bad for e in (f.reference, f.transport))
+        sure = any(e is not None and e.bad() for e in (f.reference, f.transport))
         return f"{_capital(_richer(f))}. {remedy}" if sure else remedy
     if f.sampler:
         return "Raise tune and draws, or reparameterise the model."

@@ -104,9 +104,11 @@ def draw(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
         return flat.view_as(fit.draws), None
     u, log_q = _draw_as_it_is(fit, draws, seed)
     story = exchangeable(fit.model)
-    if log_q is None or story is None:
+    if story is None:
         return u, log_q
     moved = canonical_positions(fit.potential, u[0])
+    if log_q is None:
+        return moved[None], None
     found = fit.potential.constrain(moved)
     values = {site.name: found[site.name] for site in fit.sites}
     with local_parameters(), precision(fit.potential.dtype), torch.no_grad():

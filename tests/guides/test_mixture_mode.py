@@ -86,6 +86,8 @@ def test_a_point_is_no_posterior():
     fit = gb.em(model, MixtureMode(model), {"x": IRIS}, **QUIET)
     tree = fit.posterior(5)
     assert "log_q" not in tree["sample_stats"]
+    first = tree["posterior"]["loc"].values[0, :, :, 0]  # in the order of the other draws
+    assert (np.diff(first, axis=1) > 0).all()
     assert gb.compare({"em": fit}).verdicts["em"] is not gb.Verdict.TRUST
 
 
