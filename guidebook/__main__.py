@@ -24,8 +24,8 @@ from guidebook.errors import GuidebookError, SettingError
 from guidebook.reports.files import read_draws, writable_folder, write_netcdf, write_table
 
 if TYPE_CHECKING:
-    from guidebook.catalogue import Pair
     from guidebook.inference.fit import Fit
+    from guidebook.shelf.entry import Pair
 
 QUICK_STEPS = 500
 QUICK_DRAWS = 500
@@ -62,7 +62,7 @@ def list_pairs(options: argparse.Namespace) -> None:
         print(pair.name)
         for label, text in (
             ("", pair.summary),
-            ("guides", ", ".join(pair.guides)),
+            *([("guides", ", ".join(pair.guides))] if pair.guides else []),
             *([("roads", ", ".join(pair.roads))] if pair.roads else []),
             ("truth", pair.truth),
             ("source", pair.source),

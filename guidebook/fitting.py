@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from guidebook.catalogue import Pair
 from guidebook.errors import NameNotFound, nearest
 from guidebook.inference.cavi import cavi
 from guidebook.inference.em import em
+from guidebook.inference.energy import boltzmann_learning
 from guidebook.inference.ep import ep
 from guidebook.inference.exact import exact
 from guidebook.inference.fit import Fit, Status
@@ -19,6 +19,8 @@ from guidebook.inference.gibbs import gibbs
 from guidebook.inference.natural_svi import natural_svi
 from guidebook.inference.nuts import nuts
 from guidebook.inference.svi import svi
+from guidebook.models.boltzmann import BoltzmannMachine
+from guidebook.shelf.entry import Pair
 
 ENGINES: dict[str, Any] = {
     "cavi": cavi,
@@ -59,6 +61,13 @@ def trained_model(pair: Pair, data: Mapping[str, Any], **settings: Any) -> Any:
     model = pair.model()
     if pair.exact is None or not isinstance(model, torch.nn.Module):
         return model
+    if not any(p.requires_grad for p in model.parameters()):  # it comes with its parameters
+        return model
+    if isinstance(model, BoltzmannMachine):
+        known = {n: settings[n] for n in ("seed", "weight_decay", "steps") if n in settings}
+        learned = boltzmann_learning(model, data, **known).model
+        assert isinstance(learned, torch.nn.Module)
+        return learned.requires_grad_(False)
     if "em" in pair.roads:  # the road of every pair with trained parameters that has one
         shared = {name: settings[name] for name in ("seed", "device") if name in settings}
         trained = em(model, pair.roads["em"][1](model), data, **shared).model

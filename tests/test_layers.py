@@ -17,7 +17,8 @@ RANK = {
     "inference": 2,
     "diagnostics": 3,
     "reports": 4,
-    "front door": 5,
+    "shelf": 5,
+    "front door": 6,
 }
 
 

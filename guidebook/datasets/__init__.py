@@ -22,6 +22,7 @@ from guidebook.datasets.small import (
     wine,
     wine_labels,
 )
+from guidebook.datasets.sprites import sprite_factors, sprites
 
 __all__ = [
     "bars_and_stripes",
@@ -38,6 +39,8 @@ __all__ = [
     "mnist",
     "mnist_labels",
     "read_idx",
+    "sprite_factors",
+    "sprites",
     "wine",
     "wine_labels",
 ]

@@ -5,7 +5,10 @@ For each row i with its own latent z_i, and K draws of q(z | x_i),
     elbo_i = mean log w,   bound_i = log mean w,   w = p(x_i, z) / q(z | x_i),
 
 and k-hat_i, the weighted moments and their distance from the raw ones, all per row. The posterior
-is that of z given the decoder as it was trained.
+is that of z given the decoder as it was trained; z is all latent sites of a row side by side.
+
+Beside the verdict on the posterior stand the gap ledger (`gap`), whether the latent is used
+(`collapse`), and what the decoder generates (`generation`).
 
 Sources: Cremer, Li and Duvenaud 2018, "Inference suboptimality in variational autoencoders"; Burda,
 Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
@@ -15,44 +18,52 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from guidebook.diagnostics.importance import khat_limit, psis
-from guidebook.diagnostics.verdict import MEAN_LIMIT, SD_HIGH, Findings, Judgement, Verdict
+from guidebook.diagnostics.importance import khat_limit
+from guidebook.diagnostics.latent_rows import RowPosterior as RowPosterior
+from guidebook.diagnostics.latent_rows import (
+    decoded,
+    has_points,
+    latents_of,
+    observed,
+    prior_draws,
+    rows_of,
+    some_rows,
+)
+from guidebook.diagnostics.latent_rows import is_amortized as is_amortized
+from guidebook.diagnostics.latent_rows import row_log_joint as row_log_joint
+from guidebook.diagnostics.row_importance import RowErrors, Weighed, codes, weigh
+from guidebook.diagnostics.verdict import Findings, Judgement, Verdict
 from guidebook.inference.capture import local_parameters, precision, random_state, recording
 from guidebook.inference.fit import Fit
-from guidebook.inference.owned import dtype_of
+from guidebook.inference.owned import parameters_of
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.assess import Assessment
+    from guidebook.diagnostics.collapse import Collapse
+    from guidebook.diagnostics.gap import GapLedger
+    from guidebook.diagnostics.generation import Generation, Warned
 
-DRAWS = 2000
 MOST_ROWS = 2000
-NUMBERS_AT_ONCE = 4_000_000
-WORK = 1_000_000_000
-"""Rows x draws x pixels: a minute or less of decoding a small image on two cores."""
+LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
+"""Most rows of the gap ledger; rows x weights of the decoder, some ten seconds on a core."""
 SHARE_TRUSTED, SHARE_REWEIGHTED = 0.99, 0.95
 WORST = 12
 
 
-@runtime_checkable
-class RowPosterior(Protocol):
-    """A guide that gives q(z | x) of every row: batch shape (n,), event shape (d,)."""
-
-    site: str
-    observed: str
-
-    def posterior(self, x: Tensor) -> Any: ...
-
-
 @dataclass(frozen=True)
 class AmortizedNumbers:
-    """What an amortised fit is looked at for: n rows of P numbers, d latent dimensions."""
+    """What an amortised fit is looked at for: n rows of P numbers, D latent dimensions.
+
+    `index`: the rows' numbers in the data; `khat_ses`: the error of each k-hat; `point`: the guide
+    gives a code, no posterior, and what needs one is NaN or None. `ledger`, `collapse`,
+    `generation` and `warned` are None where they cannot be had.
+    """
 
     data: np.ndarray
     khat: np.ndarray
@@ -67,164 +78,73 @@ class AmortizedNumbers:
     worst: np.ndarray
     image_shape: tuple[int, int] | None
     labels: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class RowErrors:
-    """Per row: is it within bounds raw, can its weights be used, and by how much the worst is off."""
-
-    good: np.ndarray
-    usable: np.ndarray
-    shift: np.ndarray
-    log_ratio: np.ndarray
-
-
-def is_amortized(fit: Fit) -> bool:
-    """Whether the fit's guide gives each row a posterior of its own."""
-    return fit.data is not None and isinstance(fit.guide, RowPosterior)
+    index: np.ndarray | None = None
+    khat_ses: np.ndarray | None = None
+    point: bool = False
+    ledger: GapLedger | None = None
+    collapse: Collapse | None = None
+    generation: Generation | None = None
+    warned: Warned | None = None
 
 
 def assess_rows(
-    fit: Fit, seed: int = 0, labels: np.ndarray | None = None
+    fit: Fit, seed: int = 0, labels: np.ndarray | None = None, held_out: Any = None
 ) -> tuple[Assessment, AmortizedNumbers]:
-    """Diagnoses up to 2,000 rows of the fit's data, and judges."""
-    from guidebook.diagnostics.assess import NUMBERS, Assessment
+    """Diagnoses up to 2,000 rows of the fit's data, the gaps of up to 100, and judges.
 
-    index = _chosen(fit, seed)
-    x = _rows_of(fit, index)
-    log_w, moments, errors, khat = _weigh(fit, x, seed)
-    numbers = _pictures(fit, x, log_w, moments, khat, seed)
+    Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
+    reads, that were not trained on.
+    """
+    from guidebook.diagnostics.assess import NUMBERS, Assessment
+    from guidebook.diagnostics.collapse import with_collapse
+
+    data = observed(fit)
+    index = some_rows(len(data), MOST_ROWS, seed)
+    x = rows_of(fit, data, index)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        point = has_points(fit, x)
+    found = codes(fit, x) if point else weigh(fit, x, seed)
+    numbers = replace(_pictures(fit, x, found, point, seed), index=index)
     if labels is not None:
         numbers = replace(numbers, labels=np.asarray(labels)[index])
-    judgement = _judge(fit, errors, khat)
-    total = _observed(fit).shape[0]
-    scale = total / len(x)
-    values = dict.fromkeys(NUMBERS, math.nan)
-    elbo, bound = numbers.elbo, numbers.bound
-    values |= {
-        "elbo": float(elbo.sum() * scale),
-        "elbo_se": float(np.sqrt((log_w["variance"] / log_w["draws"]).sum()) * scale),
-        "log_evidence": float(bound.sum() * scale),
-        "log_evidence_se": float(np.sqrt((log_w["relative"] / log_w["draws"]).sum()) * scale),
-        "khat": float(np.median(khat)),
-        "khat_se": numbers.khat_se,
-        "ess": float(np.median(log_w["ess"])),
-        "mean_error": float(np.quantile(errors.shift, SHARE_TRUSTED)),
-        "sd_ratio_min": float(np.exp(np.quantile(errors.log_ratio.min(1), 1 - SHARE_TRUSTED))),
-        "sd_ratio_max": float(np.exp(np.quantile(errors.log_ratio.max(1), SHARE_TRUSTED))),
-    }
-    if not np.isfinite(values["khat"]):
-        values["khat"] = (
-            float(np.median(khat[np.isfinite(khat)])) if np.isfinite(khat).any() else -math.inf
-        )
-    witnesses = _words(fit, errors, khat, numbers)
-    findings = Findings(names=[], engine=fit.engine, family=type(fit.guide).__name__)
+    numbers = _completed(fit, numbers, seed, held_out)
+    scale = len(data) / len(x)
+    values = dict.fromkeys(NUMBERS, math.nan) | ({} if point else _values(found, numbers, scale))
+    judgement = _point_judgement() if point else _judge(fit, found.errors)
+    if numbers.collapse is not None:
+        judgement = with_collapse(judgement, numbers.collapse)
+    witnesses = _words(fit, found, numbers)
+    findings = Findings(names=[], engine=fit.engine, family=type(fit.guide).__name__, point=point)
     assessment = Assessment(
         judgement, values, fit.engine, fit.seconds, None, {}, witnesses, findings
     )
     return assessment, numbers
 
 
-# weights -----------------------------------------------------------------------------------------
-
-
-def _observed(fit: Fit) -> Any:
-    assert isinstance(fit.guide, RowPosterior) and fit.data is not None
-    return fit.data[fit.guide.observed]
-
-
-def _chosen(fit: Fit, seed: int) -> np.ndarray:
-    count = len(_observed(fit))
-    if count <= MOST_ROWS:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, MOST_ROWS, replace=False))
-
-
-def _rows_of(fit: Fit, index: np.ndarray) -> Tensor:
-    data = _observed(fit)
-    rows = data[torch.from_numpy(index)] if isinstance(data, Tensor) else torch.from_numpy(
-        np.ascontiguousarray(np.asarray(data)[index])
-    )  # fmt: skip
-    parameters = [*fit.guide.parameters()] if isinstance(fit.guide, torch.nn.Module) else []
-    device = parameters[0].device if parameters else torch.device("cpu")
-    return rows.to(device=device, dtype=dtype_of(fit.model, fit.guide))
-
-
-def row_log_joint(fit: Fit, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x_i, z_i) per row (n,), for z (n, d)."""
-    assert isinstance(fit.guide, RowPosterior)
-    name = fit.guide.site
-    model = poutine.condition(fit.model, data={name: z})
-    trace = poutine.trace(model).get_trace(**{fit.guide.observed: x})
-    total = torch.zeros(len(x), dtype=z.dtype, device=z.device)
-    for node in trace.nodes.values():
-        if node["type"] == "sample" and (node["is_observed"] or node["name"] == name):
-            if node["infer"].get("_deterministic") or type(node["fn"]).__name__ == "_Subsample":
-                continue
-            density = node["fn"].log_prob(node["value"])
-            total = total + density.reshape(len(x), -1).sum(1)
-    return total
-
-
-def _weigh(
-    fit: Fit, x: Tensor, seed: int
-) -> tuple[dict[str, np.ndarray], Any, RowErrors, np.ndarray]:
-    assert isinstance(fit.guide, RowPosterior)
-    guide, n = fit.guide, len(x)
-    draws = int(max(200, min(DRAWS, WORK // max(1, x.numel()))))
-    log_w = np.empty((draws, n))
-    with (
-        local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording(),
-    ):  # fmt: skip
-        q = guide.posterior(x)
-        z = q.sample(torch.Size((draws,)))
-        chunk = max(1, NUMBERS_AT_ONCE // x.numel())
-        one = torch.func.vmap(lambda v: row_log_joint(fit, x, v), randomness="different")
-        for start in range(0, draws, chunk):
-            piece = z[start : start + chunk]
-            log_w[start : start + chunk] = (one(piece) - q.log_prob(piece)).double().cpu().numpy()
-        moments = q.mean.double().cpu().numpy(), q.variance.sqrt().double().cpu().numpy()
-    values = z.double().cpu().numpy()
-    khat, ess, errors = _per_row(log_w, values)
-    top = log_w.max(0)
-    w = np.exp(log_w - top)
-    summary = {
-        "draws": np.array(draws),
-        "elbo": log_w.mean(0),
-        "bound": top + np.log(w.mean(0)),
-        "variance": log_w.var(0),
-        "relative": w.var(0) / w.mean(0) ** 2,
-        "ess": ess,
+def _values(found: Weighed, numbers: AmortizedNumbers, scale: float) -> dict[str, float]:
+    finite = found.khat[np.isfinite(found.khat)]
+    khat = float(np.median(found.khat))
+    if not math.isfinite(khat):
+        khat = float(np.median(finite)) if len(finite) else -math.inf
+    shift, ratio = found.errors.shift, found.errors.log_ratio
+    return {
+        "elbo": float(found.elbo.sum() * scale),
+        "elbo_se": float(np.sqrt((found.variance / found.draws).sum()) * scale),
+        "log_evidence": float(found.bound.sum() * scale),
+        "log_evidence_se": float(np.sqrt((found.relative / found.draws).sum()) * scale),
+        "khat": khat,
+        "khat_se": numbers.khat_se,
+        "ess": float(np.median(found.ess)),
+        "mean_error": float(np.quantile(shift, SHARE_TRUSTED)),
+        "sd_ratio_min": float(np.exp(np.quantile(ratio.min(1), 1 - SHARE_TRUSTED))),
+        "sd_ratio_max": float(np.exp(np.quantile(ratio.max(1), SHARE_TRUSTED))),
     }
-    return summary, moments, errors, khat
-
-
-def _per_row(log_w: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, RowErrors]:
-    _, n, d = z.shape
-    khat, ess = np.full(n, math.inf), np.zeros(n)
-    shift, ratio = np.zeros(n), np.zeros((n, d))
-    good, usable = np.zeros(n, bool), np.zeros(n, bool)
-    for i in range(n):
-        found = psis(log_w[:, i])
-        if found is None:
-            shift[i] = math.inf
-            continue
-        khat[i], ess[i] = found.khat, found.ess
-        mean = found.weights @ z[:, i]
-        sd = np.sqrt(found.weights @ np.square(z[:, i] - mean))
-        off = (z[:, i].mean(0) - mean) / sd
-        ratio[i] = np.log(z[:, i].std(0) / sd)
-        shift[i] = np.abs(off).max()
-        usable[i] = found.usable
-        within = (np.abs(off) < MEAN_LIMIT) & (np.abs(ratio[i]) < math.log(SD_HIGH))
-        good[i] = usable[i] and bool(within.all())
-    return khat, ess, RowErrors(good, usable, shift, ratio)
 
 
 # the verdict -------------------------------------------------------------------------------------
 
 
-def _judge(fit: Fit, errors: RowErrors, khat: np.ndarray) -> Judgement:
+def _judge(fit: Fit, errors: RowErrors) -> Judgement:
     good, usable = errors.good.mean(), errors.usable.mean()
     told = f"{good:.0%} of the rows are within bounds, the weights of {usable:.0%} are usable"
     if not fit.status.good:
@@ -249,71 +169,104 @@ def _judge(fit: Fit, errors: RowErrors, khat: np.ndarray) -> Judgement:
     )
 
 
-def _words(fit: Fit, errors: RowErrors, khat: np.ndarray, numbers: AmortizedNumbers) -> list[str]:
-    gap = numbers.bound - numbers.elbo
-    finite = khat[np.isfinite(khat)]
+def _point_judgement() -> Judgement:
+    return Judgement(
+        Verdict.REJECT,
+        "A point for each row, no posterior: the guide is a deterministic code.",
+        "Use it as an autoencoder (reconstructions and codes are on its page); for a posterior, fit "
+        "AmortizedNormal.",
+    )
+
+
+def _words(fit: Fit, found: Weighed, numbers: AmortizedNumbers) -> list[str]:
     said = [f"Convergence: {fit.status.value}"]
+    finite = found.khat[np.isfinite(found.khat)]
     if len(finite):
         middle, high = np.quantile(finite, [0.5, 0.95])
         said.append(
             f"k-hat per row: median {middle:.2f}, 95 % below {high:.2f} (each +- "
-            f"{numbers.khat_se:.2f}); {np.mean(khat < khat_limit(DRAWS)):.0%} below the limit."
+            f"{numbers.khat_se:.2f}); {np.mean(found.khat < khat_limit(found.draws)):.0%} below the "
+            "limit."
         )
-    said.append(
-        f"Importance-weighted bound above the ELBO by {gap.mean():.3g} nats a row on average, "
-        f"{gap.max():.3g} at most."
-    )
-    said.append(f"Rows: {len(khat)} looked at.")
+    if not numbers.point:
+        gap = numbers.bound - numbers.elbo
+        said.append(
+            f"Importance-weighted bound above the ELBO by {gap.mean():.3g} nats a row on average, "
+            f"{gap.max():.3g} at most."
+        )
+    if numbers.ledger is not None:
+        said.append(numbers.ledger.sentence())
+    said += [one.sentence() for one in (numbers.collapse, numbers.generation) if one is not None]
+    said.append(f"Rows: {len(found.khat)} looked at.")
     return said
 
 
 # pictures ----------------------------------------------------------------------------------------
 
 
-def _pictures(
-    fit: Fit, x: Tensor, log_w: dict[str, np.ndarray], moments: Any, khat: np.ndarray, seed: int
-) -> AmortizedNumbers:
-    mean, sd = moments
+def _pictures(fit: Fit, x: Tensor, found: Weighed, point: bool, seed: int) -> AmortizedNumbers:
+    mean = found.mean
     d = mean.shape[1]
     steps = torch.linspace(-2.5, 2.5, 9)
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        latents = latents_of(fit, x)
         z = torch.as_tensor(mean, dtype=x.dtype, device=x.device)
-        reconstruction = _decoded(fit, z)
-        samples = _decoded(fit, torch.randn(48, d, dtype=x.dtype, device=x.device))
+        reconstruction = decoded(fit, z, latents)
+        samples = decoded(fit, prior_draws(fit, 48, latents, z), latents)
         order = np.argsort(-mean.std(0))[: min(d, 10)]
         grid = torch.zeros(len(order), len(steps), d, dtype=x.dtype, device=x.device)
         for row, dimension in enumerate(order):
             grid[row, :, dimension] = steps.to(grid)
-        traversals = _decoded(fit, grid.reshape(-1, d)).reshape(len(order), len(steps), -1)
+        traversals = decoded(fit, grid.reshape(-1, d), latents)
     flat = x.reshape(len(x), -1).double().cpu().numpy()
     side = math.isqrt(flat.shape[1])
-    gap = log_w["bound"] - log_w["elbo"]
-    badness = np.where(np.isfinite(khat), khat, -1.0) + 1e-3 * gap
+    if point:
+        badness = np.square(reconstruction - flat).sum(1)
+    else:
+        badness = np.where(np.isfinite(found.khat), found.khat, -1.0)
+        badness = badness + 1e-3 * (found.bound - found.elbo)
+    finite = found.khat_se[np.isfinite(found.khat_se)]
     return AmortizedNumbers(
         data=flat,
-        khat=khat,
-        khat_se=(1 + max(0.0, float(np.median(khat)))) / math.sqrt(3 * math.sqrt(DRAWS)),
-        elbo=log_w["elbo"],
-        bound=log_w["bound"],
+        khat=found.khat,
+        khat_se=float(np.median(finite)) if len(finite) else math.nan,
+        khat_ses=found.khat_se,
+        elbo=found.elbo,
+        bound=found.bound,
         reconstruction=reconstruction,
         latent_mean=mean,
-        latent_sd=sd,
+        latent_sd=found.sd,
         prior_samples=samples,
-        traversals=traversals,
+        traversals=traversals.reshape(len(order), len(steps), -1),
         worst=np.argsort(-badness)[:WORST],
         image_shape=(side, side) if side * side == flat.shape[1] and side > 3 else None,
+        point=point,
     )
 
 
-def _decoded(fit: Fit, z: Tensor) -> np.ndarray:
-    """The mean of the observed site given z (n, d): the picture that z stands for."""
-    assert isinstance(fit.guide, RowPosterior)
-    x = torch.zeros(len(z), *np.shape(_observed(fit))[1:], dtype=z.dtype, device=z.device)
-    model = poutine.condition(fit.model, data={fit.guide.site: z})
-    trace = poutine.trace(model).get_trace(**{fit.guide.observed: x})
-    node = next(
-        n for n in trace.nodes.values()
-        if n["type"] == "sample" and n["is_observed"] and n["name"] != fit.guide.site
-        and not n["infer"].get("_deterministic") and type(n["fn"]).__name__ != "_Subsample"
-    )  # fmt: skip
-    return node["fn"].mean.reshape(len(z), -1).double().cpu().numpy()
+def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) -> AmortizedNumbers:
+    """The numbers with the ledger, the collapse, the generation and the warning, where there are."""
+    from guidebook.diagnostics.collapse import collapse
+    from guidebook.diagnostics.gap import gap_ledger
+    from guidebook.diagnostics.generation import generation, warning_images
+
+    made = generation(fit, held_out=held_out, seed=seed)
+    warned = None
+    if numbers.image_shape is not None:
+        some = some_rows(len(numbers.data), 200, seed)
+        warned = warning_images(numbers.data[some].reshape(-1, *numbers.image_shape))
+    numbers = replace(numbers, generation=made, warned=warned)
+    if numbers.point:
+        return numbers
+    numbers = replace(numbers, collapse=collapse(fit, seed=seed))
+    weights = sum(p.numel() for p in parameters_of(fit.model)) or 1
+    rows = int(min(LEDGER_ROWS, max(12, LEDGER_WEIGHTS // weights)))
+    if _all_real(fit):
+        numbers = replace(numbers, ledger=gap_ledger(fit, rows=rows, seed=seed))
+    return numbers
+
+
+def _all_real(fit: Fit) -> bool:
+    x = rows_of(fit, observed(fit), np.zeros(1, int))
+    with local_parameters(), precision(x.dtype), random_state(0), torch.no_grad(), recording():
+        return all(one.real for one in latents_of(fit, x))

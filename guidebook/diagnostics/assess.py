@@ -78,7 +78,8 @@ def assess(
         modes: the modes of the fit's density, where they were searched for.
     """
     marginals = marginals_of(tree)
-    tails = tail_inflation(marginals.values)
+    bounded = bool(_attribute(tree, "discrete"))  # a few values have no tail
+    tails = np.ones(1) if bounded else tail_inflation(marginals.values)
     absent: list[str] = []
     sampler, converged, status, vetoed = _convergence(tree, fit, absent)
     importance, log_ratio = _importance(tree, absent, sampler)
@@ -114,6 +115,7 @@ def assess(
         else None,
         sampler=sampler,
         point=_attribute(tree, "family") == "delta",
+        discrete=bool(_attribute(tree, "discrete")),
         absent=absent,
     )
     findings = _with_modes(findings, tree, fit, modes, log_ratio)
@@ -183,6 +185,9 @@ def _stein(
         names = [str(n) for n in group[COORDINATE].values]
         raw = stein(u, gradient, names)
         return raw, stein(u, gradient, names, weights) if weights is not None else None
+    if _attribute(tree, "discrete"):
+        absent.append("Stein's identities (discrete values have no gradients)")
+        return None, None
     absent.append("Stein's identities (no gradients in the file)")
     stats = tree.children.get("sample_stats")
     if stats is None or "lp" not in stats.data_vars:
@@ -199,6 +204,9 @@ def _stein(
 def _transport(
     tree: xr.DataTree, fit: Fit | None, raw: Stein | None, seed: int, absent: list[str]
 ) -> Transport | None:
+    if _attribute(tree, "discrete"):
+        absent.append("a short Hamiltonian run (discrete values have no gradients)")
+        return None
     if fit is None or fit.model is None or fit.data is None or "unconstrained" not in tree.children:
         absent.append("a short Hamiltonian run (needs the model: give the Fit, not its file)")
         return None
@@ -284,7 +292,7 @@ def _importance_estimate(marginals: Marginals, importance: Importance | None) ->
     values, weights = marginals.values, importance.weights
     mean, sd = values.mean(0), values.std(0)
     target_mean, target_sd = weighted_moments(values, weights)
-    target_sd = np.maximum(target_sd, 1e-300)
+    sd, target_sd = (np.maximum(one, marginals.least_sd) for one in (sd, target_sd))
     z2 = np.square((values - target_mean) / target_sd)
     # errors of self-normalised weights, of their difference from the raw draws
     tilt = weights - 1 / len(weights)
@@ -328,7 +336,8 @@ def _reference_estimate(
     if theirs is None:
         return None
     mean, sd = weighted_moments(marginals.values, weights)
-    ref_mean, ref_sd = theirs.mean(0), np.maximum(theirs.std(0), 1e-300)
+    sd = np.maximum(sd, marginals.least_sd)
+    ref_mean, ref_sd = theirs.mean(0), np.maximum(theirs.std(0), marginals.least_sd)
     size = len(marginals.values) if weights is None else 1 / np.square(weights).sum()
     error = math.sqrt(1 / size + 1 / max(reference.ess, 1))
     shape = np.ones(len(mean))
@@ -370,8 +379,13 @@ def _numbers(
 def _khat_moments(
     log_ratio: np.ndarray | None, marginals: Marginals, importance: Importance | None
 ) -> float:
-    """The largest k-hat of second moments over the marginals."""
-    if log_ratio is None or importance is None or not np.isfinite(importance.khat):
+    """The largest k-hat of second moments over the marginals; of bounded values they are finite."""
+    if (
+        marginals.discrete
+        or log_ratio is None
+        or importance is None
+        or not np.isfinite(importance.khat)
+    ):
         return math.nan
     columns = marginals.values.T[:40]
     return max(khat_of_moment(log_ratio, column) for column in columns)
@@ -380,7 +394,9 @@ def _khat_moments(
 def _khat_by_site(
     log_ratio: np.ndarray | None, marginals: Marginals, importance: Importance | None
 ) -> dict[str, tuple[float, float]]:
-    if log_ratio is None or importance is None or not np.isfinite(importance.khat):
+    if marginals.discrete or log_ratio is None or importance is None:
+        return {}
+    if not np.isfinite(importance.khat):
         return {}
     sites: dict[str, tuple[float, float]] = {}
     for name, column in zip(marginals.names[:200], marginals.values.T, strict=False):

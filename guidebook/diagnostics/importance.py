@@ -63,6 +63,8 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
             log_weights, khat = array_stats.psislw(-centred, r_eff=1)
         except ValueError:  # the whole tail is one value: bounded weights, nothing to smooth
             log_weights, khat = centred, -math.inf
+    if not np.isfinite(log_weights).all():  # ties in the tail, as discrete draws have: as they are
+        log_weights = centred
     weights = np.exp(log_weights - np.max(log_weights))
     weights = weights / weights.sum()
     khat = float(khat)

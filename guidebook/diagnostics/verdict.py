@@ -113,6 +113,7 @@ class Findings:
     weighted_reference: Estimate | None = None
     sampler: bool = False
     point: bool = False
+    discrete: bool = False
     absent: list[str] = field(default_factory=list)
 
 
@@ -195,6 +196,8 @@ def _why_not_trust(f: Findings) -> str:
             return f"Against the reference, at the limit: {f.reference.worst(f.names)}."
         if f.reference.good() and not f.sampler and math.isnan(f.khat):
             return ""  # files without log_q: the reference is all there is
+    if f.discrete:
+        return _why_not_trust_discrete(f)
     for name, estimate in (("A short Hamiltonian run", f.transport),
                            ("Importance weighting", _heard(f))):  # fmt: skip
         if estimate is not None and estimate.bad():
@@ -216,6 +219,25 @@ def _why_not_trust(f: Findings) -> str:
             f"Nothing can tell: a Hamiltonian run is too short for {blind}, k-hat is {f.khat:.2f}."
         )
     return f"k-hat {f.khat:.2f} +- {f.khat_se:.2f} leaves open whether the draws are right."
+
+
+def _why_not_trust_discrete(f: Findings) -> str:
+    """Without gradients no witness but a reference sees a mode that all draws miss."""
+    if f.engine == "exact" and f.khat == -math.inf:
+        return ""
+    if f.reference is None or not f.reference_sound:
+        return (
+            "Discrete values have no gradients, so nothing but a reference could see a mode that "
+            "the draws miss."
+        )
+    if not f.khat < f.khat_limit:
+        return (
+            "Against the reference each marginal is right, but how they hang together is not "
+            f"(k-hat {f.khat:.2f}, limit {f.khat_limit:.2f})."
+        )
+    if f.importance is not None and f.importance.bad():
+        return f"Importance weighting says that {f.importance.worst(f.names)}."
+    return ""
 
 
 def _heard(f: Findings) -> Estimate | None:
@@ -292,12 +314,15 @@ def _why_not_reweight(f: Findings) -> str:
     confirmed = f.weighted_transport is not None and f.weighted_transport.within(0.0)
     if f.khat_moments > f.khat_limit and not confirmed:
         return f"Its weights do not give variances (k-hat of second moments {f.khat_moments:.2f})."
-    if f.ess < REWEIGHT_SHARE * f.draws:
+    if not f.ess >= REWEIGHT_SHARE * f.draws:
         return f"Its weights leave {f.ess:.0f} effective draws of {f.draws}."
     if f.weighted_reference is not None and f.reference_sound and f.weighted_reference.bad():
         return f"Weighted, against the reference {f.weighted_reference.worst(f.names)}."
     if f.weighted_transport is not None and f.weighted_transport.bad():
         return f"Weighted, {f.weighted_transport.worst(f.names)} by the Hamiltonian run."
+    if f.discrete:
+        seen = f.weighted_reference is not None and f.reference_sound
+        return "" if seen else "Nor could a mode be seen that the weighted draws miss."
     if not f.stein_weighted < STEIN_LIMIT:
         return "The weighted draws fail Stein's identities."
     return ""
@@ -320,6 +345,10 @@ def _advice(f: Findings) -> str:
 
 def _richer(f: Findings) -> str:
     """The next richer family, by what is wrong."""
+    if f.discrete and f.reference is None:
+        return "compare with gb.exact or gb.gibbs as reference"
+    if f.discrete:
+        return "try larger blocks of units, or gibbs"
     if f.family in ("mean_field", "AutoNormal", "AutoDiagonalNormal", "delta"):
         return "try full_rank, or a reparameterised (non-centred) model"
     if f.family in ("low_rank", "AutoLowRankMultivariateNormal"):

@@ -10,14 +10,16 @@ Source: Saul & Jordan (1996), Exploiting tractable substructures in intractable 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import Categorical, constraints
+from torch.distributions import constraints
 
 from guidebook.errors import DataError, GuideError, SettingError
 from guidebook.guides.rows import rows
@@ -69,11 +71,10 @@ class SpinBlocks(TorchDistribution):
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008 (torch's own form)
         with torch.no_grad():
-            x = self.tables[0].new_empty(*sample_shape, *self.batch_shape, *self.event_shape)
+            parts = []
             for block, table in zip(self.blocks, self.tables, strict=True):
-                drawn = Categorical(logits=table).sample(sample_shape)
-                x[..., block] = _states(len(block), table)[drawn]
-            return x
+                parts.append(_states(len(block), table)[_drawn(table, torch.Size(sample_shape))])
+            return torch.cat(parts, -1)[..., torch.cat(self.blocks).argsort()]
 
     @property
     def mean(self) -> Tensor:
@@ -90,6 +91,17 @@ class SpinBlocks(TorchDistribution):
         """The sum of the blocks' entropies, in nats."""
         each = [-(table.exp() * table.clamp_min(-1e30)).sum(-1) for table in self.tables]
         return torch.stack(each).sum(0)
+
+
+def _drawn(table: Tensor, shape: torch.Size) -> Tensor:
+    """States (shape, ...) drawn with the log probabilities (..., K), by their distribution function.
+
+    Categorical would make a table for every draw inside torch.func.vmap.
+    """
+    heights = table.exp().cumsum(-1)
+    noise = torch.rand(*heights.shape[:-1], shape.numel(), dtype=table.dtype, device=table.device)
+    found = torch.searchsorted(heights.contiguous(), noise * heights[..., -1:])
+    return found.clamp_max(table.shape[-1] - 1).movedim(-1, 0).reshape(*shape, *table.shape[:-1])
 
 
 def _states(units: int, like: Tensor) -> Tensor:
@@ -140,9 +152,9 @@ def mean_field_fixed_point(
     """
     D = bias.shape[-1]
     parts = [torch.tensor(part, device=bias.device) for part in _partition(blocks, D)]
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(max(1, restarts), *bias.shape, generator=generator, dtype=torch.float64) * 2
-    m = (noise - 1).to(bias)
+    # by NumPy: inside torch.func.vmap torch's own numbers would differ from draw to draw
+    noise = np.random.default_rng(seed).uniform(-1, 1, (max(1, restarts), *bias.shape))
+    m = torch.from_numpy(noise).to(bias)
     m[0] = (beta * bias).tanh()
     tables = [m.new_empty(0)] * len(parts)
     states = [_states(len(part), bias) for part in parts]
@@ -235,12 +247,27 @@ class BlockMeanField(nn.Module):
         # In a tuple, so that torch does not register the machine as a part of the guide.
         self._machine = (machine,)
         self.blocks, self.sweeps, self.restarts, self.seed = blocks, sweeps, restarts, seed
+        self._found: tuple[list[Any], MeanField] | None = None
 
     def approximation(self, v: Tensor | None = None) -> MeanField:
         """The fixed point for v (n, V), batch shape (n,); () for a machine without visible units.
 
-        Its bound is one of log sum_h exp(-beta E(v, h)); without visible units, of log Z.
+        Its bound is one of log sum_h exp(-beta E(v, h)); without visible units, of log Z. It is kept
+        until v or the machine changes: every draw asks for it.
         """
+        machine: Any = self._machine[0]
+        parameters = machine.parameters() if isinstance(machine, nn.Module) else ()
+        read = [t for t in (*parameters, v) if t is not None]
+        if self._found is not None and _are(read, self._found[0]):
+            return self._found[1]
+        found = self._fixed_point(v)
+        self._found = [(weakref.ref(t), t._version) for t in read], found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_found": None}  # tensors cannot be referred to weakly in a copy
+
+    def _fixed_point(self, v: Tensor | None) -> MeanField:
         machine = self._machine[0]
         W, b, V = machine.weights.detach(), machine.bias.detach(), machine.visible
         v = clamped_rows(machine, v)
@@ -259,12 +286,33 @@ class BlockMeanField(nn.Module):
         own = machine.beta * ((0.5 * v @ W[:V, :V] + b[:V]) * v).sum(-1)
         return found._replace(bound=found.bound + own, history=found.history + own)
 
+    def coordinate_updates(self, data: Mapping[str, Any]) -> Iterator[float]:
+        """The ELBO after every sweep of the fixed point: what `gb.cavi` asks for.
+
+        It is the bound less log Z: where log Z is not known (more units than are enumerated, none
+        given), ModelError says so.
+        """
+        machine: Any = self._machine[0]
+        found, v = self.approximation(data.get("v")), data.get("v")
+        count = int(data.get("size") or 1) if v is None else len(v)
+        constant = count * float(machine.log_normaliser().detach())
+        for bound in found.history.reshape(len(found.history), -1).sum(1):
+            yield float(bound) * (count if v is None else 1) - constant
+
     def forward(self, v: Tensor | None = None, size: int | None = None) -> Tensor:
         """Sample h (n, H) given v (n, V); `size` as in the machine."""
         q = self.approximation(v).q
         present, size = (size or 1, None) if v is None else (len(v), size)
         with rows("row", present, size, q.tables[0].device):
             return pyro.sample("h", q)
+
+
+def _are(tensors: Sequence[Tensor], kept: Sequence[Any]) -> bool:
+    """Whether these are the very tensors that were kept, unchanged since."""
+    return len(tensors) == len(kept) and all(
+        t is ref() and t._version == version
+        for t, (ref, version) in zip(tensors, kept, strict=True)
+    )
 
 
 def check_hidden(machine: Machine) -> None:

@@ -7,6 +7,10 @@ u = (u_1, ..., u_K) is the position of the model on the unconstrained scale, and
 
 The order of the sites is the order in which the model samples them, so a support may depend on the
 sites before it (beta1 in (0, 1 - alpha1)): the transform is taken anew at every run of the model.
+
+A discrete site that is not enumerated has no such scale. Where its values are all that is asked for
+(draws of `gibbs` or `exact`) they stand in u as they are, with T the identity, and log p(x, u) has no
+gradient by them; engines that need one refuse such a model.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from pyro.distributions.util import sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Categorical, biject_to
+from torch.distributions.transforms import identity_transform
 
 from guidebook.errors import ModelError
 
@@ -50,6 +55,10 @@ class Site:
     def size(self) -> int:
         return self.unconstrained_shape.numel()
 
+    @property
+    def discrete(self) -> bool:
+        return bool(self.support.is_discrete)
+
 
 class Substitute(Messenger):
     """Runs a model at the position u (D,): every latent site takes its slice of u.
@@ -73,30 +82,49 @@ class Substitute(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
             return
-        support = msg["fn"].support
-        if support.is_discrete:
-            raise ModelError(
-                f"The latent site '{msg['name']}' is discrete, so it has no unconstrained scale. "
-                'Enumerate it: infer={"enumerate": "parallel"} at the site (or '
-                "pyro.infer.config_enumerate on the model) and objective=TraceEnum_ELBO(...)."
-            )
-        transform = biject_to(support)
+        transform = bijection(msg["fn"].support)
         shape = transform.inverse_shape(msg["fn"].shape())
         if self.position is None:  # a look at the model: every free coordinate at zero
             flat = torch.zeros(shape, device=_device(msg["fn"]))
+            if msg["fn"].support.is_discrete:
+                flat = some_value(msg["fn"])
         else:
             size = shape.numel()
             flat = self.position[self._offset : self._offset + size].reshape(shape)
             self._offset += size
-        value = transform(flat)
+        value = as_label(msg["fn"], transform(flat))
         self.values[msg["name"]] = value
         self.log_dets[msg["name"]] = log_abs_det(transform, flat, value, msg["fn"].event_dim)
         msg["value"] = value
         msg["done"] = True
 
 
+def bijection(support: constraints.Constraint) -> Any:
+    """From the real numbers to the support; the identity where the support is discrete."""
+    return identity_transform if support.is_discrete else biject_to(support)
+
+
+def some_value(fn: Any) -> Tensor:
+    """A value of a discrete distribution at which a model can be looked at: 0, 1, or a draw."""
+    for number in (0.0, 1.0):
+        value = torch.full(fn.shape(), number, device=_device(fn))
+        if bool(fn.support.check(value).all()):
+            return value
+    drawn: Tensor = fn.sample()
+    return drawn.to(torch.get_default_dtype())
+
+
+def as_label(fn: Any, value: Tensor) -> Tensor:
+    """The value as the distribution gives it: a model may take a row of a table by a Categorical."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return value.long() if isinstance(fn, Categorical) else value
+
+
 def log_abs_det(transform: Any, flat: Tensor, value: Tensor, event_dim: int) -> Tensor:
     """log |det dT/du| of one site, summed over what belongs to its event."""
+    if transform is identity_transform:  # of a discrete value, which may be a whole number
+        return flat.new_zeros(flat.shape[: flat.dim() - event_dim])
     log_det = transform.log_abs_det_jacobian(flat, value)
     return sum_rightmost(log_det, log_det.dim() - (value.dim() - event_dim))
 
@@ -123,18 +151,32 @@ def trace_at(
     return trace, substitute
 
 
-def latent_sites(model: Model, data: Mapping[str, Any]) -> tuple[Site, ...]:
+def latent_sites(
+    model: Model, data: Mapping[str, Any], *, discrete: bool = False
+) -> tuple[Site, ...]:
     """The model's latent sites in order, read from runs at the origin and a step away from it.
 
     Raises:
-        ModelError: a discrete site that is not enumerated, or a site whose support has no bijection
-            to the real numbers.
+        ModelError: a discrete site that is not enumerated (unless `discrete`), or a site whose
+            support has no bijection to the real numbers.
     """
     trace, seen = trace_at(model, data, None)
-    sizes = [biject_to(trace.nodes[n]["fn"].support).inverse_shape(v.shape).numel()
-             for n, v in seen.values.items()]  # fmt: skip
-    first = next(iter(seen.values.values()), torch.zeros(()))
-    away, _ = trace_at(model, data, torch.full((sum(sizes),), 0.5, device=first.device))
+    supports = {name: trace.nodes[name]["fn"].support for name in seen.values}
+    whole = [name for name, support in supports.items() if support.is_discrete]
+    if whole and not discrete:
+        raise ModelError(
+            f"The latent site '{whole[0]}' is discrete, so it has no unconstrained scale. "
+            'Enumerate it: infer={"enumerate": "parallel"} at the site (or '
+            "pyro.infer.config_enumerate on the model) and objective=TraceEnum_ELBO(...); or use a "
+            "guide that samples it, gibbs or exact."
+        )
+    positions = [
+        value.reshape(-1).to(torch.get_default_dtype()) if name in whole
+        else torch.full((bijection(supports[name]).inverse_shape(value.shape).numel(),), 0.5,
+                        device=value.device)
+        for name, value in seen.values.items()
+    ]  # fmt: skip
+    away, _ = trace_at(model, data, torch.cat(positions) if positions else torch.zeros(0))
     sites = []
     for name, value in seen.values.items():
         node = trace.nodes[name]
@@ -144,7 +186,7 @@ def latent_sites(model: Model, data: Mapping[str, Any]) -> tuple[Site, ...]:
             Site(
                 name=name,
                 shape=value.shape,
-                unconstrained_shape=biject_to(support).inverse_shape(value.shape),
+                unconstrained_shape=bijection(support).inverse_shape(value.shape),
                 event_dim=fn.event_dim,
                 support=support,
                 plates=tuple((f.name, f.dim, f.size) for f in frames),

@@ -126,7 +126,8 @@ def _standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Te
 def recording() -> Iterator[None]:
     """Pyro without validation, on its JIT branches, without `.item()`."""
     stand_ins: dict[str, Callable[..., Any]] = {
-        "torch_item": lambda x: x,
+        # detached, as .item() is: Trace_ELBO takes the score-function term from such a difference
+        "torch_item": lambda x: x.detach() if isinstance(x, Tensor) else x,
         "warn_if_nan": lambda value, *a, **k: value,
         "safe_log": _SafeLog.apply,
         "_standard_normal": _standard_normal,

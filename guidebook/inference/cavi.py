@@ -136,8 +136,9 @@ def cavi(
     ):  # fmt: skip
         for restart in range(restarts):
             story, family = copied(model, guide)
-            if isinstance(family, torch.nn.Module):
-                family.double().to(where)
+            for part in (story, family):
+                if isinstance(part, torch.nn.Module):
+                    part.double().to(where)
             if simple:
                 steps = family.coordinate_updates(as_tensors(data, torch.float64, where))
             else:
@@ -269,6 +270,6 @@ def finished(
     with local_parameters(), precision(torch.float64), random_state(seed), torch.no_grad():
         rows = some_rows(data, 100, 0, device)
         check_pair(model, guide, rows)
-        sites = latent_sites(model, rows)
+        sites = latent_sites(model, rows, discrete=True)
     seconds = time.perf_counter() - started
     return Fit(model, guide, data, history, status, seed, seconds, engine, sites, notes=notes)

@@ -78,5 +78,5 @@ def _unchecked(
     with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
         tensors = as_tensors(data, dtype, where)
         check_pair(model, guide, tensors)
-        sites = latent_sites(model, tensors)
+        sites = latent_sites(model, tensors, discrete=True)
     return Fit(model, guide, data, np.empty(0), Status.EXACT, seed, 0.0, "exact", sites)

@@ -56,7 +56,7 @@ def to_datatree(
         if log_q is not None:
             stats["log_q"] = log_q.reshape(-1) - log_det
         groups["sample_stats"] = _grouped(stats, chains)
-        if u.shape[-1] <= LARGEST_UNCONSTRAINED:
+        if u.shape[-1] <= LARGEST_UNCONSTRAINED and not is_discrete(fit):
             _, grad = fit.potential.value_and_grad(flat)
             groups["unconstrained"] = _grouped({"position": flat, "gradient": grad}, chains)
         groups |= _data_groups(fit)
@@ -89,6 +89,11 @@ def to_datatree(
     tree["vi_fit"].attrs.update(_attributes(fit))
     tree.attrs.update({"created_by": "guidebook", "engine": fit.engine})
     return tree
+
+
+def is_discrete(fit: Fit) -> bool:
+    """Whether some latent site has no gradient."""
+    return any(site.discrete for site in fit.sites)
 
 
 # draws ------------------------------------------------------------------------------------------
@@ -289,6 +294,7 @@ def _attributes(fit: Fit) -> dict[str, str | int | float]:
         "engine": fit.engine,
         "family": getattr(fit.guide, "family", "") or type(fit.guide).__name__,
         "notes": json.dumps(simple),
+        "discrete": int(is_discrete(fit)),
     }
 
 

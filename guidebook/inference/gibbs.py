@@ -88,11 +88,14 @@ def gibbs(
     data = arguments(model, data)
     check(data)
     story, conditionals = copied(model, guide)
+    for part in (story, conditionals):
+        if isinstance(part, torch.nn.Module):
+            part.double().to(where)
     with local_parameters(), precision(torch.float64), random_state(seed), stoppable() as stop:
         tensors = as_tensors(data, torch.float64, where)
         check_model(story, tensors)
         with torch.no_grad():
-            sites = latent_sites(story, tensors)
+            sites = latent_sites(story, tensors, discrete=True)
             generator = torch.Generator(where).manual_seed(seed)
             state = conditionals.initial(tensors, chains, generator)
             kept: list[State] = []
@@ -110,7 +113,7 @@ def gibbs(
             values, relabelled = in_canonical_order(story, values)
             flat = {name: v.flatten(0, 1) for name, v in values.items()}
             u = Potential(story, tensors, sites).unconstrain(flat).unflatten(0, (chains, -1))
-    rhat, ess = convergence(u.cpu().numpy())
+    rhat, ess = convergence(u.cpu().numpy(), any(site.discrete for site in sites))
     status = Status.CONVERGED
     if stop.is_set():
         status = Status.INTERRUPTED

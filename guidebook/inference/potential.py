@@ -20,11 +20,16 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import ModelError
-from guidebook.guides.unconstrained import Site, Substitute, is_enumerated, latent_sites
+from guidebook.guides.unconstrained import (
+    Site,
+    Substitute,
+    bijection,
+    is_enumerated,
+    latent_sites,
+)
 from guidebook.inference.capture import (
     CannotRecord,
     local_parameters,
@@ -270,7 +275,7 @@ class _Invert(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             value = self.values[msg["name"]].reshape(msg["fn"].shape())
-            self.flat[msg["name"]] = biject_to(msg["fn"].support).inv(value)
+            self.flat[msg["name"]] = bijection(msg["fn"].support).inv(value)
             msg["value"], msg["done"] = value, True
 
 
@@ -285,7 +290,7 @@ class _DrawPrior(Messenger):
         if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
             return
         fn = msg["fn"]
-        transform = biject_to(fn.support)
+        transform = bijection(fn.support)
         flat = torch.full((), math.nan)
         with contextlib.suppress(NotImplementedError):
             flat = transform.inv(fn.sample())

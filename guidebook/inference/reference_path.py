@@ -21,7 +21,15 @@ from guidebook.errors import SettingError
 from guidebook.inference.convergence import cause_of_nan, flat_at_the_end
 from guidebook.inference.fit import Status
 from guidebook.inference.owned import Joined
-from guidebook.inference.step import AVERAGED, CHUNK, Optimiser, Outcome, progress_bar, stoppable
+from guidebook.inference.step import (
+    AVERAGED,
+    CHUNK,
+    Optimiser,
+    Outcome,
+    progress_bar,
+    schedule_table,
+    stoppable,
+)
 
 
 def run_reference(
@@ -43,6 +51,8 @@ def run_reference(
     average = [torch.zeros_like(p) for p in joined.parameters()]
     start, taken = steps - max(2, int(AVERAGED * steps)), 0
     before: list[torch.Tensor] = []
+    names = list(getattr(problem.objective, "schedules", {}))
+    table = schedule_table(problem.objective, steps)
     nan, interrupted, generator = False, False, torch.get_rng_state()
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
@@ -56,6 +66,9 @@ def run_reference(
             for step in range(steps):
                 if optim is None:
                     _set_rate(optimiser, float(default.rates[step]))
+                if names:
+                    values = dict(zip(names, table[step].tolist(), strict=True))
+                    stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
                 before = [p.detach().clone() for p in joined.parameters()]
                 generator = torch.get_rng_state()
                 history.append(float(stepper.step(**problem.batch(step))))
@@ -100,16 +113,21 @@ def _pyros_own_mode() -> Iterator[None]:
 
 def registered(name: str, part: Any) -> Callable[..., Any]:
     """The part as pyro.infer.SVI needs it: parameters of a plain module become Pyro's."""
-    if isinstance(part, PyroModule):
-        return part
+    return part if isinstance(part, PyroModule) else _Registered(name, part)
 
-    def call(**data: Any) -> Any:
-        for key, parameter in part.named_parameters():
+
+class _Registered(nn.Module):
+    """A module, so that an objective can put other values in the place of its parameters."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.name, self.part = name, part
+
+    def forward(self, **data: Any) -> Any:
+        for key, parameter in self.part.named_parameters():
             if parameter.requires_grad:
-                pyro.param(f"{name}.{key}", parameter)
-        return part(**data)
-
-    return call
+                pyro.param(f"{self.name}.{key}", parameter)
+        return self.part(**data)
 
 
 def _set_rate(optimiser: Any, rate: float) -> None:

@@ -20,6 +20,7 @@ from guidebook.inference.checkpoint import read, usable, write_atomically
 from guidebook.inference.data import as_tensors
 from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import Owned, copied
+from guidebook.models.energy import plus_minus_one
 
 FORMAT = "guidebook fit 1"
 PARTS = (
@@ -208,7 +209,7 @@ PLAIN = (
     "real", "real_vector", "positive", "nonnegative", "unit_interval", "simplex", "lower_cholesky",
     "corr_cholesky", "positive_definite", "ordered_vector", "positive_ordered_vector",
     "softplus_positive", "softplus_lower_cholesky", "unit_lower_cholesky", "sphere", "circular",
-    "corr_matrix",
+    "corr_matrix", "boolean", "one_hot", "nonnegative_integer", "positive_integer",
 )  # fmt: skip
 BOUNDED = {
     "_GreaterThan": (constraints.greater_than, ("lower_bound",)),
@@ -216,6 +217,7 @@ BOUNDED = {
     "_LessThan": (constraints.less_than, ("upper_bound",)),
     "_Interval": (constraints.interval, ("lower_bound", "upper_bound")),
     "_HalfOpenInterval": (constraints.half_open_interval, ("lower_bound", "upper_bound")),
+    "_IntegerInterval": (constraints.integer_interval, ("lower_bound", "upper_bound")),
 }
 
 
@@ -223,6 +225,8 @@ def _encode_support(support: Any) -> list[Any]:
     if isinstance(support, constraints.independent):
         inner = _encode_support(support.base_constraint)
         return ["independent", inner, support.reinterpreted_batch_ndims]
+    if type(support) is type(plus_minus_one):
+        return ["plus_minus_one"]
     for name in PLAIN:
         known = getattr(constraints, name, None)
         same_kind = type(support) is type(known) and not vars(support)
@@ -246,6 +250,8 @@ def _plain_bound(bound: Any) -> Any:
 def _decode_support(kept: list[Any]) -> Any:
     if kept[0] == "independent":
         return constraints.independent(_decode_support(kept[1]), kept[2])
+    if kept[0] == "plus_minus_one":
+        return plus_minus_one
     if kept[0] in PLAIN:
         return getattr(constraints, kept[0])
     return BOUNDED[kept[0]][0](*kept[1:])

@@ -74,6 +74,14 @@ def schedule(rate: float, steps: int, least: float = 0.01) -> Tensor:
     return rate * (least + (1 - least) * 0.5 * (1 + torch.cos(math.pi * fall)))
 
 
+def schedule_table(objective: Any, steps: int) -> Tensor:
+    """The objective's scheduled numbers at every step, (steps, numbers) in the order of their names."""
+    schedules = getattr(objective, "schedules", {}).values()
+    places = [step / max(1, steps - 1) for step in range(steps)]
+    rows = [[float(value(t)) for value in schedules] for t in places]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def adam_of(optim: Any) -> Callable[[int], Optimiser]:
     """Pyro's Adam as an Optimiser of a given number of steps, at its constant rate.
 
@@ -121,6 +129,8 @@ class Step:
         self.names = [n for n, _ in trained]
         self.shapes = [p.shape for _, p in trained]
         self.sizes = [p.numel() for _, p in trained]
+        self.scheduled = list(getattr(problem.objective, "schedules", {}))
+        self.table = schedule_table(problem.objective, steps)
         self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
         self.state = self._fresh_state(torch.cat([p.detach().reshape(-1) for _, p in trained]))
         self.moving = [name for name in self.state if name not in AVERAGES]
@@ -141,7 +151,9 @@ class Step:
             rows += self._scatter() * torch.randn_like(rows)
         number = torch.arange(1, self.steps + 1, dtype=torch.float64)
         o = self.optimiser
+        scheduled = {"schedules": self.table.to(flat)} if self.scheduled else {}
         return {
+            **scheduled,
             "flat": rows,
             "m": torch.zeros_like(rows),
             "v": torch.zeros_like(rows),
@@ -196,9 +208,9 @@ class Step:
     def _tensors(self, data: dict[str, Any]) -> list[Tensor]:
         return [data[name] for name in self.tensor_names]
 
-    def _loss(self, flat: Tensor, data: dict[str, Any]) -> Tensor:
+    def _loss(self, flat: Tensor, data: dict[str, Any], objective: Any) -> Tensor:
         parameters = self._unflatten(flat)
-        objective = _differentiable(self.problem.objective)
+        objective = differentiable(objective)
 
         def one(_: Tensor | None = None) -> Tensor:
             return torch.func.functional_call(self.joined, parameters, (objective, data))
@@ -214,7 +226,11 @@ class Step:
         tensors = inputs[len(self.moving) :]
         data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=True))}
         flat, m, v, o = state["flat"], state["m"], state["v"], self.optimiser
-        loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data))
+        objective = self.problem.objective
+        if self.scheduled:
+            values = state["schedules"].index_select(0, state["step"])[0]
+            objective = objective.at(**dict(zip(self.scheduled, values.unbind(), strict=True)))
+        loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data, objective))
         if self.restarts == 1:
             grad, loss = loss_and_grad(flat[0])
             grad, loss = grad[None], loss.reshape(1)
@@ -272,7 +288,11 @@ class Step:
 
     def _signature(self) -> dict[str, Any]:
         p = self.problem
+        scheduled = {}
+        if self.scheduled:
+            scheduled["schedules"] = checkpoints.checksum(str(self.table.tolist()))
         return {
+            **scheduled,
             "names": self.names,
             "shapes": [list(s) for s in self.shapes],
             "steps": self.steps,
@@ -378,7 +398,7 @@ def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, 
         yield move
 
 
-def _differentiable(objective: Any) -> Callable[..., Tensor]:
+def differentiable(objective: Any) -> Callable[..., Tensor]:
     """The objective's differentiable_loss.
 
     TraceEnum_ELBO's own asks its result whether it requires a gradient, which it denies inside a

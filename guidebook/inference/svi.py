@@ -123,6 +123,9 @@ def svi(
             restarts, compile, progress, path,
         ),
     )  # fmt: skip
+    for part in (outcome.model, outcome.guide):
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
     notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
     seconds = time.perf_counter() - started
     return Fit(
@@ -196,7 +199,7 @@ def _prepare(
         guide.start_at(start.center, start.factor)
         return problem, guide.sites
     with torch.no_grad():
-        sites = latent_sites(joined.model, tensors)
+        sites = latent_sites(joined.model, tensors, discrete=True)
     return problem, sites
 
 

@@ -2,23 +2,36 @@
 
 from guidebook.models.boltzmann import BoltzmannMachine
 from guidebook.models.clutter import clutter
+from guidebook.models.discrete_latent import DiscreteVAE
 from guidebook.models.energy import Boltzmann, ising_grid
 from guidebook.models.factor import FactorAnalysis
 from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.hierarchical import eight_schools, eight_schools_centered
+from guidebook.models.hierarchical_latent import HierarchicalVAE
+from guidebook.models.hopfield import associative_memory
 from guidebook.models.latent import VAE, LinearVAE
+from guidebook.models.likelihoods import Bernoulli, Gaussian, GaussianPerDatum, LowRankGaussian
 from guidebook.models.mixture import GaussianMixture
-from guidebook.models.networks import mlp
+from guidebook.models.networks import ConvDecoder, ConvEncoder, mlp
 from guidebook.models.probit import probit_regression
 from guidebook.models.regression import linear_regression, logistic_regression
 
 __all__ = [
     "VAE",
+    "Bernoulli",
     "Boltzmann",
     "BoltzmannMachine",
+    "ConvDecoder",
+    "ConvEncoder",
+    "DiscreteVAE",
     "FactorAnalysis",
+    "Gaussian",
     "GaussianMixture",
+    "GaussianPerDatum",
+    "HierarchicalVAE",
     "LinearVAE",
+    "LowRankGaussian",
+    "associative_memory",
     "clutter",
     "eight_schools",
     "eight_schools_centered",

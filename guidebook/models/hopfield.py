@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import DataError, SettingError
+from guidebook.models.boltzmann import BoltzmannMachine
 from guidebook.models.energy import check_couplings, energy
 
 CAPACITY = 0.138
@@ -84,6 +85,30 @@ def pseudo_inverse(patterns: Tensor) -> Tensor:
         )
     half = (vectors / values.sqrt()).mT @ xi.double() / math.sqrt(N)
     return (half.mT @ half).to(xi.dtype).fill_diagonal_(0.0)
+
+
+def associative_memory(
+    patterns: Tensor, known: int, beta: float = 2.0, log_normaliser: float | None = None
+) -> BoltzmannMachine:
+    r"""Recall as inference: the first `known` units of a pattern are seen, the others are latent.
+
+    .. math:: p(h \mid v) \propto \exp\left(-\beta E(v, h)\right)
+
+    with the weights of Hebb's rule for the patterns (P, N), kept as the machine's buffer `patterns`.
+    As beta grows the posterior settles on the states of least energy: `recall`. Its parameters are
+    not to be trained. `log_normaliser` is log Z where there are more than 20 units.
+
+    Raises DataError as `hebbian`; SettingError unless 0 <= known < N.
+    """
+    weights = hebbian(patterns)
+    N = len(weights)
+    if not 0 <= known < N:
+        raise SettingError(f"known={known} of {N} units: leave at least one to recall.")
+    machine = BoltzmannMachine(
+        weights, weights.new_zeros(N), N - known, beta=beta, log_normaliser=log_normaliser
+    )
+    machine.register_buffer("patterns", patterns)
+    return machine.requires_grad_(False)
 
 
 def one_step_error(load: float) -> float:

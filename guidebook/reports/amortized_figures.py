@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from guidebook.diagnostics.amortized import AmortizedNumbers
 
 #: Per-datum k-hat is read against the limit that does not depend on S: Vehtari et al. (2024).
-_KHAT_LIMIT = 0.7
+KHAT_LIMIT = 0.7
 _ACROSS = 12
 _PANELS = 8
 _MOST_TRAVERSED = 8
@@ -55,9 +55,9 @@ def worst_data(numbers: "AmortizedNumbers") -> Figure | None:
     if some.size == 0:
         return None
     khat = np.asarray(numbers.khat, dtype=float)
-    return _beside(
-        numbers, some, [f"{_datum_name(numbers, int(i))}\nk {khat[i]:.2f}" for i in some]
-    )
+    told = [f"\nk {khat[i]:.2f}" if np.isfinite(khat[i]) else "" for i in some]
+    names = [_datum_name(numbers, int(i)) + k for i, k in zip(some, told, strict=True)]
+    return _beside(numbers, some, names)
 
 
 @styled
@@ -157,9 +157,9 @@ def khat_per_datum(numbers: "AmortizedNumbers") -> Figure | None:
             max(1.1, float(np.quantile(np.maximum(khat, -1.5), 0.995))),
         )
         left.hist(np.clip(khat, low, high), bins=np.linspace(low, high, 41).tolist(), color=_FIT)
-        left.axvline(_KHAT_LIMIT, color=INK, lw=1.0, ls="--")
-        share = float((khat > _KHAT_LIMIT).mean())
-        left.set_title(f"{100 * share:.1f} % of {khat.size:,} data beyond {_KHAT_LIMIT}")
+        left.axvline(KHAT_LIMIT, color=INK, lw=1.0, ls="--")
+        share = float((khat > KHAT_LIMIT).mean())
+        left.set_title(f"{100 * share:.1f} % of {khat.size:,} data beyond {KHAT_LIMIT}")
     left.set(xlabel=f"k-hat of one datum (± {float(numbers.khat_se):.2f})", ylabel="data")
     if gap.size:
         top = float(np.quantile(gap, 0.995))
@@ -244,6 +244,13 @@ def _beside(numbers: "AmortizedNumbers", some: Array, names: list[str]) -> Figur
     return drawn
 
 
+def mosaic(
+    numbers: "AmortizedNumbers", rows: list[Array], names: list[str], above: list[str]
+) -> Figure:
+    """Rows of images, flat, in the data's greys: a name left of each row, words above each column."""
+    return _mosaic_figure(numbers, rows, names, _limits(numbers), above)
+
+
 def _mosaic_figure(
     numbers: "AmortizedNumbers",
     rows: list[Array],
@@ -267,7 +274,8 @@ def _mosaic_figure(
             canvas[r * (height + gap) :, c * (width + gap) :][:height, :width] = tile
     inches = (WIDTH - 0.7) * min(1.0, across / _ACROSS)
     tall = inches * canvas.shape[0] / canvas.shape[1]
-    drawn = figure(tall + (0.45 if above else 0.12), inches + 0.7)
+    lines = max((text.count("\n") + 1 for text in above), default=1) if above else 0
+    drawn = figure(tall + 0.12 + 0.165 * lines, inches + 0.7)
     axes = drawn.subplots()
     low, high = limits
     if depth:
@@ -319,6 +327,8 @@ def _blend(first: str, second: str, share: float) -> tuple[float, ...]:
 
 
 def _datum_name(numbers: "AmortizedNumbers", index: int) -> str:
+    rows = getattr(numbers, "index", None)
+    row = index if rows is None else int(rows[index])
     if numbers.labels is None:
-        return f"#{index}"
-    return f"#{index} ({shorten(str(np.asarray(numbers.labels)[index]), 10)})"
+        return f"#{row}"
+    return f"#{row} ({shorten(str(np.asarray(numbers.labels)[index]), 10)})"

@@ -14,10 +14,12 @@ from guidebook.diagnostics.amortized import AmortizedNumbers, assess_rows, is_am
 from guidebook.diagnostics.assess import NUMBERS, Assessment, Reference, assess, search_modes
 from guidebook.diagnostics.convergence import effective_draws
 from guidebook.diagnostics.distance import marginals_of
+from guidebook.diagnostics.identities import Bound
 from guidebook.diagnostics.verdict import Verdict
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.data import number_of_rows
 from guidebook.inference.fit import Fit
+from guidebook.reports.elbo_forms import elbo_forms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +47,7 @@ class Comparison:
         witnesses: name to sentences, what each diagnostic said.
         model, data: of the fits, where they came as fits.
         amortized: name to the numbers of amortised guides, row by row.
+        bounds: name to the ELBO in its three forms, where it can be had quickly.
     """
 
     table: pd.DataFrame
@@ -58,6 +61,7 @@ class Comparison:
     model: Callable[..., Any] | None = None
     data: Mapping[str, Any] | None = None
     amortized: dict[str, AmortizedNumbers] = field(default_factory=dict)
+    bounds: dict[str, Bound] = field(default_factory=dict)
 
     def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
         """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
@@ -159,6 +163,7 @@ def compare(
         model=first.model if first else None,
         data=first.data if first else None,
         amortized={n: numbers for n, (_, numbers) in by_row.items()},
+        bounds=elbo_forms(plain, name_of_reference, seed),
     )
 
 

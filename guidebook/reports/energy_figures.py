@@ -62,8 +62,35 @@ def recalled_patterns(
             if row == 0 and column < len(names):
                 axes.set_title(names[column], loc="center")
             if row > 0:
-                wrong = int((values[column] != rows[0][column]).sum())
-                axes.set_xlabel(f"{wrong} wrong" if wrong else "right", fontsize=8.5)
+                unknown = int((values[column] == 0).sum())
+                wrong = int((values[column] != rows[0][column]).sum()) - unknown
+                words = [f"{wrong} wrong"] * bool(wrong) + [f"{unknown} unknown"] * bool(unknown)
+                axes.set_xlabel("\n".join(words) or "right", fontsize=8.5)
+    return drawn
+
+
+@styled
+def posterior_means(
+    cues: Any, means: Mapping[str, Any], shape: tuple[int, int], reference: str | None = None
+) -> Figure:
+    """The first row of units as it is seen, and as every approximation completes it.
+
+    Arguments: `cues` (C, N), 0 where a unit is not seen; `means` (C, N) by the name of the
+    approximation, at most nine; `shape` of a row of units, N in all; `reference`, a name: under the
+    others stands their largest difference from it.
+    """
+    seen = _array(cues)[0]
+    shown = {"seen": seen} | {n: _array(v)[0] for n, v in list(means.items())[:9]}
+    truth = shown.get(reference) if reference is not None else None
+    side = min(1.3, (WIDTH - 0.2) / len(shown))
+    drawn = figure(side * shape[0] / shape[1] + 0.6, max(4.0, side * len(shown) + 0.2))
+    for axes, (name, values) in zip(
+        drawn.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+    ):
+        _picture(axes, -values.reshape(shape))
+        axes.set_title(name, loc="center", fontsize=9)
+        if truth is not None and name not in ("seen", reference):
+            axes.set_xlabel(f"{np.abs(values - truth).max():.2f}", fontsize=8.5)
     return drawn
 
 

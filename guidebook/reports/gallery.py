@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from guidebook.reports import amortized_figures
+from guidebook.reports import amortized_figures, gap_figures
 from guidebook.reports.densities import densities
 from guidebook.reports.figures import khat_per_site, objective
 from guidebook.reports.forest import forest
@@ -107,6 +107,18 @@ def datum_by_datum(numbers: "AmortizedNumbers") -> list[Picture]:
             "Right: what the approximation loses, per datum.",
             amortized_figures.khat_per_datum,
         ),
+        (
+            "Where the bound leaks",
+            "The approximation gap asks for a richer family, the amortisation gap for a larger or "
+            "better trained encoder.",
+            gap_figures.gap_bars,
+        ),
+        (
+            "Is the latent used?",
+            "Dashed: the threshold of active units, 0.01 (Burda et al. 2016); grey: dimensions below it, "
+            "whose posterior is the prior’s for every datum.",
+            gap_figures.kl_bars,
+        ),
         ("Reconstructions", "Evenly spaced over the data set.", amortized_figures.reconstructions),
         (
             "The worst data",
@@ -115,8 +127,13 @@ def datum_by_datum(numbers: "AmortizedNumbers") -> list[Picture]:
         ),
         (
             "Samples from the prior",
-            "Decoded draws of z from its prior.",
+            "Decoded draws of z from its prior; from a normal with the codes’ moments where that is flat.",
             amortized_figures.prior_samples,
+        ),
+        (
+            "Samples and their nearest training rows",
+            gap_figures.neighbour_caption(numbers),
+            gap_figures.nearest_neighbours,
         ),
         (
             "Latent space",
@@ -129,6 +146,11 @@ def datum_by_datum(numbers: "AmortizedNumbers") -> list[Picture]:
             "Traversals",
             "One coordinate moved, the others at zero; the most used first.",
             amortized_figures.traversals,
+        ),
+        (
+            "Mind squared error",
+            gap_figures.warning_caption(numbers),
+            gap_figures.two_distances,
         ),
     ]
     return [p for title, caption, draw in drawings for p in _drawn(title, caption, draw(numbers))]

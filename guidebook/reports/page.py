@@ -16,7 +16,8 @@ from guidebook.diagnostics.importance import khat_limit
 from guidebook.diagnostics.verdict import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.errors import FileError
 from guidebook.inference.owned import Owned
-from guidebook.reports import gallery
+from guidebook.reports import energy_pictures, gallery, gap_figures, mixture_figures
+from guidebook.reports.elbo_forms import forms_table
 from guidebook.reports.figures import MANY_DRAWS
 from guidebook.reports.graph import model_graph
 from guidebook.reports.numbers import count, fixed, listing, minus, seconds, span, with_error
@@ -115,6 +116,9 @@ def _render(
     names = list(comparison.amortized) if whole else []
     sections = [gallery.general(comparison, whole)]
     sections += [gallery.datum_by_datum(comparison.amortized[name]) for name in names]
+    sections.append(energy_pictures.pictures(comparison) if whole else [])
+    mixture = mixture_figures.mixture_numbers(comparison) if whole else None
+    sections.append(mixture_figures.pictures(comparison, mixture) if mixture is not None else [])
     graph, reason = model_graph(comparison.model, comparison.data) if whole else (None, "")
     sections.append(gallery.model_drawing(graph) if graph is not None else [])
     if graph is not None and not sections[-1]:
@@ -130,8 +134,13 @@ def _render(
         "limits": _limits(comparison),
         "pictures": images[0],
         "amortized": [
-            (n, colours(comparison)[n], i) for n, i in zip(names, images[1:], strict=False)
+            (n, colours(comparison)[n], i, gap_figures.tables(comparison.amortized[n]))
+            for n, i in zip(names, images[1:], strict=False)
         ],
+        "energy": images[-3],
+        "mixture": images[-2],
+        "labelling": mixture_figures.labelling(mixture) if mixture is not None else "",
+        "forms": forms_table(comparison.bounds) if whole else ([], []),
         "model_picture": images[-1],
         "sites": graph.sites if graph is not None else (),
         "no_graph": reason,

@@ -1,0 +1,155 @@
+r"""The ELBO of every approximation in its three forms, for a table of the page.
+
+    ELBO = energy + entropy = data term - KL to the prior = log p(x) - KL(q || p(z | x))
+
+`guidebook.diagnostics.identities.bound` gives them where prior and likelihood are separate. Where a
+model sums discrete sites out, z are its continuous sites, and log p(x | z) is what remains of the
+joint density without their prior. Components that can change places are in one labelling, whose
+densities are p_c = K! p and q_c (`guidebook.inference.labels`); the forms hold for those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from guidebook.diagnostics.identities import Bound, _mean, _scored, bound
+from guidebook.diagnostics.information import Estimate
+from guidebook.errors import GuidebookError
+from guidebook.inference.export import draw
+from guidebook.inference.fit import Fit
+from guidebook.inference.labels import log_labellings
+from guidebook.inference.potential import _scaled
+from guidebook.reports.numbers import minus, with_error
+
+DRAWS = 2000
+WORK = 100_000_000
+"""Numbers computed for the forms of one fit: a second at most."""
+
+
+def elbo_forms(
+    fits: Mapping[str, Any], reference: str | None = None, seed: int = 0, draws: int = DRAWS
+) -> dict[str, Bound]:
+    """Name to Bound, of the fits with a density q; with the third form where `reference` is a fit
+    by `exact`. Others, and fits whose density is dear to compute, are left out.
+    """
+    truth = fits.get(reference) if reference is not None else None
+    exact, evidence = None, None
+    if isinstance(truth, Fit) and truth.engine == "exact":
+        exact, evidence = truth.guide, truth.notes.get("log_evidence")
+    found = {}
+    for name, fit in fits.items():
+        if not isinstance(fit, Fit) or fit.draws is not None or fit.guide is None:
+            continue
+        if fit.model is None or fit.data is None or getattr(fit.guide, "family", "") == "delta":
+            continue
+        affordable = min(draws, WORK // max(1, fit.potential.cost))
+        if affordable < 200:
+            continue
+        try:
+            found[name] = _forms(fit, exact, evidence, affordable, seed)
+        except GuidebookError:  # no density of its draws, or parts that cannot be told apart
+            continue
+    return found
+
+
+def _forms(fit: Fit, exact: Any, evidence: Any, draws: int, seed: int) -> Bound:
+    if fit.potential._nesting is None:
+        return bound(fit, exact=exact, log_evidence=evidence, draws=draws, seed=seed)
+    return summed_out(fit, exact=exact, log_evidence=evidence, draws=draws, seed=seed)
+
+
+def summed_out(
+    fit: Fit, *, exact: Any = None, log_evidence: float | None = None, draws: int = DRAWS,
+    seed: int = 0,
+) -> Bound:  # fmt: skip
+    """The forms for a model whose discrete sites are summed out; see the module.
+
+    `exact` is a guide that is the posterior of the continuous sites, `log_evidence` its log p(x).
+    """
+    potential = fit.potential
+    u, log_q = draw(fit, draws, seed)
+    assert log_q is not None
+    u, log_q = u[0], log_q[0].double()
+    log_joint, log_det = (t.double() for t in potential(u))
+    names = {site.name for site in fit.sites}
+    copies = log_labellings(fit.model)
+
+    def prior_of(trace: Any) -> dict[str, Tensor]:
+        terms = [
+            _scaled(node).sum()
+            for name, node in trace.nodes.items()
+            if name in names and not site_is_subsample(node)
+        ]
+        return {"prior": sum(terms[1:], terms[0])}
+
+    prior = potential.replay("prior of the continuous sites", prior_of, u)["prior"].double()
+    likelihood = log_joint - prior
+    energy = log_joint + copies + log_det
+    away = log_q - log_det - (prior + copies)
+    known = Bound(
+        _mean(energy), _mean(-log_q), _mean(likelihood), _mean(away), _mean(energy - log_q),
+        _mean(likelihood - away),
+    )  # fmt: skip
+    if exact is None or log_evidence is None:
+        return known
+    log_p = _scored(exact, fit, potential.constrain(u)).double() + copies
+    gap = _mean(log_q - log_det - log_p)
+    return known._replace(log_evidence=Estimate(float(log_evidence)), posterior_kl=gap)
+
+
+# the table ----------------------------------------------------------------------------------------
+
+
+class FormsRow(NamedTuple):
+    """One approximation: its name and the cells of its row."""
+
+    name: str
+    cells: list[str]
+
+
+HEADINGS = (
+    ("Energy", "E_q log p(x, z)"),
+    ("Entropy", "H[q]"),
+    ("Data term", "E_q log p(x | z)"),
+    ("KL to prior", "KL(q ‖ p(z))"),
+    ("ELBO", "energy + entropy"),
+    ("ELBO", "data term − KL"),
+    ("KL to posterior", "KL(q ‖ p(z | x))"),
+    ("Residual", "log p(x) − ELBO − KL"),
+    ("Free energy", "F = −ELBO"),
+)
+
+
+def residual(found: Bound) -> Estimate | None:
+    """log p(x) - (ELBO + KL to the posterior): 0 but for the draws; None without the posterior."""
+    if found.log_evidence is None or found.posterior_kl is None:
+        return None
+    value = found.log_evidence.value - found.energy_form.value - found.posterior_kl.value
+    return Estimate(value, math.hypot(found.energy_form.se, found.posterior_kl.se))
+
+
+def forms_table(bounds: Mapping[str, Bound]) -> tuple[list[tuple[str, str]], list[FormsRow]]:
+    """Headings and rows in nats with standard errors; no columns that no row fills."""
+    rows = []
+    for name, b in bounds.items():
+        cells = (b.energy, b.entropy, b.data_term, b.prior_kl, b.energy_form, b.data_form,
+                 b.posterior_kl, residual(b), b.free_energy)  # fmt: skip
+        rows.append((name, cells))
+    kept = [i for i in range(len(HEADINGS)) if any(cells[i] is not None for _, cells in rows)]
+    return [HEADINGS[i] for i in kept], [
+        FormsRow(name, [_shown(cells[i]) for i in kept]) for name, cells in rows
+    ]
+
+
+def _shown(one: Estimate | None) -> str:
+    if one is None:
+        return "–"
+    value = 0.0 if abs(one.value) < 5e-7 else one.value
+    if one.se < 1e-9:
+        return minus(f"{value:.3f}")
+    return minus(with_error(value, one.se, missing="–"))

@@ -1,0 +1,56 @@
+"""What a line of the catalogue says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Model = Callable[..., Any]
+Guide = Callable[..., Any]
+Truth = Literal["exact", "NUTS", "Gibbs", "importance-weighted bound", "no posterior"]
+Road = tuple[str, Callable[[Model], Guide]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the shelf.
+
+    - `name`, `summary` (one sentence), `source` (author, year, title).
+    - `model()` gives the model; networks start from the same weights at every call.
+    - `guides`: from cheap to rich, name to a function of the model that gives the guide.
+    - `roads`: other engines than `svi` for the same posterior: name to the engine's name and a
+      function of the model that gives the guide with the structure that the engine asks for.
+    - `data()` gives the model's keyword arguments; `held_out()` the same for rows kept apart.
+    - `truth`: how the right answer is known ("no posterior": the guides are points); `exact(model)` gives the guide that is the posterior.
+    - `settings`: keyword arguments for `svi`.
+    - `labels()` and `held_out_labels()`: a class of each row, for pictures only; `image_shape`: the
+      shape of one row as a picture.
+    """
+
+    name: str
+    summary: str
+    model: Callable[[], Model]
+    guides: Mapping[str, Callable[[Model], Guide]]
+    data: Callable[[], dict[str, Tensor]]
+    truth: Truth
+    source: str
+    exact: Callable[[Model], Guide] | None = None
+    roads: Mapping[str, Road] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    held_out: Callable[[], dict[str, Tensor]] | None = None
+    labels: Callable[[], Tensor] | None = None
+    held_out_labels: Callable[[], Tensor] | None = None
+    image_shape: tuple[int, int] | None = None
+
+
+def seeded(make: Callable[[], T]) -> T:
+    """Networks with the same first weights at every call; torch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()

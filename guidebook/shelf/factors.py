@@ -1,0 +1,93 @@
+"""Pairs of linear factor models, whose posterior of every row is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+from guidebook.datasets.small import digits, digits_labels, wine, wine_labels
+from guidebook.guides.amortized import AmortizedNormal, encoder_width
+from guidebook.guides.conjugate import LinearGaussianPosterior
+from guidebook.guides.factor import FactorPosterior
+from guidebook.models.factor import FactorAnalysis
+from guidebook.models.latent import LinearVAE
+from guidebook.models.networks import mlp
+from guidebook.shelf.entry import Guide, Model, Pair, seeded
+
+PIXELS = 64
+CHEMICALS = 13
+FACTORS = 2
+LINEAR_LATENTS = 5
+
+
+def _amortized(
+    width: int,
+    latent_dim: int,
+    hidden: tuple[int, ...],
+    covariance: Literal["diagonal", "full"],
+    model: Model,
+) -> Guide:
+    widths = (width, *hidden, encoder_width(latent_dim, covariance))
+    encoder = seeded(partial(mlp, widths))
+    return AmortizedNormal(encoder, latent_dim, covariance=covariance)
+
+
+FACTOR_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
+    {
+        "linear-diagonal": partial(_amortized, CHEMICALS, FACTORS, (), "diagonal"),
+        "linear-full": partial(_amortized, CHEMICALS, FACTORS, (), "full"),
+        "mlp-full": partial(_amortized, CHEMICALS, FACTORS, (32,), "full"),
+    }
+)
+FACTOR_SETTINGS: Mapping[str, Any] = MappingProxyType({"steps": 8000})
+
+PAIRS = (
+    Pair(
+        name="linear-vae",
+        summary="Linear Gaussian decoder (probabilistic PCA): each row's posterior is known.",
+        model=lambda: seeded(partial(LinearVAE, PIXELS, LINEAR_LATENTS)),
+        guides={
+            "linear-diagonal": partial(_amortized, PIXELS, LINEAR_LATENTS, (), "diagonal"),
+            "linear-full": partial(_amortized, PIXELS, LINEAR_LATENTS, (), "full"),
+            "mlp-full": partial(_amortized, PIXELS, LINEAR_LATENTS, (64,), "full"),
+        },
+        data=partial(digits, "train"),
+        truth="exact",
+        source="Tipping & Bishop (1999), Probabilistic principal component analysis; "
+        "Lucas, Tucker, Grosse & Norouzi (2019), Don't blame the ELBO!",
+        exact=LinearGaussianPosterior,
+        settings=MappingProxyType({"steps": 12000, "batch_size": 128}),
+        held_out=partial(digits, "test"),
+        labels=partial(digits_labels, "train"),
+        held_out_labels=partial(digits_labels, "test"),
+        image_shape=(8, 8),
+    ),
+    Pair(
+        name="probabilistic-pca",
+        summary="Wines in two dimensions: one linear Gaussian factor model, trained by EM.",
+        model=lambda: seeded(partial(LinearVAE, CHEMICALS, FACTORS)),
+        guides=FACTOR_GUIDES,
+        roads={"em": ("em", FactorPosterior)},
+        data=wine,
+        truth="exact",
+        source="Tipping & Bishop (1999), Probabilistic principal component analysis",
+        exact=FactorPosterior,
+        settings=FACTOR_SETTINGS,
+        labels=wine_labels,
+    ),
+    Pair(
+        name="factor-analysis",
+        summary="The same with a noise variance of its own for every column: units do not matter.",
+        model=lambda: seeded(partial(FactorAnalysis, CHEMICALS, FACTORS)),
+        guides=FACTOR_GUIDES,
+        roads={"em": ("em", FactorPosterior)},
+        data=wine,
+        truth="exact",
+        source="Rubin & Thayer (1982), EM algorithms for ML factor analysis",
+        exact=FactorPosterior,
+        settings=FACTOR_SETTINGS,
+        labels=wine_labels,
+    ),
+)

@@ -1,0 +1,75 @@
+"""Pairs of regressions and hierarchies: global latents, gradients, and mostly NUTS as truth."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from guidebook.datasets.small import breast_cancer, diabetes
+from guidebook.datasets.small import eight_schools as eight_schools_data
+from guidebook.guides.conjugate import ConjugateRegression
+from guidebook.guides.sites import LogisticSites, ProbitSites
+from guidebook.models.hierarchical import eight_schools, eight_schools_centered
+from guidebook.models.probit import probit_regression
+from guidebook.models.regression import linear_regression, logistic_regression
+from guidebook.shelf.entry import Pair
+from guidebook.shelf.families import GLOBAL_GUIDES
+
+
+def _four_measurements() -> dict[str, Tensor]:
+    """Radius, texture, smoothness and concavity of the breast masses."""
+    data = breast_cancer()
+    return {"X": data["X"][:, [0, 1, 4, 6]].contiguous(), "y": data["y"]}
+
+
+PAIRS = (
+    Pair(
+        name="eight-schools",
+        summary="Effects of coaching in eight schools, non-centred: a well-behaved hierarchy.",
+        model=lambda: eight_schools,
+        guides=GLOBAL_GUIDES,
+        data=eight_schools_data,
+        truth="NUTS",
+        source="Rubin (1981), Estimation in parallel randomized experiments; posteriordb's priors",
+    ),
+    Pair(
+        name="eight-schools-centered",
+        summary="The same eight schools, centred: a funnel that no Gaussian guide can follow.",
+        model=lambda: eight_schools_centered,
+        guides=GLOBAL_GUIDES,
+        data=eight_schools_data,
+        truth="NUTS",
+        source="Rubin (1981), Estimation in parallel randomized experiments; posteriordb's priors",
+    ),
+    Pair(
+        name="linear-regression",
+        summary="Gaussian regression with its conjugate prior: posterior and evidence are known.",
+        model=lambda: linear_regression,
+        guides=GLOBAL_GUIDES,
+        data=diabetes,
+        truth="exact",
+        source="Murphy (2012), Machine Learning: a Probabilistic Perspective, section 7.6.3",
+        exact=lambda model: ConjugateRegression(),
+    ),
+    Pair(
+        name="logistic-regression",
+        summary="Bernoulli regression on 30 correlated columns, with a weakly informative prior.",
+        model=lambda: logistic_regression,
+        guides=GLOBAL_GUIDES,
+        roads={"ep": ("ep", lambda model: LogisticSites())},
+        data=breast_cancer,
+        truth="NUTS",
+        source="Gelman, Jakulin, Pittau & Su (2008), A weakly informative default prior "
+        "distribution for logistic and other regression models",
+    ),
+    Pair(
+        name="probit-regression",
+        summary="Bernoulli regression through the normal distribution function, by EP's own sites.",
+        model=lambda: probit_regression,
+        guides=GLOBAL_GUIDES,
+        roads={"ep": ("ep", lambda model: ProbitSites())},
+        data=_four_measurements,
+        truth="NUTS",
+        source="Albert & Chib (1993), Bayesian analysis of binary and polychotomous response data; "
+        "Minka (2001), A family of algorithms for approximate Bayesian inference",
+    ),
+)
