@@ -286,6 +286,11 @@ class BlockMeanField(nn.Module):
         own = machine.beta * ((0.5 * v @ W[:V, :V] + b[:V]) * v).sum(-1)
         return found._replace(bound=found.bound + own, history=found.history + own)
 
+    def elbo(self, v: Tensor | None = None) -> Tensor:
+        """The bound of log p(v) (n,), equal to it where q is the posterior; ModelError without log Z."""
+        machine: Any = self._machine[0]
+        return self.approximation(v).bound - machine.log_normaliser().detach()
+
     def coordinate_updates(self, data: Mapping[str, Any]) -> Iterator[float]:
         """The ELBO after every sweep of the fixed point: what `gb.cavi` asks for.
 

@@ -208,6 +208,8 @@ class HiddenUnits(TorchDistribution):
         joint, V, H = self.joint, self.visible, self.event_shape[0]
         W, b, shape = joint.weights, joint.bias, (*sample_shape, *self.batch_shape)
         with torch.no_grad():
+            if not self.restricted and V + H > MOST_UNITS:  # a state of the hidden units at a time
+                return _draw(layer_table(H, slice(V, None), slice(0, V), joint, False), b, shape)
             if not self.restricted:
                 return _draw(log_weights(W, b, joint.beta, first=V).logsumexp(-2), b, shape)
             if V < H:  # the smaller layer from its table, the larger one given it
@@ -235,10 +237,12 @@ def restricted_log_normaliser(joint: Boltzmann, visible: int) -> Tensor:
     return layer_table(sizes[small], layers[small], layers[1 - small], joint).logsumexp(-1)
 
 
-def layer_table(units: int, layer: slice, other: slice, joint: Boltzmann) -> Tensor:
-    """log p + log Z of all states of one layer of a restricted machine, in pieces."""
+def layer_table(
+    units: int, layer: slice, other: slice, joint: Boltzmann, restricted: bool = True
+) -> Tensor:
+    """log p + log Z of all states of the units of one layer, in pieces."""
     states = configurations(units, joint.bias).split(ROWS)
-    return torch.cat([summed_out(x, layer, other, joint, True) for x in states])
+    return torch.cat([summed_out(x, layer, other, joint, restricted) for x in states])
 
 
 def _draw(table: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -27,7 +27,8 @@ class Pair:
     - `roads`: other engines than `svi` for the same posterior: name to the engine's name and a
       function of the model that gives the guide with the structure that the engine asks for.
     - `data()` gives the model's keyword arguments; `held_out()` the same for rows kept apart.
-    - `truth`: how the right answer is known ("no posterior": the guides are points); `exact(model)` gives the guide that is the posterior.
+    - `truth`: how the right answer is known ("no posterior": the guides are points);
+      `exact(model)` gives the guide that is the posterior.
     - `settings`: keyword arguments for `svi`.
     - `labels()` and `held_out_labels()`: a class of each row, for pictures only; `image_shape`: the
       shape of one row as a picture.

@@ -235,6 +235,7 @@ def make_comparison(names: dict[str, str] | None = None) -> SimpleNamespace:
         return {rename.get(name, name): value for name, value in mapping.items()}
 
     return SimpleNamespace(
+        bounds={},
         table=pd.DataFrame.from_dict(renamed(rows), orient="index"),
         verdicts=renamed(verdicts),
         reference=rename.get("NUTS", "NUTS"),
@@ -276,6 +277,7 @@ def make_amortized(
         [decode(np.eye(d)[i] * np.linspace(-2.5, 2.5, 9)[:, None]) for i in range(d)]
     )
     return SimpleNamespace(
+        bounds={},
         data=np.clip(reconstruction + rng.normal(0, 1, reconstruction.shape), 0, 16),
         khat=khat,
         khat_se=0.09,
