@@ -100,7 +100,13 @@ def report(options: argparse.Namespace) -> None:
         fits[reference] = sampled
         print(f"{pair.name}: {reference}, the reference\n  {_outcome(fits[reference])}")
     labels = pair.labels() if pair.labels else None
-    comparison = compare_fits(fits, reference=reference, seed=options.seed, labels=labels)
+    comparison = compare_fits(
+        fits,
+        reference=reference,
+        seed=options.seed,
+        labels=labels,
+        held_out=pair.held_out() if pair.held_out else None,
+    )
 
     stem = pair.name
     page = comparison.to_html(folder / f"{stem}.html", title=pair.name, command=_command_line())

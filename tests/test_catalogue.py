@@ -152,5 +152,5 @@ def test_the_exact_guide_and_the_model_have_the_same_default_prior():
 def test_an_unknown_pair_names_the_near_ones():
     with pytest.raises(NameNotFound, match="Did you mean 'eight-schools'"):
         pair("eight_school")
-    with pytest.raises(NameNotFound, match="Known names: .*'eight-schools'"):
+    with pytest.raises(NameNotFound, match=r"Known names: .*'eight-schools'"):
         pair("zzz")

@@ -37,7 +37,7 @@ from guidebook.diagnostics.latent_rows import (
 )
 from guidebook.diagnostics.latent_rows import is_amortized as is_amortized
 from guidebook.diagnostics.latent_rows import row_log_joint as row_log_joint
-from guidebook.diagnostics.row_importance import RowErrors, Weighed, codes, weigh
+from guidebook.diagnostics.row_importance import Weighed, codes, weigh
 from guidebook.diagnostics.verdict import Findings, Judgement, Verdict
 from guidebook.inference.capture import local_parameters, precision, random_state, recording
 from guidebook.inference.fit import Fit
@@ -110,7 +110,7 @@ def assess_rows(
     numbers = _completed(fit, numbers, seed, held_out)
     scale = len(data) / len(x)
     values = dict.fromkeys(NUMBERS, math.nan) | ({} if point else _values(found, numbers, scale))
-    judgement = _point_judgement() if point else _judge(fit, found.errors)
+    judgement = _point_judgement() if point else _judge(fit, found)
     if numbers.collapse is not None:
         judgement = with_collapse(judgement, numbers.collapse)
     witnesses = _words(fit, found, numbers)
@@ -144,9 +144,14 @@ def _values(found: Weighed, numbers: AmortizedNumbers, scale: float) -> dict[str
 # the verdict -------------------------------------------------------------------------------------
 
 
-def _judge(fit: Fit, errors: RowErrors) -> Judgement:
+def _judge(fit: Fit, found: Weighed) -> Judgement:
+    errors = found.errors
     good, usable = errors.good.mean(), errors.usable.mean()
     told = f"{good:.0%} of the rows are within bounds, the weights of {usable:.0%} are usable"
+    if found.enumerated:
+        told += "; their bounds were checked against the evidence, summed over all states"
+    elif found.discrete:
+        told += "; states that the guide never visits were not looked for (no enumeration)"
     if not fit.status.good:
         return Judgement(Verdict.REJECT, f"{fit.status.value} ({told})", "Raise steps.")
     if good >= SHARE_TRUSTED:

@@ -48,17 +48,12 @@ from guidebook.diagnostics.latent_rows import (
 from guidebook.diagnostics.verdict import Judgement
 from guidebook.errors import GuideError
 from guidebook.inference.capture import local_parameters, precision, random_state, recording
+from guidebook.inference.collapse import ACTIVE, REMEDY, kl_by_dimension, normal_rows
 from guidebook.inference.fit import Fit
 
-ACTIVE = 0.01
-"""Variance of posterior means over the data, in prior variances: Burda et al. 2016, section 5.1."""
 IGNORED = 0.1
 """Nats a row. A decoder whose log density drops by less when z is another row's ignores z."""
 DRAWS = 200
-REMEDY = (
-    "a warm-up of the KL weight (beta from 0 to 1), free bits, a smaller decoder, or, with a Gaussian "
-    "likelihood, a smaller or learned scale"
-)
 
 
 @dataclass(frozen=True)
@@ -162,12 +157,9 @@ def active_dimensions(guide: RowPosterior, x: Tensor, prior_scale: float = 1.0) 
     """
     with torch.no_grad(), local_parameters():
         q = guide.posterior(x)
-        inner = unwrapped(q)
-        if isinstance(inner, Normal | MultivariateNormal):
-            prior = Normal(torch.zeros_like(q.mean), prior_scale)
-            return (
-                kl_divergence(Normal(q.mean, q.variance.sqrt()), prior).reshape(len(x), -1).mean(0)
-            )
+        normal = normal_rows(q)
+        if normal is not None:
+            return kl_by_dimension(normal, prior_scale)
         z = q.sample(torch.Size((100,))).reshape(100, len(x), -1)
         return _by_spacing(z, Normal(torch.zeros_like(z), prior_scale)).mean(0).to(z.dtype)
 

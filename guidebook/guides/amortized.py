@@ -62,11 +62,7 @@ class AmortizedPosterior(PyroModule):
         Raises DataError for integers, GuideError if the encoder does not give `self.width` outputs
         for each row.
         """
-        if not x.is_floating_point():
-            raise DataError(
-                f"{self.observed!r} holds integers ({x.dtype}), which the encoder cannot read: give "
-                "floating point numbers, x.float() for zeros and ones, x.float() / 255 for bytes."
-            )
+        check_floating(x, self.observed)
         output: Tensor = self.encoder(x)
         needed = (*(x.shape[:1] if leading is None else leading), self.width)
         if output.shape != needed:
@@ -94,6 +90,15 @@ class AmortizedPosterior(PyroModule):
             )
         with rows(self.plate, len(data), size, data.device):
             return pyro.sample(self.site, self.posterior(data))
+
+
+def check_floating(x: Tensor, observed: str) -> None:
+    """Raises DataError for integers, which no encoder reads."""
+    if not x.is_floating_point():
+        raise DataError(
+            f"{observed!r} holds integers ({x.dtype}), which the encoder cannot read: give floating "
+            "point numbers, x.float() for zeros and ones, x.float() / 255 for bytes."
+        )
 
 
 class AmortizedNormal(AmortizedPosterior):

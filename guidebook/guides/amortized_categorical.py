@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from guidebook.errors import GuideError
+from guidebook.guides.amortized import check_floating
 from guidebook.guides.rows import rows
 
 
@@ -67,8 +68,10 @@ class AmortizedCategorical(PyroModule):
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """q(z | x) for x (B, P): batch shape (B,), event shape (L, K).
 
-        Raises GuideError if the encoder's output does not have the width L K.
+        Raises DataError for integers, GuideError if the encoder's output does not have the width
+        L K.
         """
+        check_floating(x, self.observed)
         output: Tensor = self.encoder(x)
         if output.shape != (len(x), self.width):
             raise GuideError(

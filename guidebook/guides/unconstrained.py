@@ -110,7 +110,9 @@ def some_value(fn: Any) -> Tensor:
         value = torch.full(fn.shape(), number, device=_device(fn))
         if bool(fn.support.check(value).all()):
             return value
-    drawn: Tensor = fn.sample()
+    with torch.random.fork_rng(devices=[]):  # a look takes none of the caller's random numbers
+        torch.manual_seed(0)
+        drawn: Tensor = fn.sample()
     return drawn.to(torch.get_default_dtype())
 
 

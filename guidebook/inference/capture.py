@@ -33,6 +33,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
+from guidebook.errors import GuidebookError
+
 SECONDS_TO_COMPILE = 4.0
 SECONDS_PER_NODE = 2e-6  # of an uncompiled graph, small tensors, one core
 SCALAR_UP_TO = 8192
@@ -172,6 +174,8 @@ def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
     try:
         with recording():
             graph = make_fx(lambda *arguments: function(*arguments))(*example)
+    except GuidebookError:  # the reference path would raise it too
+        raise
     except Exception as error:
         raise CannotRecord(reason(error)) from error
     _keep_dtypes(graph)

@@ -18,6 +18,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from guidebook.errors import SettingError
+from guidebook.inference.collapse import watch
 from guidebook.inference.convergence import cause_of_nan, flat_at_the_end
 from guidebook.inference.fit import Status
 from guidebook.inference.owned import Joined
@@ -62,6 +63,7 @@ def run_reference(
             optimiser,
             problem.objective,
         )
+        look = watch(problem.model, lambda: problem.guide, problem.batch) if progress else None
         with progress_bar(progress, steps, 0) as bar, stoppable() as stop:
             for step in range(steps):
                 if optim is None:
@@ -81,7 +83,7 @@ def run_reference(
                     for mean, now in zip(average, joined.parameters(), strict=True):
                         mean += (now.detach() - mean) / taken
                 if step % CHUNK == 0:
-                    bar(step, history[-1])
+                    bar(step, history[-1], look() if look else "")
                 if stop.is_set():
                     interrupted = True
                     break

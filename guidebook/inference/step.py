@@ -34,6 +34,7 @@ from guidebook.errors import SettingError
 from guidebook.guides.families import Whitened
 from guidebook.inference import checkpoint as checkpoints
 from guidebook.inference.capture import CannotRecord, compile_graph, record, worth_compiling
+from guidebook.inference.collapse import watch
 from guidebook.inference.convergence import cause_of_nan, converged, restarts_rhat
 from guidebook.inference.fit import Status
 from guidebook.inference.owned import Joined
@@ -258,6 +259,7 @@ class Step:
         torch.manual_seed(self.problem.seed)  # so that the steps draw what eager steps would
         done = checkpoints.restore(path, self._signature(), self.state, self.joined) if path else 0
         written, interrupted = time.monotonic(), False
+        look = watch(self.problem.model, self._placed, self.problem.batch) if progress else None
         with progress_bar(progress, self.steps, done) as bar, stoppable() as stop:
             while done < self.steps and not interrupted and bool(self.state["alive"].any()):
                 upto = min(self.steps, done + CHUNK)
@@ -268,7 +270,7 @@ class Step:
                     checkpoints.write(path, self._signature(), self.state, self.joined)
                     written = time.monotonic()
                 objective = float(self.state["history"][max(0, done - 1)].nanmean())
-                bar(done, objective)
+                bar(done, objective, look() if look else "")
         return self._outcome(done, interrupted)
 
     def _advance(self, done: int, upto: int, stop: threading.Event) -> int:
@@ -347,6 +349,10 @@ class Step:
         calm = converged(self.problem.guide, self.names, self.sizes, history, drift, gradient)
         return Status.CONVERGED if calm else Status.STILL_MOVING
 
+    def _placed(self) -> Any:
+        """The guide with the parameters of now; the graph reads its own."""
+        return self._place(self.state["flat"][0])
+
     def _place(self, flat: Tensor) -> Any:
         """The guide with these parameters in it."""
         self._write_back(flat)
@@ -382,17 +388,18 @@ def stoppable() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar with the objective; calls (done, objective)."""
+def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, float, str], None]]:
+    """A bar with the objective and the active latent dimensions; calls (done, objective, active)."""
     if not shown:
-        yield lambda done, objective: None
+        yield lambda done, objective, active: None
         return
     from tqdm.auto import tqdm
 
     with tqdm(total=steps, initial=done, unit="step", desc="svi", leave=False, disable=None) as bar:
 
-        def move(now: int, objective: float) -> None:
-            bar.set_postfix(objective=f"{objective:.4g}", refresh=False)
+        def move(now: int, objective: float, active: str) -> None:
+            told = {"active": active} if active else {}
+            bar.set_postfix(objective=f"{objective:.4g}", **told, refresh=False)
             bar.update(now - bar.n)
 
         yield move

@@ -31,8 +31,9 @@ from guidebook.guides.unconstrained import Site, latent_sites
 from guidebook.inference import checkpoint as checkpoints
 from guidebook.inference.capture import CannotRecord, local_parameters, precision, random_state
 from guidebook.inference.check import check_pair
+from guidebook.inference.collapse import ROWS, activity
 from guidebook.inference.data import Rows, arguments, as_tensors, check, find_device, takes
-from guidebook.inference.fit import Fit
+from guidebook.inference.fit import Fit, Status
 from guidebook.inference.owned import Joined, copied, working_precision
 from guidebook.inference.potential import Potential, enumeration_depth
 from guidebook.inference.reference_path import run_reference
@@ -99,7 +100,9 @@ def svi(
             and R-hat across them enters the status.
         compile: "auto" compiles the captured step where that pays; True always; "graph" never but
             captures; False takes the reference path, pyro.infer.SVI.
-        progress: a bar with the objective.
+        progress: a bar with the objective and, for guides of a normal q(z | x), how many of its
+            dimensions are active; a fit that ends without any warns, notes['active_dimensions'] has
+            the number and that of all.
         checkpoint: a file written about every ten seconds, on Ctrl-C and at the end; if it is there, the
             fit continues from it, to the same result as if never interrupted.
 
@@ -127,6 +130,8 @@ def svi(
         if isinstance(part, torch.nn.Module):
             part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
     notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
+    if "collapsed" in notes:
+        warnings.warn(notes["collapsed"], stacklevel=2)
     seconds = time.perf_counter() - started
     return Fit(
         outcome.model, outcome.guide, data, outcome.history, outcome.status, seed, seconds, "svi",
@@ -147,7 +152,8 @@ def _fitted(
             if compile is False:
                 raise CannotRecord("compile=False asks for the reference path")
             optimiser = adam_of(optim)(steps) if optim is not None else default
-            return Step(problem, optimiser, steps, restarts, compile).run(progress, path), sites
+            outcome = Step(problem, optimiser, steps, restarts, compile).run(progress, path)
+            return _with_activity(outcome, problem), sites
         except CannotRecord as reason:
             if restarts > 1:
                 raise SettingError(
@@ -160,7 +166,23 @@ def _fitted(
                     f"{reason}",
                     stacklevel=4,
                 )
-            return run_reference(problem, optim, default, steps, progress, path), sites
+            outcome = run_reference(problem, optim, default, steps, progress, path)
+            return _with_activity(outcome, problem), sites
+
+
+def _with_activity(outcome: Outcome, problem: Problem) -> Outcome:
+    """The outcome with its active dimensions, and the words of a warning if there are none."""
+    if outcome.status in (Status.STOPPED_BY_NAN, Status.INTERRUPTED):
+        return outcome
+    data = problem.data
+    if problem.rows is not None:
+        data = problem.rows.take(np.arange(min(problem.rows.count, ROWS)))
+    found = activity(outcome.model, outcome.guide, data)
+    if found is not None:
+        outcome.notes["active_dimensions"] = [found.active, found.total]
+        if found.collapsed:
+            outcome.notes["collapsed"] = found.warning()
+    return outcome
 
 
 def _prepare(

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from guidebook.errors import ModelError, SettingError
-from guidebook.models.likelihoods import GreyBernoulli
+from guidebook.models.likelihoods import GreyBernoulli, as_rows
 from guidebook.models.networks import mlp
 from guidebook.models.rows import rows
 
@@ -45,6 +45,7 @@ class DiscreteVAE(PyroModule):
                 f"P={P}, latents={latents} and categories={categories}: give at least one pixel, one "
                 "latent and two categories."
             )
+        self.P = P
         self.latents = latents
         self.categories = categories
         self.decoder = mlp((latents * categories, *hidden, P))
@@ -58,6 +59,7 @@ class DiscreteVAE(PyroModule):
         """Sample `z` and `x`; arguments and errors as `guidebook.models.latent.VAE`."""
         if x is None and size is not None and size < 1:
             raise ModelError(f"size={size}: simulate at least one row.")
+        x = None if x is None else as_rows(x, self.P)
         n, size = (size or 1, None) if x is None else (len(x), size)
         decoder = self.decoder  # once: each access registers all its parameters with Pyro
         weight = next(decoder.parameters())
@@ -86,7 +88,7 @@ class DiscreteVAE(PyroModule):
     def log_joint(self, x: Tensor) -> Tensor:
         """log p(x_i, z = state s) for x (n, P): (n, K^L), in the order of `states()`."""
         logits: Tensor = self.decoder(self.states().flatten(-2))
-        log_p_x = x @ logits.mT - torch.nn.functional.softplus(logits).sum(-1)
+        log_p_x = as_rows(x, self.P) @ logits.mT - torch.nn.functional.softplus(logits).sum(-1)
         return log_p_x - self.latents * math.log(self.categories)
 
     def log_evidence(self, x: Tensor) -> Tensor:

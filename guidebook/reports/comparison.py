@@ -15,9 +15,10 @@ from guidebook.diagnostics.assess import NUMBERS, Assessment, Reference, assess,
 from guidebook.diagnostics.convergence import effective_draws
 from guidebook.diagnostics.distance import marginals_of
 from guidebook.diagnostics.identities import Bound
+from guidebook.diagnostics.latent_rows import reads
 from guidebook.diagnostics.verdict import Verdict
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
-from guidebook.inference.data import number_of_rows
+from guidebook.inference.data import check, number_of_rows
 from guidebook.inference.fit import Fit
 from guidebook.reports.elbo_forms import elbo_forms
 
@@ -112,6 +113,7 @@ def compare(
     reference: str | Fit | xr.DataTree | None = None,
     seed: int = 0,
     labels: Any = None,
+    held_out: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Assesses every approximation and puts them side by side.
 
@@ -123,9 +125,12 @@ def compare(
             on it, but a sound reference that contradicts one overrules it.
         seed: of the draws.
         labels: a class of each row, to colour the latent space of amortised fits by.
+        held_out: the model's keyword arguments for rows kept apart: the bound, the reconstructions
+            and the nearest neighbours of amortised fits are then of these.
 
     Raises:
-        DataError: nothing to compare, no posterior group, or other parameters in one of them.
+        DataError: nothing to compare, no posterior group, other parameters in one of them, or
+            rows kept apart that a guide cannot read.
         NameNotFound: a reference name that is not among the fits.
     """
     given = _named(fits, reference)
@@ -144,7 +149,9 @@ def compare(
         against = None if name == name_of_reference else standard
         fit = own if isinstance(own, Fit) else None
         rows[name] = assess(tree, fit, against, modes if fit else None, seed)
-    by_row = {n: assess_rows(f, seed, labels) for n, f in amortized.items()}
+    by_row = {
+        n: assess_rows(f, seed, labels, _kept_apart(n, f, held_out)) for n, f in amortized.items()
+    }
     rows |= {n: a for n, (a, _) in by_row.items()}
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)
@@ -197,6 +204,19 @@ def _named(fits: Any, reference: Any) -> dict[str, Any]:
                 "needs 'chain' and 'draw'. Use expand_dims('chain')."
             )
     return given
+
+
+def _kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
+    """What the guide reads of the rows kept apart; None where there are none."""
+    if held_out is None:
+        return None
+    if not isinstance(held_out, Mapping) or reads(fit) not in held_out:
+        raise DataError(
+            f"The guide of '{name}' reads {reads(fit)!r}, which held_out does not hold: give a dict of "
+            "the model's keyword arguments for rows that were not trained on."
+        )
+    check({reads(fit): held_out[reads(fit)]})
+    return held_out[reads(fit)]
 
 
 def _as_tree(name: str, one: Any, seed: int) -> xr.DataTree:

@@ -56,7 +56,8 @@ def test_a_healthy_one_is_not_called_collapsed(healthy) -> None:
 
 
 def test_a_huge_scale_collapses_the_posterior_and_the_page_says_so() -> None:
-    fit = trained(100.0)
+    with pytest.warns(UserWarning, match="The posterior collapsed: none of 2"):
+        fit = trained(100.0)
     found = collapse(fit)
     assert found.collapsed and not found.active.any() and found.ignored
     assert found.kl.sum() < 0.05 and "Collapsed: 0 of 2" in found.sentence()
