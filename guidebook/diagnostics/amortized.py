@@ -151,9 +151,15 @@ def _judge(fit: Fit, found: Weighed) -> Judgement:
     if found.enumerated:
         told += "; their bounds were checked against the evidence, summed over all states"
     elif found.discrete:
-        told += "; states that the guide never visits were not looked for (no enumeration)"
+        told += "; there is no enumeration to hold them against"
     if not fit.status.good:
         return Judgement(Verdict.REJECT, f"{fit.status.value} ({told})", "Raise steps.")
+    if found.discrete and not found.enumerated:  # a wrong trust could not be told from a right one
+        return Judgement(
+            Verdict.REJECT,
+            f"Nothing here could see states that the guide never visits: {told}.",
+            "Give the model log_evidence(x), the sum over all states, as DiscreteVAE has.",
+        )
     if good >= SHARE_TRUSTED:
         return Judgement(
             Verdict.TRUST,

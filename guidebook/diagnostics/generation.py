@@ -67,12 +67,16 @@ class Generation:
     @property
     def ratio(self) -> float:
         """Median distance of samples to the training data over that of fresh rows."""
+        if not len(self.fresh_distance):  # one row, or all rows the same
+            return math.nan
         fresh = float(np.median(self.fresh_distance))
         return float(np.median(self.sample_distance)) / fresh if fresh > 0 else math.nan
 
     @property
     def memorised(self) -> bool:
         """Samples are nearer to training rows than fresh rows are, by far more than chance."""
+        if not len(self.fresh_distance):
+            return False
         nearer = mannwhitneyu(self.sample_distance, self.fresh_distance, alternative="less")
         return self.ratio < MEMORISED and float(nearer.pvalue) < 1e-3
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from arviz_stats.base import array_stats
 
+LEAST_SHARE = 0.1
+"""Of the draws: effective ones of weights that could not be smoothed, below which they say nothing."""
 LEAST_DRAWS = 25
 """arviz_stats fits no tail to fewer."""
 ROUNDING = 1e-5
@@ -63,13 +65,16 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
             log_weights, khat = array_stats.psislw(-centred, r_eff=1)
         except ValueError:  # the whole tail is one value: bounded weights, nothing to smooth
             log_weights, khat = centred, -math.inf
-    if not np.isfinite(log_weights).all():  # ties in the tail, as discrete draws have: as they are
+    smoothed = bool(np.isfinite(log_weights).all())
+    if not smoothed:  # ties in the tail, as discrete draws have: taken as they are
         log_weights = centred
     weights = np.exp(log_weights - np.max(log_weights))
     weights = weights / weights.sum()
     khat = float(khat)
     if math.isnan(khat) or khat == math.inf:
         return None
+    if not smoothed and 1 / np.square(weights).sum() < LEAST_SHARE * size:
+        return None  # neither ties nor a tail: a few weights carry everything
     tail = min(size / 5, 3 * math.sqrt(size))
     ess = float(1 / np.square(weights).sum())
     return Importance(weights, khat, (1 + max(khat, 0.0)) / math.sqrt(tail), ess)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from guidebook.diagnostics.collapse import ACTIVE
+from guidebook.inference.collapse import ACTIVE
 from guidebook.reports.amortized_figures import KHAT_LIMIT, mosaic
 from guidebook.reports.numbers import fixed, minus, with_error
 from guidebook.reports.style import GREY, INK, PALETTE, figure, gridlines, styled
