@@ -17,7 +17,8 @@ Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from guidebook.diagnostics.collapse import Collapse
     from guidebook.diagnostics.gap import GapLedger
     from guidebook.diagnostics.generation import Generation, Warned
+    from guidebook.diagnostics.gradients import Noise
 
 MOST_ROWS = 2000
 LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
@@ -85,6 +87,7 @@ class AmortizedNumbers:
     collapse: Collapse | None = None
     generation: Generation | None = None
     warned: Warned | None = None
+    gradients: Mapping[str, Noise] = field(default_factory=dict)
 
 
 def assess_rows(
@@ -260,6 +263,7 @@ def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) ->
     from guidebook.diagnostics.collapse import collapse
     from guidebook.diagnostics.gap import gap_ledger
     from guidebook.diagnostics.generation import generation, warning_images
+    from guidebook.diagnostics.gradients import encoder_noise
 
     made = generation(fit, held_out=held_out, seed=seed)
     warned = None
@@ -274,6 +278,7 @@ def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) ->
     rows = int(min(LEDGER_ROWS, max(12, LEDGER_WEIGHTS // weights)))
     if _all_real(fit):
         numbers = replace(numbers, ledger=gap_ledger(fit, rows=rows, seed=seed))
+        numbers = replace(numbers, gradients=encoder_noise(fit, seed=seed))
     return numbers
 
 

@@ -18,16 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from guidebook.errors import SettingError
+from guidebook.errors import GuideError, SettingError
 from guidebook.inference.capture import local_parameters, precision, random_state, recording
 from guidebook.inference.check import check_pair
-from guidebook.inference.data import arguments, as_tensors, check, find_device
+from guidebook.inference.data import arguments, as_tensors, check, find_device, some_rows
+from guidebook.inference.fit import Fit
+from guidebook.inference.objectives import ImportanceWeightedELBO, StickingTheLanding
 from guidebook.inference.owned import Joined, copied, dtype_of
+from guidebook.inference.score_function import ScoreFunctionELBO
 from guidebook.inference.settings import check_whole
 from guidebook.inference.step import differentiable
 
+BOUND_DRAWS = 8
 AT_ONCE = 100
 """Gradients computed in one vectorised call."""
 
@@ -131,6 +136,33 @@ def gradient_noise(
             samples = _gradients(joined, objective, tensors, draws)
             found[name] = {block: _noise(samples, at, truth) for block, at in blocks.items()}
     return found
+
+
+def encoder_noise(fit: Fit, rows: int = 20, draws: int = 200, seed: int = 0) -> dict[str, Noise]:
+    """The noise of the encoder's gradient under the estimators a reparameterised guide may choose of.
+
+    At the fit's parameters and on some of its rows: of the ELBO reparameterised, sticking the landing
+    and by the score function, of the bound of 8 draws reparameterised and doubly so. Empty where
+    the guide has no parameters, or its draws no gradient.
+    """
+    if fit.model is None or fit.data is None or not isinstance(fit.guide, torch.nn.Module):
+        return {}
+    if not any(p.requires_grad for p in fit.guide.parameters()):
+        return {}
+    objectives = {
+        "ELBO, reparameterised": Trace_ELBO(),
+        "ELBO, sticking the landing": StickingTheLanding(),
+        "ELBO, score function": ScoreFunctionELBO(),
+        f"bound of {BOUND_DRAWS} draws, reparameterised": ImportanceWeightedELBO(BOUND_DRAWS),
+        f"bound of {BOUND_DRAWS} draws, doubly": ImportanceWeightedELBO(BOUND_DRAWS, "doubly"),
+    }
+    device = next(fit.guide.parameters()).device
+    some = some_rows(fit.data, rows, seed, device)
+    try:
+        found = gradient_noise(fit.model, fit.guide, some, objectives, draws=draws, seed=seed)
+    except GuideError:  # draws without a gradient
+        return {}
+    return {name: blocks["guide"] for name, blocks in found.items()}
 
 
 def _noise(samples: Tensor, at: Tensor, truth: Tensor | None) -> Noise:

@@ -169,8 +169,8 @@ def neighbour_caption(numbers: "AmortizedNumbers") -> str:
 
 
 def tables(numbers: "AmortizedNumbers") -> list[Table]:
-    """The gap ledger, and the worst rows."""
-    made = [_ledger_table(numbers), _worst_table(numbers)]
+    """The gap ledger, the noise of gradients, and the worst rows."""
+    made = [_ledger_table(numbers), _gradient_table(numbers), _worst_table(numbers)]
     return [table for table in made if table is not None]
 
 
@@ -208,6 +208,22 @@ def _ledger_table(numbers: "AmortizedNumbers") -> Table | None:
         rows,
         f"{n} rows of the data. The se is Monte Carlo error, not the spread of rows; upper and lower may "
         f"cross within it. The backward chains start from {start}.",
+    )
+
+
+def _gradient_table(numbers: "AmortizedNumbers") -> Table | None:
+    found = getattr(numbers, "gradients", None)
+    if not found:
+        return None
+    rows = [[name, fixed(n.norm), fixed(n.variance), fixed(n.snr)] for name, n in found.items()]
+    draws = next(iter(found.values())).draws
+    return Table(
+        "The noise of the encoder’s gradient",
+        ["Estimator", "length of the mean", "variance", "signal to noise"],
+        rows,
+        f"At the end of the fit, on some rows, over {draws} draws of each estimator. Variance: of all "
+        "parameters, summed. Signal to noise: |mean| / sd of a parameter, averaged; its floor is about "
+        f"{0.8 / draws**0.5:.2f}, that of no signal at all.",
     )
 
 
