@@ -317,7 +317,11 @@ BEHAVIOURS: dict[str, tuple[Tensor, dict[str, Any]]] = {
 
 
 @every_pair
-@pytest.mark.parametrize("case", BEHAVIOURS)
+@pytest.mark.parametrize(
+    "case",
+    [name if name in ("a batch of one", "black images") else pytest.param(name, marks=pytest.mark.slow)
+     for name in BEHAVIOURS],
+)  # fmt: skip
 def test_degenerate_images_are_fitted(pair: str, case: str) -> None:
     """Stated behaviour: a fit, everything finite."""
     x, settings = BEHAVIOURS[case]

@@ -168,6 +168,7 @@ def _with_state(
             twin(**tensors)  # a lazy Pyro autoguide makes its parameters at the first call
     try:
         twin.load_state_dict(state)
+        twin.eval()  # as svi hands it back
     except RuntimeError as error:
         kind = GuideError if what == "guide" else ModelError
         raise kind(
