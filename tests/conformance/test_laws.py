@@ -27,7 +27,15 @@ CPU = torch.device("cpu")
 ROWS_OF_DATA = 60
 DRAWS = 200
 
-every_row = pytest.mark.parametrize(("name", "guide"), ROWS, ids=[f"{n}-{g}" for n, g in ROWS])
+SLOW = {  # ten seconds a law, and their pairs have other rows
+    ("gaussian-mixture-full", "full-rank"), ("gaussian-mixture-full", "flow"),
+    ("probit-regression", "low-rank"), ("probit-regression", "flow"),
+}  # fmt: skip
+every_row = pytest.mark.parametrize(
+    ("name", "guide"),
+    [pytest.param(*row, marks=pytest.mark.slow) if row in SLOW else row for row in ROWS],
+    ids=[f"{n}-{g}" for n, g in ROWS],
+)
 
 
 def data_of(name: str) -> dict[str, Any]:
