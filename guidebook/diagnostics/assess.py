@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -298,7 +296,7 @@ def _importance_estimate(marginals: Marginals, importance: Importance | None) ->
     tilt = weights - 1 / len(weights)
     shift_se = np.sqrt(np.square(tilt) @ z2)
     ratio_se = 0.5 * np.sqrt(np.square(tilt) @ np.square(z2 - 1))
-    log_ratio = np.log(np.maximum(sd, 1e-300) / target_sd)
+    log_ratio = np.log(sd / target_sd)  # both floored above
     able = np.full(len(mean), importance.usable)
     return Estimate((mean - target_mean) / target_sd, shift_se, log_ratio, ratio_se, able)
 
@@ -344,7 +342,7 @@ def _reference_estimate(
     return Estimate(
         (mean - ref_mean) / ref_sd,
         error * shape,
-        np.log(np.maximum(sd, 1e-300) / ref_sd),
+        np.log(sd / ref_sd),
         error / math.sqrt(2) * shape,
         shape.astype(bool),
     )
@@ -438,11 +436,6 @@ def _witnesses(f: Findings, raw: Stein | None, moved: Transport | None) -> list[
 def _attribute(tree: xr.DataTree, name: str) -> Any:
     group = tree.children.get("vi_fit")
     return group.attrs.get(name, "") if group is not None else ""
-
-
-def notes_of(tree: xr.DataTree) -> Mapping[str, Any]:
-    """The engine's notes, as a file keeps them."""
-    return json.loads(_attribute(tree, "notes") or "{}")
 
 
 def _engine(tree: xr.DataTree, sampler: bool) -> str:

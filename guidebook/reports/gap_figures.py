@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from guidebook.diagnostics.gap import GapLedger
 
 _ELBO, _AMORTISATION, _APPROXIMATION = "#c9ced6", PALETTE[1], PALETTE[0]
-_STRIP = 10
 _MOST_BARS = 60
 
 
