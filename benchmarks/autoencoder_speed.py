@@ -20,18 +20,18 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import pyro  # noqa: E402 (after pinning)
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from pyro.infer import SVI, Trace_ELBO  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.distributions import LowRankMultivariateNormal  # noqa: E402
+import pyro
+import torch
+import torch.nn.functional as F
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
+from torch.distributions import LowRankMultivariateNormal
 
-from benchmarks.captured import captured_block, captured_step  # noqa: E402
-from guidebook.catalogue import PAIRS  # noqa: E402
-from guidebook.inference.objectives import BetaELBO, ImportanceWeightedELBO  # noqa: E402
-from guidebook.inference.reference_path import registered  # noqa: E402
-from guidebook.inference.relaxed import RelaxedELBO  # noqa: E402
+from benchmarks.captured import captured_block, captured_step
+from guidebook.catalogue import PAIRS
+from guidebook.inference.gradient.reference import registered
+from guidebook.inference.objectives.bounds import BetaELBO, ImportanceWeightedELBO
+from guidebook.inference.objectives.relaxed import RelaxedELBO
 
 BATCH, RATE, PARTICLES = 128, 1e-3, 5
 BETA, TEMPERATURE, FLOOR = 4.0, 0.5, 1e-6

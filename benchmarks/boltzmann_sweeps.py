@@ -20,9 +20,9 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import torch  # noqa: E402 (after pinning)
+import torch
 
-from guidebook.guides.spin_gibbs import gibbs_sweep  # noqa: E402
+from guidebook.guides.energy.spin_gibbs import gibbs_sweep
 
 UNITS = 1000
 CHAINS = (1, 10, 100, 1000)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Block
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.data import arguments
-from guidebook.inference.owned import copied, dtype_of
-from guidebook.inference.step import Step
-from guidebook.inference.svi import _prepare, default_optimiser
+from guidebook.inference.gradient.problem import _prepare, default_optimiser
+from guidebook.inference.gradient.step import Step
+from guidebook.programs.data import arguments
+from guidebook.programs.owned import copied, dtype_of
+from guidebook.programs.scope import local_parameters, precision, random_state
 
 
 def captured_step(

@@ -23,31 +23,31 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import numpy as np  # noqa: E402 (after pinning)
-import pyro  # noqa: E402
-import torch  # noqa: E402
-from pyro.infer import Trace_ELBO  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import pyro
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
 
-from benchmarks.captured import captured_block, captured_step  # noqa: E402
-from guidebook.datasets.idx import mnist  # noqa: E402
-from guidebook.datasets.small import digits  # noqa: E402
-from guidebook.datasets.sprites import sprite_factors, sprites  # noqa: E402
-from guidebook.diagnostics.disentanglement import disentanglement  # noqa: E402
-from guidebook.errors import FileError  # noqa: E402
-from guidebook.guides.amortized import AmortizedNormal  # noqa: E402
-from guidebook.guides.amortized_categorical import AmortizedCategorical  # noqa: E402
-from guidebook.inference.capture import local_parameters  # noqa: E402
-from guidebook.inference.enumerated_elbo import EnumeratedELBO  # noqa: E402
-from guidebook.inference.objectives import BetaELBO, ImportanceWeightedELBO  # noqa: E402
-from guidebook.inference.owned import copied  # noqa: E402
-from guidebook.inference.relaxed import RelaxedELBO  # noqa: E402
-from guidebook.inference.row_weights import row_log_weights  # noqa: E402
-from guidebook.inference.schedules import exponential, linear  # noqa: E402
-from guidebook.inference.svi import svi  # noqa: E402
-from guidebook.models.discrete_latent import DiscreteVAE  # noqa: E402
-from guidebook.models.latent import VAE  # noqa: E402
-from guidebook.models.networks import mlp  # noqa: E402
+from benchmarks.captured import captured_block, captured_step
+from guidebook.datasets.idx import mnist
+from guidebook.datasets.small import digits
+from guidebook.datasets.sprites import sprite_factors, sprites
+from guidebook.diagnostics.measures.disentanglement import disentanglement
+from guidebook.errors import FileError
+from guidebook.guides.amortized.categorical import AmortizedCategorical
+from guidebook.guides.amortized.normal import AmortizedNormal
+from guidebook.inference.objectives.bounds import BetaELBO, ImportanceWeightedELBO
+from guidebook.inference.objectives.enumerated import EnumeratedELBO
+from guidebook.inference.objectives.relaxed import RelaxedELBO
+from guidebook.inference.objectives.rows import row_log_weights
+from guidebook.inference.objectives.schedules import exponential, linear
+from guidebook.inference.svi import svi
+from guidebook.models.decoders.discrete_latent import DiscreteVAE
+from guidebook.models.decoders.latent import VAE
+from guidebook.models.decoders.networks import mlp
+from guidebook.programs.owned import copied
+from guidebook.programs.scope import local_parameters
 
 RESULTS = Path(__file__).with_name("HEADLINES.md")
 TITLE = """# Headlines: numbers of papers, obtained here

@@ -43,19 +43,20 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import numpy as np  # noqa: E402 (after pinning)
-import torch  # noqa: E402
-from sklearn.exceptions import ConvergenceWarning  # noqa: E402
-from sklearn.mixture import BayesianGaussianMixture  # noqa: E402
-from sklearn.mixture import GaussianMixture as MaximumLikelihood  # noqa: E402
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture
+from sklearn.mixture import GaussianMixture as MaximumLikelihood
 
-import guidebook as gb  # noqa: E402
-from guidebook.guides.mixture import MixtureMeanField  # noqa: E402
-from guidebook.guides.mixture_mode import MixtureMode  # noqa: E402
-from guidebook.inference.cavi import CHUNK, START_ROWS, whole_pass  # noqa: E402
-from guidebook.inference.data import some_rows  # noqa: E402
-from guidebook.inference.em import START_ROWS as EM_START_ROWS  # noqa: E402
-from guidebook.models.mixture import GaussianMixture  # noqa: E402
+import guidebook as gb
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.guides.conjugate.mixture_mode import MixtureMode
+from guidebook.inference.cavi import CHUNK
+from guidebook.inference.em import START_ROWS as EM_START_ROWS
+from guidebook.inference.protocols.conjugate import START_ROWS, whole_pass
+from guidebook.models.mixture import GaussianMixture
+from guidebook.programs.rows import some_rows
 
 K, D = 20, 10
 MODEL = GaussianMixture(K, D, concentration=1.0, mean_precision=0.1, df=D + 2.0, inverse_scale=2.0)

@@ -21,14 +21,14 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import numpy as np  # noqa: E402 (after pinning)
-import pyro  # noqa: E402
-import torch  # noqa: E402
-from arviz_stats.base import array_stats  # noqa: E402
-from pyro.infer import MCMC, NUTS  # noqa: E402
+import numpy as np
+import pyro
+import torch
+from arviz_stats.base import array_stats
+from pyro.infer import MCMC, NUTS
 
-import guidebook as gb  # noqa: E402
-from guidebook.models.hierarchical import eight_schools  # noqa: E402
+import guidebook as gb
+from guidebook.models.hierarchical import eight_schools
 
 SITES = ("mu", "tau", "theta_trans")
 ITERATIONS = 500

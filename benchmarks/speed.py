@@ -22,16 +22,16 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import pyro  # noqa: E402 (after pinning)
-import pyro.distributions as dist  # noqa: E402
-import torch  # noqa: E402
-from pyro import poutine  # noqa: E402
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate  # noqa: E402
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal  # noqa: E402
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
-import guidebook as gb  # noqa: E402
-from benchmarks.captured import captured_block, captured_step  # noqa: E402
-from guidebook.models.hierarchical import eight_schools  # noqa: E402
+import guidebook as gb
+from benchmarks.captured import captured_block, captured_step
+from guidebook.models.hierarchical import eight_schools
 
 STEPS = 5000
 RATE = 0.01

@@ -24,16 +24,16 @@ from benchmarks import timing
 
 CORE = timing.one_core()
 
-import pyro  # noqa: E402 (after pinning)
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from pyro.infer import SVI, Trace_ELBO  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import pyro
+import torch
+import torch.nn.functional as F
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
 
-from benchmarks.captured import captured_block, captured_step  # noqa: E402
-from guidebook.guides.amortized import AmortizedNormal  # noqa: E402
-from guidebook.models.latent import VAE  # noqa: E402
-from guidebook.models.networks import mlp  # noqa: E402
+from benchmarks.captured import captured_block, captured_step
+from guidebook.guides.amortized.normal import AmortizedNormal
+from guidebook.models.decoders.latent import VAE
+from guidebook.models.decoders.networks import mlp
 
 PIXELS, HIDDEN, LATENTS, ROWS = 784, 400, 50, 8192
 RATE = 1e-3

@@ -18,13 +18,13 @@ _HOME = {
     "gibbs": "guidebook.inference.gibbs",
     "ep": "guidebook.inference.ep",
     "wake_sleep": "guidebook.inference.wake_sleep",
-    "Fit": "guidebook.inference.fit",
-    "Status": "guidebook.inference.fit",
-    "load": "guidebook.inference.saving",
+    "Fit": "guidebook.inference.fits.fit",
+    "Status": "guidebook.inference.fits.status",
+    "load": "guidebook.inference.fits.loading",
     "compare": "guidebook.reports.comparison",
     "Comparison": "guidebook.reports.comparison",
-    "Verdict": "guidebook.diagnostics.verdict",
-    "Pair": "guidebook.shelf.entry",
+    "Verdict": "guidebook.diagnostics.judging.findings",
+    "Pair": "guidebook.shelf.pair",
     "PAIRS": "guidebook.catalogue",
     "pair": "guidebook.catalogue",
     "GuidebookError": "guidebook.errors",
@@ -34,22 +34,23 @@ _ROOMS = ("datasets", "models", "guides", "inference", "diagnostics", "reports",
 if TYPE_CHECKING:
     from guidebook import datasets, diagnostics, errors, guides, inference, models, reports
     from guidebook.catalogue import PAIRS, pair
-    from guidebook.diagnostics.verdict import Verdict
+    from guidebook.diagnostics.judging.findings import Verdict
     from guidebook.errors import GuidebookError
     from guidebook.inference.cavi import cavi
     from guidebook.inference.em import em
     from guidebook.inference.ep import ep
     from guidebook.inference.exact import exact
-    from guidebook.inference.fit import Fit, Status
+    from guidebook.inference.fits.fit import Fit
+    from guidebook.inference.fits.loading import load
+    from guidebook.inference.fits.status import Status
     from guidebook.inference.gibbs import gibbs
     from guidebook.inference.laplace import laplace
     from guidebook.inference.natural_svi import natural_svi
     from guidebook.inference.nuts import nuts
-    from guidebook.inference.saving import load
     from guidebook.inference.svi import svi
     from guidebook.inference.wake_sleep import wake_sleep
     from guidebook.reports.comparison import Comparison, compare
-    from guidebook.shelf.entry import Pair
+    from guidebook.shelf.pair import Pair
 
 __all__ = [
     "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "cavi", "compare",

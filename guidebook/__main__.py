@@ -24,8 +24,8 @@ from guidebook.errors import GuidebookError, SettingError
 from guidebook.reports.files import read_draws, writable_folder, write_netcdf, write_table
 
 if TYPE_CHECKING:
-    from guidebook.inference.fit import Fit
-    from guidebook.shelf.entry import Pair
+    from guidebook.inference.fits.fit import Fit
+    from guidebook.shelf.pair import Pair
 
 QUICK_STEPS = 500
 QUICK_DRAWS = 500
@@ -74,8 +74,8 @@ def list_pairs(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Fit every guide of a pair and its reference; write the page, the table and the draws."""
     from guidebook.catalogue import pair as find_pair
-    from guidebook.fitting import chosen_guides, fit_guide, fit_reference, trained_model
     from guidebook.reports.comparison import compare as compare_fits
+    from guidebook.shelf.fitting import chosen_guides, fit_guide, fit_reference, trained_model
 
     pair = find_pair(options.pair)
     guides = chosen_guides(pair, options.guides)
@@ -126,7 +126,7 @@ def report(options: argparse.Namespace) -> None:
 def fit(options: argparse.Namespace) -> None:
     """Fit one guide of a pair; write its draws (FILE.nc) or the fit itself (FILE.pt)."""
     from guidebook.catalogue import pair as find_pair
-    from guidebook.fitting import chosen_guides, fit_guide, trained_model
+    from guidebook.shelf.fitting import chosen_guides, fit_guide, trained_model
 
     pair = find_pair(options.pair)
     name = chosen_guides(pair, [options.guide])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guidebook.errors import NameNotFound, nearest
 from guidebook.shelf import autoencoders, energy, factors, mixtures, regression
-from guidebook.shelf.entry import Pair
+from guidebook.shelf.pair import Pair
 
 PAIRS: dict[str, Pair] = {
     entry.name: entry

@@ -213,7 +213,7 @@ def test_interrupt_says_how_to_continue(
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("guidebook.fitting.svi", interrupted)
+    monkeypatch.setattr("guidebook.shelf.fitting.svi", interrupted)
     assert main(["report", "eight-schools", "--out", str(tmp_path)]) == 130
     error = capsys.readouterr().err
     assert "interrupted" in error

@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from guidebook.diagnostics.convergence import chains_of, sampler_convergence
-from guidebook.diagnostics.distance import Marginals, marginals_of, wasserstein_in_sds
-from guidebook.diagnostics.importance import (
-    Importance,
+from guidebook.diagnostics.judging.findings import Findings, Judgement
+from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.witnesses.chains import _convergence
+from guidebook.diagnostics.witnesses.importance import (
+    _importance,
+    _importance_estimate,
+    _khat_by_site,
+    _khat_moments,
     evidence,
     khat_limit,
-    khat_of_moment,
-    psis,
     tail_inflation,
-    weighted_moments,
 )
-from guidebook.diagnostics.modes import Mode, find_modes, gaussian_elbo, missing_modes
-from guidebook.diagnostics.stein import Stein, stein, stein_from_surface
-from guidebook.diagnostics.transport import Transport, transport
-from guidebook.diagnostics.verdict import Estimate, Findings, Judgement, judge
-from guidebook.inference.export import COORDINATE
-from guidebook.inference.fit import Fit, Status
+from guidebook.diagnostics.witnesses.modes import (
+    Mode,
+    _lower_bound,
+    missing_modes,
+)
+from guidebook.diagnostics.witnesses.reference import (
+    Reference,
+    _reference_estimate,
+    wasserstein_in_sds,
+)
+from guidebook.diagnostics.witnesses.stein import Stein, _stein
+from guidebook.diagnostics.witnesses.testimony import (
+    Marginals,
+    _attribute,
+    _flat,
+    _widened,
+    marginals_of,
+)
+from guidebook.diagnostics.witnesses.transport import (
+    Transport,
+    _transport,
+    _transport_estimate,
+)
+from guidebook.inference.fits.fit import Fit
 
 if TYPE_CHECKING:
     import xarray as xr
+
 
 NUMBERS = (
     "elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "khat_se", "ess", "stein",
@@ -47,16 +67,6 @@ class Assessment:
     khat_sites: dict[str, tuple[float, float]]
     witnesses: list[str]
     findings: Findings = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Moments of the reference draws, its Monte Carlo error, and whether it can be relied on."""
-
-    name: str
-    marginals: Marginals
-    ess: float
-    sound: bool
 
 
 def assess(
@@ -130,105 +140,6 @@ def assess(
     )
 
 
-# the witnesses -----------------------------------------------------------------------------------
-
-
-def _convergence(
-    tree: xr.DataTree, fit: Fit | None, absent: list[str]
-) -> tuple[bool, bool | None, str, str]:
-    """(is a sampler, has converged, status in words, why nothing of it may be used)."""
-    stats = tree.children.get("sample_stats")
-    has_q = stats is not None and "log_q" in stats.data_vars
-    name = fit.status.name if fit else _attribute(tree, "status")
-    status = Status[name] if name in Status.__members__ else None
-    engine = fit.engine if fit else _attribute(tree, "engine")
-    sampler = engine in ("nuts", "gibbs") or (not engine and not has_q and chains_of(tree) > 1)
-    if sampler:
-        if status is not None:
-            return True, status.good, status.value, ""
-        good, words = sampler_convergence(tree)
-        return True, good, words, ""
-    if status is None:
-        absent.append("convergence of the fit (the file does not say how it ended)")
-        return False, None, "", ""
-    vetoes = (Status.RESTARTS_DISAGREE, Status.STOPPED_BY_NAN, Status.NO_MODE)
-    vetoed = status.value if status in vetoes else ""
-    return False, status.good, status.value, vetoed
-
-
-def _importance(
-    tree: xr.DataTree, absent: list[str], sampler: bool
-) -> tuple[Importance | None, np.ndarray | None]:
-    stats = tree.children.get("sample_stats")
-    names = set(stats.data_vars) if stats is not None else set()
-    if not {"lp", "log_q"} <= names:
-        if not sampler:
-            missing = [n for n in ("lp", "log_q") if n not in names]
-            absent.append(f"importance weights (sample_stats has no {' and no '.join(missing)})")
-        return None, None
-    log_ratio = (stats["lp"].values - stats["log_q"].values).reshape(-1)
-    found = psis(log_ratio)
-    if found is None:
-        absent.append("importance weights (too few draws, or densities that are not finite)")
-    return found, log_ratio
-
-
-def _stein(
-    tree: xr.DataTree, marginals: Marginals, weights: np.ndarray | None, absent: list[str]
-) -> tuple[Stein | None, Stein | None]:
-    """Of the raw and of the weighted draws; from lp's surface where there are no gradients."""
-    if "unconstrained" in tree.children:
-        group = tree["unconstrained"]
-        u, gradient = (_flat(group[name].values) for name in ("position", "gradient"))
-        names = [str(n) for n in group[COORDINATE].values]
-        raw = stein(u, gradient, names)
-        return raw, stein(u, gradient, names, weights) if weights is not None else None
-    if _attribute(tree, "discrete"):
-        absent.append("Stein's identities (discrete values have no gradients)")
-        return None, None
-    absent.append("Stein's identities (no gradients in the file)")
-    stats = tree.children.get("sample_stats")
-    if stats is None or "lp" not in stats.data_vars:
-        return None, None
-    chosen = _independent_columns(marginals.values)
-    lp = stats["lp"].values.reshape(-1)
-    names = [marginals.names[i] for i in chosen]
-    raw = stein_from_surface(marginals.values[:, chosen], lp, names)
-    if raw is not None:
-        absent[-1] += "; a quadratic surface fitted to lp stands in"
-    return raw, raw
-
-
-def _transport(
-    tree: xr.DataTree, fit: Fit | None, raw: Stein | None, seed: int, absent: list[str]
-) -> Transport | None:
-    if _attribute(tree, "discrete"):
-        absent.append("a short Hamiltonian run (discrete values have no gradients)")
-        return None
-    if fit is None or fit.model is None or fit.data is None or "unconstrained" not in tree.children:
-        absent.append("a short Hamiltonian run (needs the model: give the Fit, not its file)")
-        return None
-    if _attribute(tree, "family") == "delta" or fit.draws is not None:
-        return None
-    if not fit.potential.vectorised:
-        absent.append("a short Hamiltonian run (the model cannot be vectorised)")
-        return None
-    u = _flat(tree["unconstrained"]["position"].values)
-    covariance = np.atleast_2d(np.cov(u, rowvar=False))
-    if raw is not None and raw.covariance is not None:
-        covariance = _bounded(raw.covariance, covariance)
-    try:
-        return transport(fit.potential, u, covariance, seed)
-    except np.linalg.LinAlgError:
-        return None
-
-
-def _bounded(target: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The target's covariance where it is within a factor of 100 of the draws' own scales."""
-    ratio = np.diagonal(target) / np.diagonal(own)
-    return target if (ratio < 1e4).all() and (ratio > 1e-4).all() else own
-
-
 def _with_modes(
     findings: Findings,
     tree: xr.DataTree,
@@ -250,102 +161,6 @@ def _with_modes(
             f"holds {share:.1%} of the draws"
         )
     return replace(findings, missing_mode=words, modes_searched=True)
-
-
-def _lower_bound(
-    fit: Fit | None, u: np.ndarray, log_ratio: np.ndarray | None, f: Findings
-) -> float:
-    """A lower bound of log p(x): an ELBO, or the evidence estimate where weights are usable."""
-    bounds = [-math.inf]
-    if log_ratio is not None and np.isfinite(log_ratio).all():
-        found = evidence(log_ratio)
-        bounds.append(found["log_evidence"] if f.khat < f.khat_limit else found["elbo"])
-    if fit is not None:
-        bounds.append(gaussian_elbo(fit.potential, u))
-    return max(bounds)
-
-
-def search_modes(fit: Fit, seed: int = 0) -> list[Mode] | None:
-    """The modes of a fit's density, searched around its draws; None where that cannot be done."""
-    if fit.model is None or fit.data is None:
-        return None
-    tree = fit.posterior(200, seed)
-    if "unconstrained" not in tree.children:
-        return None
-    return find_modes(fit.potential, _flat(tree["unconstrained"]["position"].values), seed)
-
-
-def _widened(estimate: Estimate | None, tails: np.ndarray) -> Estimate | None:
-    if estimate is None:
-        return None
-    return replace(estimate, log_ratio_se=estimate.log_ratio_se * tails)
-
-
-# estimates ---------------------------------------------------------------------------------------
-
-
-def _importance_estimate(marginals: Marginals, importance: Importance | None) -> Estimate | None:
-    if importance is None:
-        return None
-    values, weights = marginals.values, importance.weights
-    mean, sd = values.mean(0), values.std(0)
-    target_mean, target_sd = weighted_moments(values, weights)
-    sd, target_sd = (np.maximum(one, marginals.least_sd) for one in (sd, target_sd))
-    z2 = np.square((values - target_mean) / target_sd)
-    # errors of self-normalised weights, of their difference from the raw draws
-    tilt = weights - 1 / len(weights)
-    shift_se = np.sqrt(np.square(tilt) @ z2)
-    ratio_se = 0.5 * np.sqrt(np.square(tilt) @ np.square(z2 - 1))
-    log_ratio = np.log(sd / target_sd)  # both floored above
-    able = np.full(len(mean), importance.usable)
-    return Estimate((mean - target_mean) / target_sd, shift_se, log_ratio, ratio_se, able)
-
-
-def _transport_estimate(
-    marginals: Marginals, moved: Transport | None, weights: np.ndarray | None = None
-) -> Estimate | None:
-    """Errors of the raw draws, or of the weighted ones, by the moments after the Hamiltonian run."""
-    if moved is None or len(moved.sd) != len(marginals.names):
-        return None
-    if weights is None:
-        return Estimate(
-            moved.shift, moved.shift_se, np.log(moved.sd_ratio), moved.sd_ratio_se, moved.able
-        )
-    mean, sd = weighted_moments(marginals.values, weights)
-    ess = 1 / np.square(weights).sum()
-    shift = (mean - moved.mean) / moved.sd
-    log_ratio = np.log(np.maximum(sd, 1e-300) / moved.sd)
-    noise = math.sqrt(1 / ess)
-    return Estimate(
-        shift,
-        np.hypot(moved.shift_se, noise),
-        log_ratio,
-        np.hypot(moved.sd_ratio_se, noise),
-        moved.able,
-    )
-
-
-def _reference_estimate(
-    marginals: Marginals, reference: Reference | None, weights: np.ndarray | None = None
-) -> Estimate | None:
-    if reference is None:
-        return None
-    theirs = reference.marginals.in_order_of(marginals.names)
-    if theirs is None:
-        return None
-    mean, sd = weighted_moments(marginals.values, weights)
-    sd = np.maximum(sd, marginals.least_sd)
-    ref_mean, ref_sd = theirs.mean(0), np.maximum(theirs.std(0), marginals.least_sd)
-    size = len(marginals.values) if weights is None else 1 / np.square(weights).sum()
-    error = math.sqrt(1 / size + 1 / max(reference.ess, 1))
-    shape = np.ones(len(mean))
-    return Estimate(
-        (mean - ref_mean) / ref_sd,
-        error * shape,
-        np.log(sd / ref_sd),
-        error / math.sqrt(2) * shape,
-        shape.astype(bool),
-    )
 
 
 # numbers and words -------------------------------------------------------------------------------
@@ -372,37 +187,6 @@ def _numbers(
         if theirs is not None:
             numbers["wasserstein"] = wasserstein_in_sds(marginals.values, theirs)
     return numbers
-
-
-def _khat_moments(
-    log_ratio: np.ndarray | None, marginals: Marginals, importance: Importance | None
-) -> float:
-    """The largest k-hat of second moments over the marginals; of bounded values they are finite."""
-    if (
-        marginals.discrete
-        or log_ratio is None
-        or importance is None
-        or not np.isfinite(importance.khat)
-    ):
-        return math.nan
-    columns = marginals.values.T[:40]
-    return max(khat_of_moment(log_ratio, column) for column in columns)
-
-
-def _khat_by_site(
-    log_ratio: np.ndarray | None, marginals: Marginals, importance: Importance | None
-) -> dict[str, tuple[float, float]]:
-    if marginals.discrete or log_ratio is None or importance is None:
-        return {}
-    if not np.isfinite(importance.khat):
-        return {}
-    sites: dict[str, tuple[float, float]] = {}
-    for name, column in zip(marginals.names[:200], marginals.values.T, strict=False):
-        site = name.split("[")[0]
-        khat = khat_of_moment(log_ratio, column)
-        if site not in sites or khat > sites[site][0]:
-            sites[site] = khat, importance.khat_se
-    return sites
 
 
 def _witnesses(f: Findings, raw: Stein | None, moved: Transport | None) -> list[str]:
@@ -433,32 +217,6 @@ def _witnesses(f: Findings, raw: Stein | None, moved: Transport | None) -> list[
     return said + [f"Not heard: {one}." for one in f.absent]
 
 
-def _attribute(tree: xr.DataTree, name: str) -> Any:
-    group = tree.children.get("vi_fit")
-    return group.attrs.get(name, "") if group is not None else ""
-
-
 def _engine(tree: xr.DataTree, sampler: bool) -> str:
     library = tree["posterior"].attrs.get("inference_library", "") if "posterior" in tree else ""
     return str(library) or ("sampler" if sampler else "file")
-
-
-def _flat(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, values.shape[-1])
-
-
-def _independent_columns(values: np.ndarray) -> list[int]:
-    """Columns that are not linear functions of those before: a simplex has one too many."""
-    standard = (values - values.mean(0)) / np.maximum(values.std(0), 1e-300)
-    kept: list[int] = []
-    for column in range(values.shape[1]):
-        if not kept:
-            kept.append(column)
-            continue
-        basis = standard[:, kept]
-        left = (
-            standard[:, column] - basis @ np.linalg.lstsq(basis, standard[:, column], rcond=None)[0]
-        )
-        if left.std() > 1e-6:
-            kept.append(column)
-    return kept

@@ -22,70 +22,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.guides.exponential_family import ExponentialFamily, kl_divergence
-from guidebook.guides.unconstrained import latent_sites
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.check import check_pair
-from guidebook.inference.data import (
-    arguments,
-    as_tensors,
-    check,
-    chunks,
-    find_device,
-    number_of_rows,
-    some_rows,
-)
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import copied
-from guidebook.inference.progress import bar_of
-from guidebook.inference.settings import check_whole
-from guidebook.inference.step import stoppable
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.opening import finished
+from guidebook.inference.fits.running import bar_of, check_whole, stoppable
+from guidebook.inference.fits.status import Status
+from guidebook.inference.protocols.conjugate import START_ROWS, observed, structured, whole_pass
+from guidebook.programs.data import arguments, as_tensors, check, find_device, number_of_rows
+from guidebook.programs.owned import copied
+from guidebook.programs.rows import some_rows
+from guidebook.programs.scope import precision, random_state
 
-Natural = dict[str, Tensor]
 CHUNK = 8192
-START_ROWS = 20_000
+
+
 ROUNDING = 1e-9
-
-
-@runtime_checkable
-class ConditionallyConjugate(Protocol):
-    """What `cavi` and `natural_svi` ask of a guide.
-
-    Natural parameters, and expectations of statistics, are dicts of tensors (..., d) by block.
-    """
-
-    families: Mapping[str, ExponentialFamily]
-
-    @property
-    def prior(self) -> Natural:
-        """Natural parameters of the prior of each block; the blocks are independent under it."""
-        ...
-
-    def initial_natural(self, sample: Any, count: int, seed: int) -> Natural:
-        """Natural parameters to start from, of some rows that stand for `count`."""
-        ...
-
-    def expected(self, natural: Natural) -> Natural:
-        """E_q[t] of each block."""
-        ...
-
-    def local(self, x: Tensor, expected: Natural) -> tuple[Tensor, Natural]:
-        """The local bound of the rows x, summed, and its gradient by `expected`."""
-        ...
-
-    def adopt(self, natural: Natural) -> None:
-        """Make these natural parameters those of the guide."""
-        ...
-
-
-METHODS = ("families", "prior", "initial_natural", "expected", "local", "adopt")
 
 
 def cavi(
@@ -185,31 +141,6 @@ def _sweeps(
         natural = {name: value + message[name] for name, value in guide.prior.items()}
 
 
-@torch.no_grad()
-def whole_pass(
-    guide: Any, natural: Natural, data: Mapping[str, Any], chunk: int, device: torch.device,
-    stop: threading.Event,
-) -> tuple[float, Natural] | None:  # fmt: skip
-    """The ELBO at these natural parameters and the messages of all rows; None if interrupted."""
-    expected, prior = guide.expected(natural), guide.prior
-    total: Natural = {}
-    elbo = -float(divergence(guide, natural, prior))
-    for piece in chunks(data, chunk, device):
-        if stop.is_set():
-            return None
-        bound, message = guide.local(observed(piece), expected)
-        elbo += float(bound)
-        total = {n: total[n].add_(m) for n, m in message.items()} if total else message
-    return elbo, total
-
-
-def divergence(guide: Any, natural: Natural, prior: Natural) -> Tensor:
-    """KL(q || prior) over all blocks."""
-    return torch.stack(
-        [kl_divergence(guide.families[n], natural[n], prior[n]).sum() for n in natural]
-    ).sum()
-
-
 def _ascend(
     guide: Any, steps: Iterator[Any], sweeps: int, tolerance: float, stop: threading.Event,
     bar: Any,
@@ -235,41 +166,3 @@ def _ascend(
         if len(elbos) > sweeps or stop.is_set():
             break
     return Ascent(guide, elbos or [-np.inf], Status.STILL_MOVING)
-
-
-# shared by the conjugate engines -----------------------------------------------------------------
-
-
-def structured(guide: Any, engine: str) -> None:
-    """Raise GuideError if the guide is not `ConditionallyConjugate`."""
-    missing = [name for name in METHODS if not hasattr(guide, name)]
-    if missing:
-        name = getattr(guide, "__name__", type(guide).__name__)
-        raise GuideError(
-            f"{engine} needs a guide that knows its complete conditionals, and {name} lacks "
-            f"{', '.join(missing)}. For a Gaussian mixture there is gb.guides.MixtureMeanField; "
-            "fit other models with svi."
-        )
-
-
-def observed(data: Mapping[str, Any]) -> Tensor:
-    """The rows' array, `x` by the convention of the shelf, or the only tensor."""
-    tensors = {n: v for n, v in data.items() if isinstance(v, Tensor)}
-    if "x" in tensors:
-        return tensors["x"]
-    if len(tensors) != 1:
-        raise DataError(f"data holds {sorted(tensors)}: the rows must be called 'x'.")
-    return next(iter(tensors.values()))
-
-
-def finished(
-    model: Any, guide: Any, data: Mapping[str, Any], device: torch.device, history: np.ndarray,
-    status: Status, seed: int, started: float, engine: str, notes: dict[str, Any],
-) -> Fit:  # fmt: skip
-    """The Fit of a guide that was fitted in place, checked against the model on some rows."""
-    with local_parameters(), precision(torch.float64), random_state(seed), torch.no_grad():
-        rows = some_rows(data, 100, 0, device)
-        check_pair(model, guide, rows)
-        sites = latent_sites(model, rows, discrete=True)
-    seconds = time.perf_counter() - started
-    return Fit(model, guide, data, history, status, seed, seconds, engine, sites, notes=notes)

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,67 +29,32 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.guides.unconstrained import Site, latent_sites
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.check import check_pair
-from guidebook.inference.data import (
-    arguments,
-    as_tensors,
-    check,
-    chunks,
-    find_device,
-    number_of_rows,
-    some_rows,
-)
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import copied, dtype_of, make_local
-from guidebook.inference.progress import bar_of
-from guidebook.inference.settings import check_whole
-from guidebook.inference.step import stoppable
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.running import bar_of, check_whole, stoppable
+from guidebook.inference.fits.status import Status
+from guidebook.inference.protocols.maximisation import ExpectationMaximization, Tensors, _structure
+from guidebook.programs.check import check_pair
+from guidebook.programs.data import arguments, as_tensors, check, find_device, number_of_rows
+from guidebook.programs.owned import copied, dtype_of, make_local
+from guidebook.programs.rows import chunks, some_rows
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import Site, latent_sites
 
 CHUNK = 16_384
+
+
 START_ROWS = 100_000
+
+
 ROUNDING = 1e-9
 """A fall of the objective up to this share of it is rounding; sums are taken in float64."""
+
+
 NEGLIGIBLE = 0.005
 """A maximum this far above (1/2 of 0.1^2) is a tenth of a standard error away, or less."""
+
+
 SPAN = 10
-
-Tensors = dict[str, Tensor]
-
-
-@runtime_checkable
-class ExpectationMaximization(Protocol):
-    """What `em` asks of a guide: the exact posterior of the local latents, and the two steps.
-
-    Parameters and statistics are dicts of float64 tensors. `rows` and `data` are the model's keyword
-    arguments as tensors, with all or some of the rows. A guide may also offer
-    `expected_log_joint(statistics, parameters)`, E[log p(x, z | parameters)] summed over the rows and
-    differentiable, with parameters that are free real numbers: then M-steps may be partial.
-    """
-
-    def start(self, data: Mapping[str, Any], seed: int) -> Tensors:
-        """Parameters to start from, by the seed alone; `data` holds at most 100,000 rows."""
-        ...
-
-    def e_step(self, rows: Mapping[str, Any], parameters: Tensors) -> tuple[Tensors, Tensor]:
-        """Expected sufficient statistics and log p(rows | parameters), both summed over the rows."""
-        ...
-
-    def m_step(self, statistics: Tensors, parameters: Tensors) -> Tensors:
-        """The maximising parameters; `parameters` are those of the E-step."""
-        ...
-
-    def log_prior(self, parameters: Tensors) -> Tensor:
-        """log p(parameters), a scalar; 0 for maximum likelihood."""
-        ...
-
-    def finished(self, model: Any, parameters: Tensors) -> tuple[Any, Any]:
-        """Copies of the model and of the guide with these parameters in them."""
-        ...
-
-
-METHODS = ("start", "e_step", "m_step", "log_prior", "finished")
 
 
 def em(
@@ -294,28 +259,6 @@ class _Climb:
             f"the objective was {objective} in iteration {iteration}: a variance fell to 0 or a "
             "weight vanished; use a prior, fewer components or fewer latents"
         )
-
-
-# the structure, and what is kept ----------------------------------------------------------------
-
-
-def _structure(guide: Any, partial: int | None) -> ExpectationMaximization:
-    """The guide, if it has what `em` asks for."""
-    name = getattr(guide, "__name__", type(guide).__name__)
-    if not isinstance(guide, ExpectationMaximization):
-        missing = [method for method in METHODS if not hasattr(guide, method)]
-        raise GuideError(
-            f"em needs a guide that is the exact posterior of the local latents, with an E- and an "
-            f"M-step, and {name} lacks {', '.join(missing)}. For linear Gaussian decoders there is "
-            "gb.guides.FactorPosterior; fit other pairs with svi, which trains the model's "
-            "parameters too."
-        )
-    if partial is not None and not hasattr(guide, "expected_log_joint"):
-        raise GuideError(
-            f"partial={partial} needs the method expected_log_joint(statistics, parameters), which "
-            f"{name} lacks: leave partial=None for its complete M-step."
-        )
-    return guide
 
 
 def _seed_of(seed: int, restart: int) -> int:

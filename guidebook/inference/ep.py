@@ -27,42 +27,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from guidebook.errors import GuideError, SettingError
-from guidebook.guides.sites import Sites
-from guidebook.guides.unconstrained import latent_sites
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.check import check_pair
-from guidebook.inference.data import arguments, as_tensors, check, find_device
-from guidebook.inference.export import draw
-from guidebook.inference.fit import Fit
-from guidebook.inference.owned import copied, working_precision
-from guidebook.inference.propagation import propagate
+from guidebook.guides.conjugate.sites import Sites
+from guidebook.inference.fits.approximation import draw
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.protocols.propagation import propagate
+from guidebook.inference.protocols.sites import HasSites
+from guidebook.programs.check import check_pair
+from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.owned import copied, working_precision
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import latent_sites
 
 CHECKED = 8
 """Draws at which the guide's prior and sites are held against the model's log density."""
-
-
-@runtime_checkable
-class HasSites(Protocol):
-    """What `ep` asks of a guide; `guidebook.guides.sites` has those of the shelf.
-
-    `sites(**data)` gives prior and tilted moments; `hold` takes the result; `position` gives theta
-    (S, D) from values of the guide's latent sites, each (S, *shape).
-    """
-
-    def sites(self, **data: Any) -> Sites: ...
-
-    def hold(
-        self, site_precision: Tensor, site_shift: Tensor, loc: Tensor, covariance: Tensor
-    ) -> None: ...
-
-    def position(self, values: Mapping[str, Tensor]) -> Tensor: ...
 
 
 def ep(

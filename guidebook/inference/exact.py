@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from guidebook.errors import GuideError
-from guidebook.guides.unconstrained import latent_sites
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.check import check_pair
-from guidebook.inference.data import arguments, as_tensors, check, find_device
-from guidebook.inference.export import draw
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.labels import log_labellings
-from guidebook.inference.owned import copied, working_precision
+from guidebook.inference.fits.approximation import draw
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.status import Status
+from guidebook.programs.check import check_pair
+from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.labels import log_labellings
+from guidebook.programs.owned import copied, working_precision
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import latent_sites
 
 DRAWS = 256
 

@@ -12,42 +12,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from guidebook.errors import GuideError
-from guidebook.guides.unconstrained import latent_sites
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.check import check_model
-from guidebook.inference.data import arguments, as_tensors, check, find_device
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.labels import in_canonical_order
-from guidebook.inference.nuts import ESS_PER_CHAIN, RHAT_LIMIT, convergence
-from guidebook.inference.owned import copied
-from guidebook.inference.potential import Potential
-from guidebook.inference.progress import bar_of
-from guidebook.inference.settings import check_whole
-from guidebook.inference.step import stoppable
-
-State = dict[str, Tensor]
-
-
-@runtime_checkable
-class CompleteConditionals(Protocol):
-    """What `gibbs` asks of a guide; every tensor of a state has the chains in front."""
-
-    sites: tuple[str, ...]
-
-    def initial(self, data: Mapping[str, Any], chains: int, generator: torch.Generator) -> State:
-        """States to start from, scattered."""
-        ...
-
-    def sweep(self, state: State, data: Mapping[str, Any], generator: torch.Generator) -> State:
-        """Every block once from its complete conditional."""
-        ...
+from guidebook.inference.fits.chains import ESS_PER_CHAIN, RHAT_LIMIT, convergence
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.running import bar_of, check_whole, stoppable
+from guidebook.inference.fits.status import Status
+from guidebook.inference.protocols.conditionals import CompleteConditionals, State
+from guidebook.programs.check import check_model
+from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.labels import in_canonical_order
+from guidebook.programs.owned import copied
+from guidebook.programs.potential import Potential
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import latent_sites
 
 
 def gibbs(

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from guidebook.guides.families import FullRank
-from guidebook.inference.capture import local_parameters, precision, random_state
-from guidebook.inference.check import check_pair
-from guidebook.inference.data import arguments, as_tensors, check, find_device
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import copied, working_precision
-from guidebook.inference.potential import Potential
-from guidebook.inference.start import Climb, Start
+from guidebook.guides.autoguides.normal import FullRank
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.status import Status
+from guidebook.programs.check import check_pair
+from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.mode import Climb, Start
+from guidebook.programs.owned import copied, working_precision
+from guidebook.programs.potential import Potential
+from guidebook.programs.scope import local_parameters, precision, random_state
 
 
 def laplace(

@@ -7,7 +7,6 @@ Vehtari et al. 2021, "Rank-normalization, folding, and localization: an improved
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,25 +17,19 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.guides.unconstrained import Site, latent_sites
-from guidebook.inference.capture import (
-    CannotRecord,
-    compile_graph,
-    local_parameters,
-    precision,
-    random_state,
-    worth_compiling,
-)
-from guidebook.inference.check import check_model
-from guidebook.inference.data import arguments, as_tensors, check, find_device
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import Joined, copied, working_precision
-from guidebook.inference.potential import Potential
-from guidebook.inference.settings import check_whole
-from guidebook.inference.start import Start, find_start
+from guidebook.inference.fits.chains import ESS_PER_CHAIN, RHAT_LIMIT, convergence
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.status import Status
+from guidebook.programs.check import check_model
+from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
+from guidebook.programs.mode import Start, find_start
+from guidebook.programs.owned import Joined, copied, working_precision
+from guidebook.programs.potential import Potential
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import Site, latent_sites
 
-RHAT_LIMIT = 1.01
-ESS_PER_CHAIN = 100
 GRADIENTS_PER_DRAW = 10
 
 
@@ -179,28 +172,3 @@ def _sample(
         )  # fmt: skip
     u = np.asarray(trace.posterior["u"].values)
     return u, np.asarray(trace.sample_stats["diverging"].values).astype(bool)
-
-
-def convergence(u: np.ndarray, discrete: bool = False) -> tuple[float, float]:
-    """The largest rank R-hat and the smallest of bulk and tail ESS over the coordinates.
-
-    Of discrete values, which have no tails, the bulk alone, and a coordinate that has the same value
-    in all draws of all chains is left out.
-    """
-    from arviz_stats.base import array_stats
-
-    rhats, sizes = [], []
-    for column in range(u.shape[-1]):
-        chain = u[..., column]
-        if discrete and not np.ptp(chain) > 0:
-            continue
-        # folded ranks of two values are all one: nothing to compare
-        method = "split" if discrete else "rank"
-        rhats.append(float(array_stats.rhat(chain, chain_axis=0, draw_axis=1, method=method)))
-        sizes.append(float(array_stats.ess(chain, chain_axis=0, draw_axis=1, method="bulk")))
-        if discrete:
-            continue
-        tail = array_stats.ess(chain, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
-        sizes.append(float(tail))
-    worst = max(rhats, default=1.0)
-    return worst if math.isfinite(worst) else math.inf, min(sizes, default=float(u[..., 0].size))

@@ -2,7 +2,7 @@
 
     maximise ELBO(phi) = E_q[log p(x, z) - log q_phi(z)]     by Adam on averaged noisy gradients.
 
-A fit starts at the mode and curvature of the posterior (`guidebook.inference.start`), in whose units
+A fit starts at the mode and curvature of the posterior (`guidebook.programs.mode`), in whose units
 the guide's parameters are measured; the step size is constant for 30 % of the steps and then falls
 to a hundredth along a cosine; the result is the average of the iterates of the last fifth.
 The reference path, compile=False, is `pyro.infer.SVI` itself with the same schedule.
@@ -17,50 +17,33 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guidebook.errors import SettingError
-from guidebook.guides.families import Flow, Whitened
-from guidebook.guides.unconstrained import Site, latent_sites
-from guidebook.inference import checkpoint as checkpoints
-from guidebook.inference.capture import CannotRecord, local_parameters, precision, random_state
-from guidebook.inference.check import check_pair
-from guidebook.inference.collapse import ROWS, activity
-from guidebook.inference.data import Rows, arguments, as_tensors, check, find_device, takes
-from guidebook.inference.fit import Fit, Status
-from guidebook.inference.owned import Joined, copied, working_precision
-from guidebook.inference.potential import Potential, enumeration_depth
-from guidebook.inference.reference_path import run_reference
-from guidebook.inference.settings import check_whole
-from guidebook.inference.start import find_start
-from guidebook.inference.step import Optimiser, Outcome, Step, adam_of, schedule
-
-PARTICLES = 16
-START_ROWS = 10_000
-
-
-@dataclass
-class Problem:
-    """What both paths work on: copies of model and guide, tensors, and where batches come from."""
-
-    model: Any
-    guide: Any
-    data: dict[str, Any]
-    rows: Rows | None
-    objective: Any
-    particles: int
-    device: torch.device
-    dtype: torch.dtype
-    seed: int
-
-    def batch(self, step: int) -> dict[str, Any]:
-        return self.rows.batch(step) if self.rows else self.data
+from guidebook.inference.fits.files import usable
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.status import Status
+from guidebook.inference.gradient.activity import ROWS, activity
+from guidebook.inference.gradient.adam import adam_of
+from guidebook.inference.gradient.problem import (
+    Outcome,
+    Problem,
+    _prepare,
+    default_optimiser,
+    default_steps,
+)
+from guidebook.inference.gradient.reference import run_reference
+from guidebook.inference.gradient.step import Step
+from guidebook.programs.data import arguments, check, find_device
+from guidebook.programs.graph import CannotRecord
+from guidebook.programs.owned import copied, working_precision
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import Site
 
 
 def svi(
@@ -117,7 +100,7 @@ def svi(
     where = find_device(device, data)
     data = arguments(model, data)
     check(data)
-    path = checkpoints.usable(checkpoint)
+    path = usable(checkpoint)
     outcome, sites = working_precision(
         model,
         guide,
@@ -183,76 +166,6 @@ def _with_activity(outcome: Outcome, problem: Problem) -> Outcome:
         if found.collapsed:
             outcome.notes["collapsed"] = found.warning()
     return outcome
-
-
-def _prepare(
-    model: Any, guide: Any, data: dict[str, Any], objective: Any, batch_size: int | None,
-    device: torch.device, dtype: torch.dtype, seed: int,
-) -> tuple[Problem, tuple[Site, ...]]:  # fmt: skip
-    for part in (model, guide):
-        if isinstance(part, torch.nn.Module):
-            part.to(device)
-    rows = None
-    if batch_size is not None:
-        sized = takes(model, "size")
-        rows = Rows(data, batch_size, seed, dtype, device, sized)
-        if not sized and batch_size < rows.count:
-            raise SettingError(
-                "batch_size needs a model that takes size=None and gives it to its plate "
-                '(pyro.plate("row", size, ...)): otherwise the ELBO of a batch is not an estimate '
-                "of the full one."
-            )
-        tensors = rows.take(np.arange(min(batch_size, rows.count)))
-    else:
-        tensors = as_tensors(data, dtype, device)
-    whitened = isinstance(guide, Whitened)
-    joined = Joined(model, guide)
-    check_pair(joined.model, joined.guide, tensors)
-    particles = PARTICLES if whitened and objective is None and rows is None else 1
-    if objective is None:
-        depth = enumeration_depth(joined.model, tensors)
-        objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
-    problem = Problem(
-        joined.model, joined.guide, tensors, rows, objective, particles, device, dtype, seed,
-    )  # fmt: skip
-    if whitened:
-        guide.to(device)
-        start = find_start(_start_potential(model, guide, problem))
-        guide.start_at(start.center, start.factor)
-        return problem, guide.sites
-    with torch.no_grad():
-        sites = latent_sites(joined.model, tensors, discrete=True)
-    return problem, sites
-
-
-def _start_potential(model: Any, guide: Any, problem: Problem) -> Potential:
-    """The potential of all rows, or of a sample of them that stands for all."""
-    data = problem.data
-    if problem.rows is not None:
-        count = min(problem.rows.count, max(START_ROWS, problem.rows.batch_size))
-        chosen = np.random.default_rng(problem.seed).integers(problem.rows.count, size=count)
-        if count == problem.rows.count:
-            chosen = np.arange(count)
-        data = problem.rows.take(chosen)
-    return Potential(problem.model, data, guide.sites)
-
-
-def default_steps(guide: Any) -> int:
-    """Enough steps for the kind of guide, by where it starts."""
-    if isinstance(guide, Flow):
-        return 4000
-    return 2000 if isinstance(guide, Whitened) else 5000
-
-
-def default_optimiser(problem: Problem, steps: int) -> Optimiser:
-    """Adam with a falling step size, its scale by the kind of parameters."""
-    if isinstance(problem.guide, Whitened):
-        rate = 0.005 if isinstance(problem.guide, Flow) else 0.01
-    elif any(p.dim() > 1 for p in Joined(problem.model, problem.guide).parameters()):
-        rate = 0.001
-    else:
-        rate = 0.01
-    return Optimiser(schedule(rate, steps))
 
 
 def _check_settings(steps: int, seed: int, restarts: int, compile: bool | str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import DataError, SettingError
-from guidebook.models.rows import rows
+from guidebook.programs.plate import rows
 
 
 def clutter(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import ModelError
-from guidebook.models.rows import rows
+from guidebook.programs.plate import rows
 
 
 def gaussian_mean(
@@ -38,7 +38,7 @@ def gaussian_mean(
     x is a mini-batch, or the number of rows to simulate (1 where it is not given). Returns x (n,).
     Raises ModelError if size is smaller than n, or than 1.
 
-    Posterior, evidence and mean-field solution are known: `guidebook.guides.gaussian_mean`.
+    Posterior, evidence and mean-field solution are known: `guidebook.guides.conjugate.gaussian_mean`.
     Source: Bishop (2006), Pattern Recognition and Machine Learning, section 10.1.3; Gelman et al.
     (2013), Bayesian Data Analysis, section 3.3.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from guidebook.errors import DataError, SettingError
-from guidebook.models.rows import rows
+from guidebook.programs.plate import rows
 
 Covariance = Literal["unit", "diagonal", "full"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 from guidebook.models.regression import linear_predictor
-from guidebook.models.rows import rows
+from guidebook.programs.plate import rows
 
 
 def probit_regression(
@@ -29,7 +29,7 @@ def probit_regression(
     simulate; `size`, the number of rows of the whole data set when X and y are a mini-batch.
     Returns y (n,).
 
-    Expectation propagation has its moments in closed form: `guidebook.guides.sites.ProbitSites`.
+    Expectation propagation has its moments in closed form: `guidebook.guides.conjugate.sites.ProbitSites`.
     Source: Albert & Chib (1993), Bayesian analysis of binary and polychotomous response data.
     """
     intercept = pyro.sample("intercept", dist.Normal(X.new_zeros(()), scale))

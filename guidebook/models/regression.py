@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from guidebook.models.rows import rows
+from guidebook.programs.plate import rows
 
 
 def linear_regression(
@@ -35,7 +35,7 @@ def linear_regression(
     Arguments: `X` (n, P); `y` (n,) or None to simulate; `size`, the number of rows of the whole
     data set when X and y are a mini-batch. Returns y (n,).
 
-    Posterior and evidence are known: `guidebook.guides.conjugate.ConjugateRegression`.
+    Posterior and evidence are known: `guidebook.guides.exact.conjugate.ConjugateRegression`.
     Source: Gelman et al. (2013), Bayesian Data Analysis, section 14.8; Murphy (2012), Machine
     Learning: a Probabilistic Perspective, section 7.6.3.
     """

@@ -1,111 +1,39 @@
-"""The comparison of approximations: one row each, and the way to its table, figures and page."""
+"""The comparison of approximations with its ways out: the table, the page, the terminal."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from guidebook.diagnostics.amortized import AmortizedNumbers, assess_rows, is_amortized
-from guidebook.diagnostics.assess import NUMBERS, Assessment, Reference, assess, search_modes
-from guidebook.diagnostics.convergence import effective_draws
-from guidebook.diagnostics.distance import marginals_of
-from guidebook.diagnostics.identities import Bound
-from guidebook.diagnostics.latent_rows import reads
-from guidebook.diagnostics.verdict import Verdict
-from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
-from guidebook.inference.data import check, number_of_rows
-from guidebook.inference.fit import Fit
-from guidebook.reports.elbo_forms import elbo_forms
+from guidebook.diagnostics.compare import Compared, compared
+from guidebook.inference.fits.fit import Fit
+from guidebook.reports.page import fragment, to_html
+from guidebook.reports.terminal import table
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
-
-COLUMNS = ("verdict", "reason", "next", *NUMBERS, "seconds", "engine")
-MOST_DRAWS, LEAST_DRAWS, SHOWN_DRAWS = 50_000, 4000, 4000
-PREDICTED_DRAWS, PREDICTED_ROWS = 400, 20_000
-WORK = 2_000_000_000
-"""Numbers computed for the draws of one fit: some seconds."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Approximations side by side.
-
-    Attributes:
-        table: a DataFrame, one row an approximation, with the columns of `COLUMNS`.
-        verdicts: name to Verdict.
-        reference: the name of the reference, or None.
-        posteriors: name to DataTree, all of shape (chain=1, draw=S) with the same variables.
-        weights: name to smoothed importance weights (S,) summing to 1, or None.
-        histories: name to the objective per step.
-        khat_sites: name to site to (k-hat of its second moments, standard error).
-        witnesses: name to sentences, what each diagnostic said.
-        model, data: of the fits, where they came as fits.
-        amortized: name to the numbers of amortised guides, row by row.
-        bounds: name to the ELBO in its three forms, where it can be had quickly.
-    """
-
-    table: pd.DataFrame
-    verdicts: dict[str, Verdict]
-    reference: str | None
-    posteriors: dict[str, xr.DataTree]
-    weights: dict[str, np.ndarray | None]
-    histories: dict[str, np.ndarray]
-    khat_sites: dict[str, dict[str, tuple[float, float]]]
-    witnesses: dict[str, list[str]]
-    model: Callable[..., Any] | None = None
-    data: Mapping[str, Any] | None = None
-    amortized: dict[str, AmortizedNumbers] = field(default_factory=dict)
-    bounds: dict[str, Bound] = field(default_factory=dict)
-
-    def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
-        """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
-
-        Raises:
-            NameNotFound: no such approximation.
-            DataError: it has no weights.
-        """
-        if name not in self.posteriors:
-            raise NameNotFound(
-                f"There is no approximation {name!r} here. {nearest(name, self.posteriors)}"
-            )
-        weights = self.weights[name]
-        if weights is None:
-            raise DataError(f"'{name}' has no importance weights: lp or log_q is not known.")
-        size = draws or len(weights)
-        rng = np.random.default_rng(seed)
-        # systematic resampling: the least noise (Kitagawa 1996)
-        places = (rng.random() + np.arange(size)) / size
-        index = np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)
-        return thinned(self.posteriors[name], index)
+class Comparison(Compared):
+    """Approximations side by side (see `Compared` for what it holds), shown as page or table."""
 
     def to_html(
         self, path: str | Path, *, title: str | None = None, command: str | None = None
     ) -> Path:
         """Writes one self-contained page; see `guidebook.reports.page`."""
-        from guidebook.reports.page import to_html
-
         return to_html(self, path, title=title, command=command)
 
     def _repr_html_(self) -> str:
-        from guidebook.reports.page import fragment
-
         return fragment(self)
 
     def __str__(self) -> str:
-        from guidebook.reports.terminal import table
-
         return table(self)
 
-    def __repr__(self) -> str:
-        words = ", ".join(f"{name}: {v.value}" for name, v in self.verdicts.items())
-        return f"Comparison({words})"
+    def __repr__(self) -> str:  # a dataclass would print every draw
+        return Compared.__repr__(self)
 
 
 def compare(
@@ -133,268 +61,5 @@ def compare(
             rows kept apart that a guide cannot read.
         NameNotFound: a reference name that is not among the fits.
     """
-    given = _named(fits, reference)
-    name_of_reference = reference if isinstance(reference, str) else (
-        "reference" if reference is not None else None
-    )  # fmt: skip
-    amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
-    plain = {n: f for n, f in given.items() if n not in amortized}
-    trees = {n: _as_tree(n, f, seed) for n, f in plain.items()}
-    _same_parameters(trees)
-    standard = _standard(name_of_reference, given, trees)
-    modes = _modes_of(plain, seed)
-    rows: dict[str, Assessment] = {}
-    for name, tree in trees.items():
-        own = plain[name]
-        against = None if name == name_of_reference else standard
-        fit = own if isinstance(own, Fit) else None
-        rows[name] = assess(tree, fit, against, modes if fit else None, seed)
-    by_row = {
-        n: assess_rows(f, seed, labels, _kept_apart(n, f, held_out)) for n, f in amortized.items()
-    }
-    rows |= {n: a for n, (a, _) in by_row.items()}
-    rows = {n: rows[n] for n in given}
-    shown = _shown(trees)
-    for name, (tree, _) in shown.items():
-        _add_predictions(tree, given[name], seed)
-    first = next((f for f in given.values() if isinstance(f, Fit)), None)
-    return Comparison(
-        table=_table(rows),
-        verdicts={n: a.judgement.verdict for n, a in rows.items()},
-        reference=name_of_reference,
-        posteriors={n: t for n, (t, _) in shown.items()},
-        weights={n: _weights_at(rows[n].weights, i) for n, (_, i) in shown.items()},
-        histories={n: _history(given[n]) for n in given},
-        khat_sites={n: a.khat_sites for n, a in rows.items()},
-        witnesses={n: a.witnesses for n, a in rows.items()},
-        model=first.model if first else None,
-        data=first.data if first else None,
-        amortized={n: numbers for n, (_, numbers) in by_row.items()},
-        bounds=elbo_forms(plain, name_of_reference, seed),
-    )
-
-
-# inputs ------------------------------------------------------------------------------------------
-
-
-def _named(fits: Any, reference: Any) -> dict[str, Any]:
-    if not isinstance(fits, Mapping) or not fits:
-        raise DataError("Give a dict of at least one approximation: compare({'name': fit, ...}).")
-    given = dict(fits)
-    if isinstance(reference, str) and reference not in given:
-        raise NameNotFound(
-            f"The reference {reference!r} is not among the approximations. {nearest(reference, given)}"
-        )
-    if reference is not None and not isinstance(reference, str):
-        if "reference" in given:
-            raise DataError("An approximation is called 'reference': rename it.")
-        given["reference"] = reference
-    for name, one in given.items():
-        if isinstance(one, Fit):
-            continue
-        groups = getattr(one, "children", None)
-        if groups is None or "posterior" not in groups:
-            raise DataError(
-                f"'{name}' is neither a Fit nor a DataTree with a posterior group, but a "
-                f"{type(one).__name__}. Convert it with arviz_base (from_dict, from_cmdstanpy, ...)."
-            )
-        if not {"chain", "draw"} <= set(one["posterior"].dims):
-            raise DataError(
-                f"'{name}': the posterior group has dimensions {list(one['posterior'].dims)} and "
-                "needs 'chain' and 'draw'. Use expand_dims('chain')."
-            )
-    return given
-
-
-def _kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
-    """What the guide reads of the rows kept apart; None where there are none."""
-    if held_out is None:
-        return None
-    if not isinstance(held_out, Mapping) or reads(fit) not in held_out:
-        raise DataError(
-            f"The guide of '{name}' reads {reads(fit)!r}, which held_out does not hold: give a dict of "
-            "the model's keyword arguments for rows that were not trained on."
-        )
-    check({reads(fit): held_out[reads(fit)]})
-    return held_out[reads(fit)]
-
-
-def _as_tree(name: str, one: Any, seed: int) -> xr.DataTree:
-    tree = one.posterior(_affordable(one), seed) if isinstance(one, Fit) else one
-    for variable, values in tree["posterior"].data_vars.items():
-        if values.dtype.kind in "fc" and not bool(np.isfinite(values.values).all()):
-            raise DataError(
-                f"'{name}': draws of '{variable}' are not all finite (NaN or infinite). Remove those "
-                "draws, or fit again."
-            )
-    return tree
-
-
-def _affordable(fit: Fit) -> int:
-    """50,000 draws, fewer where the data or the dimension are large."""
-    potential = fit.potential
-    most = min(MOST_DRAWS, WORK // potential.cost, 5_000_000 // max(1, potential.dimension))
-    return int(max(LEAST_DRAWS, most))
-
-
-def _same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
-    """Refuses approximations of different parameters, naming them."""
-    if len(trees) < 2:
-        return
-    shapes = {
-        name: {v: tuple(x.transpose("chain", "draw", ...).shape[2:])
-               for v, x in tree["posterior"].data_vars.items()}
-        for name, tree in trees.items()
-    }  # fmt: skip
-    common = set.intersection(*(set(s) for s in shapes.values()))
-    if not common:
-        raise DataError(
-            "The approximations share no parameter: "
-            + "; ".join(f"'{n}' has {sorted(map(str, s))}" for n, s in shapes.items())
-            + ". Compare approximations of one model, with the same names."
-        )
-    first = next(iter(shapes))
-    for name, own in shapes.items():
-        for variable in common:
-            if own[variable] != shapes[first][variable]:
-                raise DataError(
-                    f"Parameter '{variable}' has shape {own[variable]} in '{name}' and "
-                    f"{shapes[first][variable]} in '{first}': they are not of one model."
-                )
-    odd = {n: sorted(map(str, set(s) - common)) for n, s in shapes.items() if set(s) - common}
-    if odd and any(len(set(s)) != len(common) for s in shapes.values()):
-        import warnings
-
-        listed = "; ".join(f"'{n}': {v}" for n, v in odd.items())
-        warnings.warn(
-            f"Parameters that not all approximations have are left out of the figures ({listed}).",
-            stacklevel=3,
-        )
-
-
-def _standard(name: str | None, given: Any, trees: Any) -> Reference | None:
-    if name is None or name not in trees:
-        return None
-    alone = assess(trees[name], given[name] if isinstance(given[name], Fit) else None)
-    sound = alone.judgement.verdict is Verdict.TRUST
-    if not isinstance(given[name], Fit) and "log_q" not in _statistics(trees[name]):
-        # draws brought as the reference without chains to check are taken at their word
-        sound = sound or trees[name]["posterior"].sizes["chain"] == 1
-    return Reference(name, marginals_of(trees[name]), effective_draws(trees[name]), sound)
-
-
-def _statistics(tree: xr.DataTree) -> set[str]:
-    return (
-        set(map(str, tree["sample_stats"].data_vars)) if "sample_stats" in tree.children else set()
-    )
-
-
-def _modes_of(fits: Mapping[str, Any], seed: int) -> Any:
-    """The modes around all fits together: a mode that one of them found is not missed for others."""
-    found: list[Any] = []
-    searched = False
-    for one in fits.values():
-        if not isinstance(one, Fit) or one.model is None or one.data is None:
-            continue
-        if getattr(one.guide, "family", "") == "delta":
-            continue
-        modes = search_modes(one, seed) if not searched else []
-        if modes is None:
-            continue
-        searched = True
-        found += modes
-    return found if searched else None
-
-
-# outputs -----------------------------------------------------------------------------------------
-
-
-def thinned(tree: xr.DataTree, index: np.ndarray) -> xr.DataTree:
-    """The draws of these places, chains joined, as one chain (1, S)."""
-    import xarray as xr
-
-    result = {}
-    for name, group in tree.children.items():
-        data = group.to_dataset()
-        if {"chain", "draw"} <= set(data.dims):
-            joined = data.stack(both=("chain", "draw")).isel(both=index)
-            joined = joined.drop_vars(["both", "chain", "draw"], errors="ignore")
-            joined = joined.rename_dims(both="draw").expand_dims(chain=[0])
-            joined = joined.assign_coords(draw=np.arange(len(index)))
-            data = joined.transpose("chain", "draw", ...)
-        result[f"/{name}"] = data
-    made = xr.DataTree.from_dict(result)
-    made.attrs.update(tree.attrs)
-    return made
-
-
-def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.ndarray]]:
-    """All trees at one size and with the parameters they share, and which draws those are."""
-    if not trees:
-        return {}
-    sizes = {
-        n: t["posterior"].sizes["chain"] * t["posterior"].sizes["draw"] for n, t in trees.items()
-    }
-    size = min([SHOWN_DRAWS, *sizes.values()])
-    common = set.intersection(*(set(t["posterior"].data_vars) for t in trees.values()))
-    shown = {}
-    for name, tree in trees.items():
-        index = np.linspace(0, sizes[name] - 1, size).round().astype(int)
-        small = thinned(tree, index)
-        extra = [v for v in small["posterior"].data_vars if v not in common]
-        if extra:
-            small["posterior"] = small["posterior"].to_dataset().drop_vars(extra)
-        assert small["posterior"].sizes["draw"] == size
-        shown[name] = small, index
-    return shown
-
-
-def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:
-    """Replicated data for the predictive check, where the model can simulate and they are few."""
-    import xarray as xr
-
-    if not isinstance(one, Fit) or "posterior_predictive" in tree.children:
-        return
-    if number_of_rows(one.data or {}) > PREDICTED_ROWS:
-        return
-    try:
-        drawn = one.posterior(PREDICTED_DRAWS, seed, posterior_predictive=True)
-    except GuidebookError:
-        return
-    group = drawn["posterior_predictive"].to_dataset()
-    if group.sizes["chain"] > 1:
-        group = thinned(drawn, np.arange(PREDICTED_DRAWS))["posterior_predictive"].to_dataset()
-    tree["posterior_predictive"] = xr.DataTree(group)
-
-
-def _weights_at(weights: np.ndarray | None, index: np.ndarray) -> np.ndarray | None:
-    if weights is None:
-        return None
-    chosen = weights[index]
-    return chosen / chosen.sum()
-
-
-def _history(one: Any) -> np.ndarray:
-    if isinstance(one, Fit):
-        return one.history
-    group = one.children.get("vi_fit")
-    if group is None or "objective" not in group.data_vars:
-        return np.empty(0)
-    return group["objective"].values
-
-
-def _table(rows: Mapping[str, Assessment]) -> pd.DataFrame:
-    import pandas as pd
-
-    records = {
-        name: {
-            "verdict": a.judgement.verdict.value,
-            "reason": a.judgement.reason,
-            "next": a.judgement.next,
-            **{key: a.numbers.get(key, math.nan) for key in NUMBERS},
-            "seconds": a.seconds,
-            "engine": a.engine,
-        }
-        for name, a in rows.items()
-    }
-    return pd.DataFrame.from_dict(records, orient="index", columns=list(COLUMNS))
+    found = compared(fits, reference, seed, labels, held_out)
+    return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

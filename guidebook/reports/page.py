@@ -12,21 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from guidebook.diagnostics.importance import khat_limit
-from guidebook.diagnostics.verdict import MEAN_LIMIT, SD_HIGH, SD_LOW
+from guidebook.diagnostics.model_kinds.mixtures import mixture_numbers
+from guidebook.diagnostics.witnesses.importance import khat_limit
+from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.errors import FileError
-from guidebook.inference.owned import Owned
-from guidebook.reports import energy_pictures, gallery, gap_figures, mixture_figures
-from guidebook.reports.elbo_forms import forms_table
-from guidebook.reports.figures import MANY_DRAWS
-from guidebook.reports.graph import model_graph
-from guidebook.reports.numbers import count, fixed, listing, minus, seconds, span, with_error
+from guidebook.programs.owned import Owned
+from guidebook.reports.elements.numbers import (
+    count,
+    fixed,
+    listing,
+    minus,
+    seconds,
+    span,
+    with_error,
+)
+from guidebook.reports.elements.section import encoded
+from guidebook.reports.elements.style import colours
+from guidebook.reports.elements.summaries import names_of, sample_size, unsound, verdict_word
+from guidebook.reports.figures.curves import MANY_DRAWS
+from guidebook.reports.figures.graph import model_graph
 from guidebook.reports.provenance import data_rows, seeds, versions
-from guidebook.reports.style import colours
-from guidebook.reports.summaries import names_of, sample_size, unsound, verdict_word
+from guidebook.reports.sections import energy as energy_pictures
+from guidebook.reports.sections import general as gallery
+from guidebook.reports.sections import mixture as mixture_figures
+from guidebook.reports.sections.amortized import datum_by_datum
+from guidebook.reports.sections.forms import forms_table
+from guidebook.reports.sections.gap_tables import tables
 
 if TYPE_CHECKING:
-    from guidebook.reports.comparison import Comparison
+    from guidebook.diagnostics.compare import Compared
 
 _MISSING = "–"
 
@@ -56,7 +70,7 @@ class _Row:
 
 
 def to_html(
-    comparison: "Comparison",
+    comparison: "Compared",
     path: str | os.PathLike[str],
     *,
     title: str | None = None,
@@ -97,14 +111,12 @@ def to_html(
     return target
 
 
-def fragment(comparison: "Comparison") -> str:
+def fragment(comparison: "Compared") -> str:
     """The verdicts, the table and the first figures, for a notebook's `_repr_html_`."""
     return _render(comparison, title=None, command=None, whole=False)
 
 
-def _render(
-    comparison: "Comparison", *, title: str | None, command: str | None, whole: bool
-) -> str:
+def _render(comparison: "Compared", *, title: str | None, command: str | None, whole: bool) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("guidebook.reports", ""),
         autoescape=True,
@@ -115,15 +127,15 @@ def _render(
     rows = [_row(comparison, name) for name in names_of(comparison)]
     names = list(comparison.amortized) if whole else []
     sections = [gallery.general(comparison, whole)]
-    sections += [gallery.datum_by_datum(comparison.amortized[name]) for name in names]
+    sections += [datum_by_datum(comparison.amortized[name]) for name in names]
     sections.append(energy_pictures.pictures(comparison) if whole else [])
-    mixture = mixture_figures.mixture_numbers(comparison) if whole else None
+    mixture = mixture_numbers(comparison) if whole else None
     sections.append(mixture_figures.pictures(comparison, mixture) if mixture is not None else [])
     graph, reason = model_graph(comparison.model, comparison.data) if whole else (None, "")
     sections.append(gallery.model_drawing(graph) if graph is not None else [])
     if graph is not None and not sections[-1]:
         reason = f"its {len(graph.sites)} sites are too many for a drawing"
-    images = gallery.encoded(sections)
+    images = encoded(sections)
     content: dict[str, Any] = {
         "whole": whole,
         "title": title or _title(comparison),
@@ -134,7 +146,7 @@ def _render(
         "limits": _limits(comparison),
         "pictures": images[0],
         "amortized": [
-            (n, colours(comparison)[n], i, gap_figures.tables(comparison.amortized[n]))
+            (n, colours(comparison)[n], i, tables(comparison.amortized[n]))
             for n, i in zip(names, images[1:], strict=False)
         ],
         "energy": images[-3],
@@ -153,7 +165,7 @@ def _render(
     return environment.get_template("page.html.jinja").render(content)
 
 
-def _title(comparison: "Comparison") -> str:
+def _title(comparison: "Compared") -> str:
     model: Any = comparison.model
     if isinstance(model, Owned):
         model = model.function[0]
@@ -163,7 +175,7 @@ def _title(comparison: "Comparison") -> str:
     return name.replace("_", " ")
 
 
-def _subtitle(comparison: "Comparison") -> str:
+def _subtitle(comparison: "Compared") -> str:
     names = [name for name in names_of(comparison) if name != comparison.reference]
     what = f"{len(names)} approximation{'s' if len(names) != 1 else ''} of the posterior"
     against = (
@@ -196,13 +208,13 @@ def _headline(rows: list[_Row]) -> str:
     return " ".join(sentences)
 
 
-def _limits(comparison: "Comparison") -> str:
+def _limits(comparison: "Compared") -> str:
     """What a trusted fit keeps to, for the key of the table."""
     khat = khat_limit(sample_size(comparison) or MANY_DRAWS)
     return f"k-hat {khat:.2f}, mean error {MEAN_LIMIT} sd, sd ratio {SD_LOW:.2f} to {SD_HIGH}"
 
 
-def _columns(comparison: "Comparison") -> list[tuple[str, str]]:
+def _columns(comparison: "Compared") -> list[tuple[str, str]]:
     """Heading and unit of each column of the table."""
     sds = "reference sd" if comparison.reference is not None else "posterior sd"
     return [
@@ -218,7 +230,7 @@ def _columns(comparison: "Comparison") -> list[tuple[str, str]]:
     ]
 
 
-def _row(comparison: "Comparison", name: str) -> _Row:
+def _row(comparison: "Compared", name: str) -> _Row:
     row: Mapping[str, Any] = comparison.table.loc[name]
     word = verdict_word(comparison, name)
     limit = khat_limit(sample_size(comparison) or MANY_DRAWS)

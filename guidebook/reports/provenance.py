@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from guidebook.reports.numbers import minus, number
+from guidebook.reports.elements.numbers import minus, number
 
 if TYPE_CHECKING:
-    from guidebook.reports.comparison import Comparison
+    from guidebook.diagnostics.compare import Compared
 
 _PACKAGES = (
     "guidebook",
@@ -25,7 +25,7 @@ _PACKAGES = (
 )
 
 
-def data_rows(comparison: "Comparison") -> list[tuple[str, str, str, str]]:
+def data_rows(comparison: "Compared") -> list[tuple[str, str, str, str]]:
     """Name, shape, type and values of everything the model was given, or the files carried."""
     if comparison.data is not None:
         return [(str(name), *_described(value)) for name, value in comparison.data.items()]
@@ -73,7 +73,7 @@ def _shape(array: np.ndarray) -> str:
     return " × ".join(f"{size:,}" for size in array.shape) or "one number"
 
 
-def seeds(comparison: "Comparison") -> list[tuple[str, str]]:
+def seeds(comparison: "Compared") -> list[tuple[str, str]]:
     """The seed of each approximation, where its DataTree's attributes have it."""
     found = []
     for name, tree in comparison.posteriors.items():

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guidebook.reports.numbers import count, fixed, listing, seconds, span, with_error
-from guidebook.reports.summaries import names_of, unsound, verdict_word
+from guidebook.reports.elements.numbers import count, fixed, listing, seconds, span, with_error
+from guidebook.reports.elements.summaries import names_of, unsound, verdict_word
 
 if TYPE_CHECKING:
-    from guidebook.reports.comparison import Comparison
+    from guidebook.diagnostics.compare import Compared
 
 _COLOURS = {
     "trust": "\033[32m",
@@ -44,7 +44,7 @@ _COLUMNS = (
 )
 
 
-def table(comparison: "Comparison", width: int | None = None) -> str:
+def table(comparison: "Compared", width: int | None = None) -> str:
     """The comparison as text of at most `width` columns (the terminal's where None, at least 40).
 
     The columns that matter least are left out where the width does not hold them. The verdicts are
@@ -81,7 +81,7 @@ def table(comparison: "Comparison", width: int | None = None) -> str:
     return "\n".join(text)
 
 
-def _heading(comparison: "Comparison", room: int) -> str:
+def _heading(comparison: "Compared", room: int) -> str:
     """What is compared with what."""
     names = [name for name in names_of(comparison) if name != comparison.reference]
     what = f"{len(names)} approximation{'s' if len(names) != 1 else ''}"
@@ -99,7 +99,7 @@ def _khat(row: Mapping[str, Any]) -> str:
     return value if error == "-" or math.isinf(row["khat"]) else f"{value} ± {error}"
 
 
-def _notes(comparison: "Comparison", dropped: list[str], room: int) -> list[str]:
+def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
     """Units, and what the width left out."""
     against = (
         f"{comparison.reference}'s"
@@ -115,7 +115,7 @@ def _notes(comparison: "Comparison", dropped: list[str], room: int) -> list[str]
     return [line for note in notes for line in textwrap.wrap(note, room)]
 
 
-def _paragraph(comparison: "Comparison", name: str, row: Mapping[str, Any], room: int) -> list[str]:
+def _paragraph(comparison: "Compared", name: str, row: Mapping[str, Any], room: int) -> list[str]:
     """The reason and what to do next, wrapped under the name."""
     word = verdict_word(comparison, name)
     sentences = [_text(row["reason"]), _text(row["next"])]

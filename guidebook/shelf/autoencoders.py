@@ -12,28 +12,28 @@ from torch import nn
 
 from guidebook.datasets.small import digits, digits_labels, iris, iris_labels
 from guidebook.datasets.sprites import sprites
-from guidebook.guides.amortized import AmortizedNormal, encoder_width
-from guidebook.guides.amortized_categorical import AmortizedCategorical
-from guidebook.guides.amortized_flow import AmortizedFlow, flow_width
-from guidebook.guides.amortized_layers import AmortizedLayers
-from guidebook.guides.code import AmortizedDelta
-from guidebook.guides.corruption import (
+from guidebook.guides.amortized.categorical import AmortizedCategorical
+from guidebook.guides.amortized.corruption import (
     CorruptedEncoder,
     Corruption,
     gaussian,
     masking,
     salt_and_pepper,
 )
-from guidebook.guides.quadrature import QuadraturePosterior
-from guidebook.inference.objectives import BetaELBO, ImportanceWeightedELBO
-from guidebook.inference.relaxed import RelaxedELBO
-from guidebook.inference.schedules import exponential, linear
-from guidebook.models.discrete_latent import DiscreteVAE
-from guidebook.models.hierarchical_latent import HierarchicalVAE
-from guidebook.models.latent import VAE
-from guidebook.models.likelihoods import GaussianPerDatum, LowRankGaussian
-from guidebook.models.networks import ConvEncoder, mlp
-from guidebook.shelf.entry import Guide, Model, Pair, seeded
+from guidebook.guides.amortized.flow import AmortizedFlow, flow_width
+from guidebook.guides.amortized.layers import AmortizedLayers
+from guidebook.guides.amortized.normal import AmortizedNormal, encoder_width
+from guidebook.guides.amortized.point import AmortizedDelta
+from guidebook.guides.exact.quadrature import QuadraturePosterior
+from guidebook.inference.objectives.bounds import BetaELBO, ImportanceWeightedELBO
+from guidebook.inference.objectives.relaxed import RelaxedELBO
+from guidebook.inference.objectives.schedules import exponential, linear
+from guidebook.models.decoders.discrete_latent import DiscreteVAE
+from guidebook.models.decoders.hierarchical_latent import HierarchicalVAE
+from guidebook.models.decoders.latent import VAE
+from guidebook.models.decoders.likelihoods import GaussianPerDatum, LowRankGaussian
+from guidebook.models.decoders.networks import ConvEncoder, mlp
+from guidebook.shelf.pair import Guide, Model, Pair, seeded
 
 PIXELS, IMAGE, SPRITE = 64, (1, 8, 8), 256
 CODES, DENOISING_CODES, LATENTS, LAYERS = 10, 16, 8, (8, 4)

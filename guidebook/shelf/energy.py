@@ -11,13 +11,13 @@ from torch import Tensor
 
 from guidebook.datasets.patterns import letters
 from guidebook.datasets.small import digits
-from guidebook.guides.energy import BlockMeanField
-from guidebook.guides.spin_gibbs import SpinGibbs
-from guidebook.inference.annealing import annealed_importance_sampling
-from guidebook.models.boltzmann import BoltzmannMachine, bipartite
-from guidebook.models.energy import ising_grid
-from guidebook.models.hopfield import associative_memory
-from guidebook.shelf.entry import Guide, Pair, Road
+from guidebook.guides.energy.blocks import BlockMeanField
+from guidebook.guides.energy.spin_gibbs import SpinGibbs
+from guidebook.inference.energy.annealing import annealed_importance_sampling
+from guidebook.models.energy.boltzmann import BoltzmannMachine, bipartite
+from guidebook.models.energy.energy import ising_grid
+from guidebook.models.energy.hopfield import associative_memory
+from guidebook.shelf.pair import Guide, Pair, Road
 
 SIDE = 4
 HIDDEN = SIDE * (SIDE - 1)

@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from guidebook.datasets.small import digits, digits_labels, wine, wine_labels
-from guidebook.guides.amortized import AmortizedNormal, encoder_width
-from guidebook.guides.conjugate import LinearGaussianPosterior
-from guidebook.guides.factor import FactorPosterior
-from guidebook.models.factor import FactorAnalysis
-from guidebook.models.latent import LinearVAE
-from guidebook.models.networks import mlp
-from guidebook.shelf.entry import Guide, Model, Pair, seeded
+from guidebook.guides.amortized.normal import AmortizedNormal, encoder_width
+from guidebook.guides.conjugate.factor import FactorPosterior
+from guidebook.guides.exact.conjugate import LinearGaussianPosterior
+from guidebook.models.decoders.factor import FactorAnalysis
+from guidebook.models.decoders.latent import LinearVAE
+from guidebook.models.decoders.networks import mlp
+from guidebook.shelf.pair import Guide, Model, Pair, seeded
 
 PIXELS = 64
 CHEMICALS = 13

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from guidebook.guides.families import flow, full_rank, low_rank, mean_field
-from guidebook.shelf.entry import Guide, Model
+from guidebook.shelf.pair import Guide, Model
 
 GLOBAL_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
     {"mean-field": mean_field, "full-rank": full_rank, "low-rank": low_rank, "flow": flow}

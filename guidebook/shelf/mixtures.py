@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from guidebook.datasets.small import iris
-from guidebook.guides.enumerated_clutter import EnumeratedClutter
-from guidebook.guides.enumerated_mixture import EnumeratedMixture
-from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import MixtureMeanField
-from guidebook.guides.mixture_mode import MixtureMode
-from guidebook.guides.sites import ClutterSites
+from guidebook.guides.conjugate.gaussian_mean import GaussianMeanField
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.guides.conjugate.mixture_mode import MixtureMode
+from guidebook.guides.conjugate.sites import ClutterSites
+from guidebook.guides.exact.enumerated_clutter import EnumeratedClutter
+from guidebook.guides.exact.enumerated_mixture import EnumeratedMixture
+from guidebook.guides.exact.normal_gamma import NormalGammaPosterior
 from guidebook.models.clutter import clutter
 from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.mixture import GaussianMixture
-from guidebook.shelf.entry import Pair
 from guidebook.shelf.families import FEW_LATENTS
+from guidebook.shelf.pair import Pair
 
 
 def _sepal_width() -> dict[str, Tensor]:

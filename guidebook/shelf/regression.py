@@ -6,13 +6,13 @@ from torch import Tensor
 
 from guidebook.datasets.small import breast_cancer, diabetes
 from guidebook.datasets.small import eight_schools as eight_schools_data
-from guidebook.guides.conjugate import ConjugateRegression
-from guidebook.guides.sites import LogisticSites, ProbitSites
+from guidebook.guides.conjugate.sites import LogisticSites, ProbitSites
+from guidebook.guides.exact.conjugate import ConjugateRegression
 from guidebook.models.hierarchical import eight_schools, eight_schools_centered
 from guidebook.models.probit import probit_regression
 from guidebook.models.regression import linear_regression, logistic_regression
-from guidebook.shelf.entry import Pair
 from guidebook.shelf.families import GLOBAL_GUIDES
+from guidebook.shelf.pair import Pair
 
 
 def _four_measurements() -> dict[str, Tensor]:

@@ -15,11 +15,11 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 import guidebook as gb
-from guidebook.inference.capture import local_parameters, precision
-from guidebook.inference.data import as_tensors
-from guidebook.inference.labels import log_labellings
-from guidebook.inference.owned import Joined, copied, dtype_of
-from guidebook.inference.potential import enumeration_depth
+from guidebook.programs.data import as_tensors
+from guidebook.programs.labels import log_labellings
+from guidebook.programs.owned import Joined, copied, dtype_of
+from guidebook.programs.potential import enumeration_depth
+from guidebook.programs.scope import local_parameters, precision
 
 # iwae is the model, the guides and the data of vae; no law here looks at the objective that differs.
 ROWS = [(name, guide) for name, pair in gb.PAIRS.items() for guide in pair.guides if name != "iwae"]

@@ -15,10 +15,11 @@ from sklearn.decomposition import FactorAnalysis as SklearnFactorAnalysis
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.guides.factor import FactorPosterior
-from guidebook.inference.em import ExpectationMaximization, em
-from guidebook.models.factor import FactorAnalysis
-from guidebook.models.latent import LinearVAE
+from guidebook.guides.conjugate.factor import FactorPosterior
+from guidebook.inference.em import em
+from guidebook.inference.protocols.maximisation import ExpectationMaximization
+from guidebook.models.decoders.factor import FactorAnalysis
+from guidebook.models.decoders.latent import LinearVAE
 
 IRIS = load_iris().data
 WINE = (load_wine().data - load_wine().data.mean(0)) / load_wine().data.std(0)

@@ -14,8 +14,13 @@ from scipy.special import logsumexp
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.guides.moments import Tilted, clutter_moments, logistic_moments, probit_moments
-from guidebook.guides.sites import ClutterSites, LogisticSites, ProbitSites
+from guidebook.guides.conjugate.moments import (
+    Tilted,
+    clutter_moments,
+    logistic_moments,
+    probit_moments,
+)
+from guidebook.guides.conjugate.sites import ClutterSites, LogisticSites, ProbitSites
 from guidebook.inference.ep import ep
 from guidebook.models.clutter import clutter
 from guidebook.models.probit import probit_regression

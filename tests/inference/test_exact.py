@@ -10,7 +10,7 @@ import torch
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import GuideError
-from guidebook.guides.conjugate import ConjugateRegression
+from guidebook.guides.exact.conjugate import ConjugateRegression
 from guidebook.models.regression import linear_regression
 
 Y = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])

@@ -12,14 +12,15 @@ from scipy import stats
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.guides.enumerated_mixture import EnumeratedMixture
-from guidebook.guides.gaussian_mean import GaussianMeanField, NormalGammaPosterior
-from guidebook.guides.mixture import MixtureMeanField
-from guidebook.inference.capture import precision
+from guidebook.guides.conjugate.gaussian_mean import GaussianMeanField
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.guides.exact.enumerated_mixture import EnumeratedMixture
+from guidebook.guides.exact.normal_gamma import NormalGammaPosterior
 from guidebook.inference.gibbs import gibbs
-from guidebook.inference.labels import in_canonical_order
 from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.mixture import GaussianMixture, cholesky_of
+from guidebook.programs.labels import in_canonical_order
+from guidebook.programs.scope import precision
 
 K, D, ROWS = 3, 2, 6
 

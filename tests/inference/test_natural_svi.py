@@ -11,12 +11,14 @@ import torch
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.guides.mixture import MixtureMeanField, hard_assignments
-from guidebook.inference.cavi import cavi, whole_pass
-from guidebook.inference.natural_svi import _natural_step, natural_svi
-from guidebook.inference.start import Start
+from guidebook.guides.conjugate.mixture import MixtureMeanField, hard_assignments
+from guidebook.inference.cavi import cavi
+from guidebook.inference.gradient.natural import _natural_step
+from guidebook.inference.natural_svi import natural_svi
+from guidebook.inference.protocols.conjugate import whole_pass
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.mixture import GaussianMixture
+from guidebook.programs.mode import Start
 
 COVARIANCES = ("unit", "diagonal", "full")
 

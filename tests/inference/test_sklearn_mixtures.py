@@ -11,9 +11,9 @@ from sklearn.mixture import BayesianGaussianMixture
 from sklearn.mixture import GaussianMixture as MaximumLikelihood
 
 import guidebook as gb
-from guidebook.guides.mixture import MixtureMeanField
-from guidebook.guides.mixture_mode import MixtureMode
-from guidebook.inference.cavi import divergence
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.guides.conjugate.mixture_mode import MixtureMode
+from guidebook.inference.protocols.conjugate import divergence
 from guidebook.models.mixture import GaussianMixture
 
 SWEEPS = 12

@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoMultivariateNorma
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import SettingError
-from guidebook.guides.amortized import AmortizedNormal
+from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 
@@ -470,7 +470,7 @@ def test_memory_mapped_arrays_and_lists_are_data_like_others(tmp_path):
 
 
 def test_an_epoch_shows_every_row_once():
-    from guidebook.inference.data import Rows
+    from guidebook.programs.rows import Rows
 
     data = {"x": np.arange(20.0), "unit": np.array([1.0, 2.0])}
     rows = Rows(data, 5, 3, torch.float64, torch.device("cpu"), with_size=True)
@@ -516,7 +516,7 @@ def test_a_fit_is_a_value():
     [(gb.guides.mean_field, 2000), (gb.guides.flow, 4000), (AutoDelta, 5000)],
 )
 def test_default_steps(make, steps):
-    from guidebook.inference.svi import default_steps
+    from guidebook.inference.gradient.problem import default_steps
 
     assert default_steps(make(eight_schools)) == steps
 

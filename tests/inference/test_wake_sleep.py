@@ -10,10 +10,11 @@ from torch import nn
 
 import guidebook as gb
 from guidebook.errors import GuideError, SettingError
-from guidebook.guides.amortized import AmortizedNormal
-from guidebook.guides.conjugate import LinearGaussianPosterior
-from guidebook.inference.wake_sleep import RowWakeSleep, wake_sleep
-from guidebook.models.latent import LinearVAE
+from guidebook.guides.amortized.normal import AmortizedNormal
+from guidebook.guides.exact.conjugate import LinearGaussianPosterior
+from guidebook.inference.objectives.wake_sleep import RowWakeSleep
+from guidebook.inference.wake_sleep import wake_sleep
+from guidebook.models.decoders.latent import LinearVAE
 
 ROWS, P, D = 40, 4, 2
 

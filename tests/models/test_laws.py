@@ -7,8 +7,8 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from guidebook.models.decoders.latent import VAE, LinearVAE
 from guidebook.models.hierarchical import eight_schools, eight_schools_centered
-from guidebook.models.latent import VAE, LinearVAE
 from guidebook.models.regression import linear_regression, logistic_regression
 
 ROWS = 12

@@ -13,7 +13,6 @@ from pyro.infer import TraceEnum_ELBO
 from scipy import stats
 
 from guidebook.errors import DataError, ModelError, SettingError
-from guidebook.inference.capture import precision
 from guidebook.models.mixture import (
     GaussianMixture,
     LogCholeskyWishart,
@@ -21,6 +20,7 @@ from guidebook.models.mixture import (
     cholesky_of,
     log_cholesky_of,
 )
+from guidebook.programs.scope import precision
 
 COVARIANCES = ("unit", "diagonal", "full")
 LOC = (0.3, -0.4, 0.1)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import guidebook as gb
-from guidebook.diagnostics.amortized import AmortizedNumbers
+from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.guides import AmortizedNormal
 from guidebook.models import VAE
-from guidebook.models.networks import mlp
-from guidebook.reports import gap_figures
+from guidebook.models.decoders.networks import mlp
+from guidebook.reports.sections import gap_figures
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import guidebook as gb
 from guidebook.errors import DataError
 from guidebook.guides import AmortizedNormal
 from guidebook.models import VAE
-from guidebook.models.networks import mlp
+from guidebook.models.decoders.networks import mlp
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from matplotlib import pyplot
 
 from guidebook.errors import FileError
-from guidebook.reports import gallery
 from guidebook.reports.page import fragment, to_html
+from guidebook.reports.sections import general as gallery
 from tests.reports.conftest import make_amortized, make_comparison
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}

@@ -1,0 +1,1 @@
+"""Amortised posteriors, row by row."""

@@ -1,0 +1,270 @@
+r"""Log evidence of every row from below and from above: annealed importance sampling both ways.
+
+With q_0 a normal start of known density and T temperatures 0 = t_0 < ... < t_T = 1,
+
+.. math:: f_t(z) = q_0(z)^{1-t}\, p(x, z)^t, \qquad
+    \log w = \sum_k (t_k - t_{k-1}) (\log p(x, z_k) - \log q_0(z_k))
+
+with Hamiltonian transitions that leave f_{t_k} invariant between the terms. Forwards, from q_0,
+E[w] = p(x): log mean w is a lower bound on average. Backwards, from draws of the posterior,
+E[1 / w] = 1 / p(x): -log mean (1 / w) is an upper bound on average. Each misses by more than b nats
+on its wrong side with probability at most exp(-b).
+
+**The upper bound needs exact draws of the posterior.** They are at hand for data simulated from the
+model (the z that made x). For real data the backward chains start from the forward chains' ends,
+resampled by their weights and moved on: a mode that no forward chain found is then missing from
+both sides, and the distance of the two says how well the chains mix, not that nothing was missed.
+
+Step sizes are tuned in a run of its own whose chains are thrown away, so that the estimates stay
+unbiased.
+
+Sources: Neal (2001), Annealed importance sampling; Grosse, Ghahramani & Adams (2015), Sandwiching
+the marginal likelihood using bidirectional Monte Carlo; Wu, Burda, Salakhutdinov & Grosse (2017), On
+the quantitative analysis of decoder-based generative models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.diagnostics.amortized.rows import Latent, latents_of, row_terms
+from guidebook.errors import SettingError
+from guidebook.inference.fits.fit import Fit
+from guidebook.programs.graph import CannotRecord, record, recording
+from guidebook.programs.scope import local_parameters, precision, random_state
+
+TARGET, PILOT_CHAINS, SETTLE = 0.65, 4, 10
+"""The acceptance rate that steps are tuned to (Wu et al. 2017); chains of the tuning run; moves of
+the backward chains at t = 1 before they start."""
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Per row (n,), in nats: the two estimates of log p(x) and their standard errors.
+
+    `exact_start`: whether the backward chains started from exact draws, so that `upper` is a bound.
+    `acceptance`: the mean over chains and temperatures, per row.
+    """
+
+    lower: np.ndarray
+    lower_se: np.ndarray
+    upper: np.ndarray
+    upper_se: np.ndarray
+    acceptance: np.ndarray
+    exact_start: bool
+
+    @property
+    def middle(self) -> np.ndarray:
+        """Half way between: the estimate of log p(x)."""
+        return 0.5 * (self.lower + self.upper)
+
+    @property
+    def error(self) -> np.ndarray:
+        """Half the distance of the two, and their standard errors, added in squares."""
+        half = 0.5 * (self.upper - self.lower)
+        return np.sqrt(half**2 + 0.25 * (self.lower_se**2 + self.upper_se**2))
+
+
+Densities = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(white z (m, D), temperature (m,)) -> log p(x, z), log q_0(z), gradient of log f_t, all of m rows."""
+
+
+def annealed_evidence(
+    fit: Fit,
+    x: Tensor,
+    mean: Tensor,
+    scale_tril: Tensor,
+    *,
+    exact: Tensor | None = None,
+    temperatures: int = 40,
+    chains: int = 16,
+    leapfrogs: int = 4,
+    seed: int = 0,
+    latents: Sequence[Latent] | None = None,
+) -> Sandwich:
+    """log p(x_i) of rows x (n, ...) from below and above, all rows and chains at once.
+
+    Arguments: `mean` (n, D) and `scale_tril` (n, D, D), the normal q_0 of each row: the guide's own
+    or a wider one; zero and the identity for a standard normal prior. `exact` (n, D), an exact draw
+    of each row's posterior, for data simulated from the model. Latents are continuous and on the
+    whole line.
+
+    Raises SettingError for fewer than 2 temperatures, chains or 1 leapfrog step.
+    """
+    if temperatures < 2 or chains < 2 or leapfrogs < 1:
+        raise SettingError(
+            f"temperatures={temperatures}, chains={chains}, leapfrogs={leapfrogs}: give at least 2, "
+            "2 and 1."
+        )
+    schedule = _schedule(temperatures)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
+        with recording():
+            sites = tuple(latents or latents_of(fit, x))
+        n, D = mean.shape
+        pilot = _densities(fit, x, mean, scale_tril, sites, min(PILOT_CHAINS, chains))
+        steps = _tuned(pilot, n, D, min(PILOT_CHAINS, chains), schedule, leapfrogs, x)
+        f = _densities(fit, x, mean, scale_tril, sites, chains)
+        run = _Run(f, steps, leapfrogs, n, chains)
+        white = torch.randn(chains * n, D, dtype=x.dtype, device=x.device)
+        log_w, white, accepted = run.forward(white, schedule)
+        if exact is None:
+            white = _resampled(white, log_w)
+        else:
+            centred = (exact.to(x) - mean).unsqueeze(-1)
+            start = torch.linalg.solve_triangular(scale_tril, centred, upper=False).squeeze(-1)
+            white = start.repeat(chains, 1)
+        for _ in range(SETTLE):
+            white, _, _ = run.move(white, schedule[-1], len(schedule) - 1)
+        back = run.backward(white, schedule)
+        lower, lower_se = _log_mean(log_w)
+        upper, upper_se = _log_mean(-back)
+    return Sandwich(lower, lower_se, -upper, upper_se, accepted, exact is not None)
+
+
+def _schedule(temperatures: int) -> list[float]:
+    """Sigmoidal, closer at both ends (Wu et al. 2017)."""
+    ends = torch.sigmoid(torch.linspace(-4, 4, temperatures, dtype=torch.float64))
+    return [float(t) for t in (ends - ends[0]) / (ends[-1] - ends[0])]
+
+
+def _densities(
+    fit: Fit, x: Tensor, mean: Tensor, tril: Tensor, latents: Sequence[Latent], chains: int
+) -> Densities:
+    """In the coordinates v = L^-1 (z - mean), in which q_0 is a standard normal; recorded."""
+    n, D = mean.shape
+    rows = x.repeat(chains, *(1 for _ in x.shape[1:]))
+    constant = -0.5 * D * math.log(2 * math.pi) - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def evaluate(white: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.enable_grad():
+            v = white.detach().requires_grad_(True)
+            moved = torch.einsum("nij,cnj->cni", tril, v.reshape(chains, n, D))
+            terms = row_terms(fit, rows, (mean + moved).reshape(chains * n, D), latents)
+            log_p = terms.prior + terms.likelihood
+            log_q = (constant - 0.5 * v.reshape(chains, n, D).square().sum(-1)).reshape(-1)
+            (gradient,) = torch.autograd.grad(((1 - t) * log_q + t * log_p).sum(), v)
+        return log_p.detach(), log_q.detach(), gradient.nan_to_num(0.0)
+
+    example = x.new_zeros(chains * n, D), x.new_zeros(chains * n)
+    return recorded(evaluate, *example)
+
+
+def recorded(function: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
+    """The function as a recorded graph; as it is, slower, where it cannot be recorded."""
+    try:
+        return record(function, *example)
+    except CannotRecord:
+
+        def eager(*arguments: Tensor) -> Any:
+            with recording():
+                return function(*arguments)
+
+        return eager
+
+
+class _Run:
+    """Chains at one set of step sizes: (temperatures, n), frozen."""
+
+    def __init__(self, f: Densities, steps: Tensor, leapfrogs: int, n: int, chains: int) -> None:
+        self.f, self.steps, self.leapfrogs, self.n, self.chains = f, steps, leapfrogs, n, chains
+
+    def move(self, v: Tensor, t: float, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One Hamiltonian transition; the new place, log p - log q_0 there, acceptance (m,)."""
+        step = self.steps[k].repeat(self.chains)
+        return _hmc(self.f, v, step, t, self.leapfrogs)
+
+    def forward(self, v: Tensor, schedule: list[float]) -> tuple[Tensor, Tensor, np.ndarray]:
+        """log w (chains, n), where the chains end, mean acceptance (n,)."""
+        log_p, log_q, _ = self.f(v, v.new_zeros(len(v)))
+        ratio = (log_p - log_q).double()
+        total, accepted = torch.zeros_like(ratio), torch.zeros_like(ratio)
+        for k in range(1, len(schedule)):
+            total = total + (schedule[k] - schedule[k - 1]) * ratio
+            if k < len(schedule) - 1:
+                v, ratio, rate = self.move(v, schedule[k], k)
+                accepted += rate
+        shape = (self.chains, self.n)
+        mean = accepted.reshape(shape).mean(0) / max(1, len(schedule) - 2)
+        return total.reshape(shape), v, mean.cpu().numpy()
+
+    def backward(self, v: Tensor, schedule: list[float]) -> Tensor:
+        """log w (chains, n) of the same path run from t = 1 to t = 0."""
+        log_p, log_q, _ = self.f(v, v.new_ones(len(v)))
+        ratio = (log_p - log_q).double()
+        total = torch.zeros_like(ratio)
+        for k in range(len(schedule) - 1, 0, -1):
+            total = total + (schedule[k] - schedule[k - 1]) * ratio
+            if k > 1:
+                v, ratio, _ = self.move(v, schedule[k - 1], k - 1)
+        return total.reshape(self.chains, self.n)
+
+
+def _hmc(
+    f: Densities, v: Tensor, step: Tensor, t: float, leapfrogs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    at = torch.full_like(step, t)
+    log_p, log_q, gradient = f(v, at)
+    ratio = (log_p - log_q).double()
+    momentum = torch.randn_like(v)
+    start = _energy(log_p, log_q, t, momentum)
+    place, size = v, step.unsqueeze(-1)
+    for _ in range(leapfrogs):
+        momentum = momentum + 0.5 * size * gradient
+        place = place + size * momentum
+        new_p, new_q, gradient = f(place, at)
+        momentum = momentum + 0.5 * size * gradient
+    gain = (_energy(new_p, new_q, t, momentum) - start).nan_to_num(-math.inf, -math.inf, -math.inf)
+    accept = torch.rand_like(gain).log() < gain
+    new_ratio = (new_p - new_q).double()
+    return (
+        torch.where(accept.unsqueeze(-1), place, v),
+        torch.where(accept, new_ratio, ratio),
+        gain.clamp(max=0).exp(),
+    )
+
+
+def _energy(log_p: Tensor, log_q: Tensor, t: float, momentum: Tensor) -> Tensor:
+    kinetic = 0.5 * momentum.double().square().sum(-1)
+    return (1 - t) * log_q.double() + t * log_p.double() - kinetic
+
+
+def _tuned(
+    f: Densities, n: int, D: int, chains: int, schedule: list[float], leapfrogs: int, like: Tensor
+) -> Tensor:
+    """Step sizes (temperatures, n), from a forward run whose chains are not used again."""
+    v = torch.randn(chains * n, D, dtype=like.dtype, device=like.device)
+    log_step = torch.full((n,), math.log(0.8 / D**0.25), dtype=like.dtype, device=like.device)
+    kept = []
+    for t in schedule:
+        v, _, rate = _hmc(f, v, log_step.exp().repeat(chains), t, leapfrogs)
+        off = rate.reshape(chains, n).mean(0) - TARGET
+        log_step = (log_step + 0.3 * off.to(log_step)).clamp(math.log(1e-3), math.log(1.5))
+        kept.append(log_step.clone())
+    history = torch.stack(kept)
+    # The mean of a few temperatures around each: the rate of a handful of chains is noisy.
+    padded = torch.cat([history[:1].expand(3, n), history, history[-1:].expand(3, n)])
+    return padded.unfold(0, 7, 1).mean(-1).exp()
+
+
+def _resampled(v: Tensor, log_w: Tensor) -> Tensor:
+    """Each row's chains, drawn again by their weights."""
+    chains, n = log_w.shape
+    chosen = torch.multinomial((log_w - log_w.amax(0)).exp().mT, chains, replacement=True).mT
+    return v.reshape(chains, n, -1)[chosen, torch.arange(n, device=v.device)].reshape(len(v), -1)
+
+
+def _log_mean(log_w: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """log mean w over the chains (n,), and its standard error by the delta method."""
+    chains = len(log_w)
+    top = log_w.amax(0)
+    w = (log_w - top).exp()
+    value = top + w.mean(0).log()
+    error = w.std(0) / w.mean(0) / math.sqrt(chains)
+    return value.cpu().numpy(), error.cpu().numpy()

@@ -1,0 +1,261 @@
+"""Amortised guides, row by row: a joint k-hat over many local latents grows with their number.
+
+For each row i with its own latent z_i, and K draws of q(z | x_i),
+
+    elbo_i = mean log w,   bound_i = log mean w,   w = p(x_i, z) / q(z | x_i),
+
+and k-hat_i, the weighted moments and their distance from the raw ones, all per row. The posterior
+is that of z given the decoder as it was trained; z is all latent sites of a row side by side.
+
+Beside the verdict on the posterior stand the gap ledger (`gap`), whether the latent is used
+(`collapse`), and what the decoder generates (`generation`).
+
+Sources: Cremer, Li and Duvenaud 2018, "Inference suboptimality in variational autoencoders"; Burda,
+Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
+from guidebook.diagnostics.amortized.rows import (
+    decoded,
+    has_points,
+    latents_of,
+    observed,
+    prior_draws,
+    rows_of,
+    some_rows,
+)
+from guidebook.diagnostics.amortized.rows import is_amortized as is_amortized
+from guidebook.diagnostics.amortized.rows import row_log_joint as row_log_joint
+from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
+from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
+from guidebook.diagnostics.witnesses.importance import khat_limit
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.protocols.rows import RowPosterior as RowPosterior
+from guidebook.programs.graph import recording
+from guidebook.programs.owned import parameters_of
+from guidebook.programs.scope import local_parameters, precision, random_state
+
+if TYPE_CHECKING:
+    from guidebook.diagnostics.assess import Assessment
+
+
+MOST_ROWS = 2000
+
+
+LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
+"""Most rows of the gap ledger; rows x weights of the decoder, some ten seconds on a core."""
+
+
+SHARE_TRUSTED, SHARE_REWEIGHTED = 0.99, 0.95
+
+
+WORST = 12
+
+
+def assess_rows(
+    fit: Fit, seed: int = 0, labels: np.ndarray | None = None, held_out: Any = None
+) -> tuple[Assessment, AmortizedNumbers]:
+    """Diagnoses up to 2,000 rows of the fit's data, the gaps of up to 100, and judges.
+
+    Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
+    reads, that were not trained on.
+    """
+    from guidebook.diagnostics.amortized.collapse import with_collapse
+    from guidebook.diagnostics.assess import NUMBERS, Assessment
+
+    data = observed(fit)
+    index = some_rows(len(data), MOST_ROWS, seed)
+    x = rows_of(fit, data, index)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        point = has_points(fit, x)
+    found = codes(fit, x) if point else weigh(fit, x, seed)
+    numbers = replace(_pictures(fit, x, found, point, seed), index=index)
+    if labels is not None:
+        numbers = replace(numbers, labels=np.asarray(labels)[index])
+    numbers = _completed(fit, numbers, seed, held_out)
+    scale = len(data) / len(x)
+    values = dict.fromkeys(NUMBERS, math.nan) | ({} if point else _values(found, numbers, scale))
+    judgement = _point_judgement() if point else _judge(fit, found)
+    if numbers.collapse is not None:
+        judgement = with_collapse(judgement, numbers.collapse)
+    witnesses = _words(fit, found, numbers)
+    findings = Findings(names=[], engine=fit.engine, family=type(fit.guide).__name__, point=point)
+    assessment = Assessment(
+        judgement, values, fit.engine, fit.seconds, None, {}, witnesses, findings
+    )
+    return assessment, numbers
+
+
+def _values(found: Weighed, numbers: AmortizedNumbers, scale: float) -> dict[str, float]:
+    finite = found.khat[np.isfinite(found.khat)]
+    khat = float(np.median(found.khat))
+    if not math.isfinite(khat):
+        khat = float(np.median(finite)) if len(finite) else -math.inf
+    shift, ratio = found.errors.shift, found.errors.log_ratio
+    return {
+        "elbo": float(found.elbo.sum() * scale),
+        "elbo_se": float(np.sqrt((found.variance / found.draws).sum()) * scale),
+        "log_evidence": float(found.bound.sum() * scale),
+        "log_evidence_se": float(np.sqrt((found.relative / found.draws).sum()) * scale),
+        "khat": khat,
+        "khat_se": numbers.khat_se,
+        "ess": float(np.median(found.ess)),
+        "mean_error": float(np.quantile(shift, SHARE_TRUSTED)),
+        "sd_ratio_min": float(np.exp(np.quantile(ratio.min(1), 1 - SHARE_TRUSTED))),
+        "sd_ratio_max": float(np.exp(np.quantile(ratio.max(1), SHARE_TRUSTED))),
+    }
+
+
+# the verdict -------------------------------------------------------------------------------------
+
+
+def _judge(fit: Fit, found: Weighed) -> Judgement:
+    errors = found.errors
+    good, usable = errors.good.mean(), errors.usable.mean()
+    told = f"{good:.0%} of the rows are within bounds, the weights of {usable:.0%} are usable"
+    if found.enumerated:
+        told += "; their bounds were checked against the evidence, summed over all states"
+    elif found.discrete:
+        told += "; there is no enumeration to hold them against"
+    if not fit.status.good:
+        return Judgement(Verdict.REJECT, f"{fit.status.value} ({told})", "Raise steps.")
+    if found.discrete and not found.enumerated:  # a wrong trust could not be told from a right one
+        return Judgement(
+            Verdict.REJECT,
+            f"Nothing here could see states that the guide never visits: {told}.",
+            "Give the model log_evidence(x), the sum over all states, as DiscreteVAE has.",
+        )
+    if good >= SHARE_TRUSTED:
+        return Judgement(
+            Verdict.TRUST,
+            f"Row by row, importance weighting changes nothing that matters: {told}.",
+            "Nothing: use the guide's draws.",
+        )
+    if usable >= SHARE_REWEIGHTED:
+        return Judgement(
+            Verdict.REWEIGHT,
+            f"The encoder is off and its weights mend it: {told}.",
+            "Weight draws row by row (log p(x, z) - log q(z)), or try covariance='full' or a "
+            "larger encoder.",
+        )
+    return Judgement(
+        Verdict.REJECT,
+        f"The encoder does not reach the posteriors of its rows: {told}.",
+        "Try covariance='full', a larger encoder or more steps; look at the worst rows.",
+    )
+
+
+def _point_judgement() -> Judgement:
+    return Judgement(
+        Verdict.REJECT,
+        "A point for each row, no posterior: the guide is a deterministic code.",
+        "Use it as an autoencoder (reconstructions and codes are on its page); for a posterior, fit "
+        "AmortizedNormal.",
+    )
+
+
+def _words(fit: Fit, found: Weighed, numbers: AmortizedNumbers) -> list[str]:
+    said = [f"Convergence: {fit.status.value}"]
+    finite = found.khat[np.isfinite(found.khat)]
+    if len(finite):
+        middle, high = np.quantile(finite, [0.5, 0.95])
+        said.append(
+            f"k-hat per row: median {middle:.2f}, 95 % below {high:.2f} (each +- "
+            f"{numbers.khat_se:.2f}); {np.mean(found.khat < khat_limit(found.draws)):.0%} below the "
+            "limit."
+        )
+    if not numbers.point:
+        gap = numbers.bound - numbers.elbo
+        said.append(
+            f"Importance-weighted bound above the ELBO by {gap.mean():.3g} nats a row on average, "
+            f"{gap.max():.3g} at most."
+        )
+    if numbers.ledger is not None:
+        said.append(numbers.ledger.sentence())
+    said += [one.sentence() for one in (numbers.collapse, numbers.generation) if one is not None]
+    said.append(f"Rows: {len(found.khat)} looked at.")
+    return said
+
+
+# pictures ----------------------------------------------------------------------------------------
+
+
+def _pictures(fit: Fit, x: Tensor, found: Weighed, point: bool, seed: int) -> AmortizedNumbers:
+    mean = found.mean
+    d = mean.shape[1]
+    steps = torch.linspace(-2.5, 2.5, 9)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        latents = latents_of(fit, x)
+        z = torch.as_tensor(mean, dtype=x.dtype, device=x.device)
+        reconstruction = decoded(fit, z, latents)
+        samples = decoded(fit, prior_draws(fit, 48, latents, z), latents)
+        order = np.argsort(-mean.std(0))[: min(d, 10)]
+        grid = torch.zeros(len(order), len(steps), d, dtype=x.dtype, device=x.device)
+        for row, dimension in enumerate(order):
+            grid[row, :, dimension] = steps.to(grid)
+        traversals = decoded(fit, grid.reshape(-1, d), latents)
+    flat = x.reshape(len(x), -1).double().cpu().numpy()
+    side = math.isqrt(flat.shape[1])
+    if point:
+        badness = np.square(reconstruction - flat).sum(1)
+    else:
+        badness = np.where(np.isfinite(found.khat), found.khat, -1.0)
+        badness = badness + 1e-3 * (found.bound - found.elbo)
+    finite = found.khat_se[np.isfinite(found.khat_se)]
+    return AmortizedNumbers(
+        data=flat,
+        khat=found.khat,
+        khat_se=float(np.median(finite)) if len(finite) else math.nan,
+        khat_ses=found.khat_se,
+        elbo=found.elbo,
+        bound=found.bound,
+        reconstruction=reconstruction,
+        latent_mean=mean,
+        latent_sd=found.sd,
+        prior_samples=samples,
+        traversals=traversals.reshape(len(order), len(steps), -1),
+        worst=np.argsort(-badness)[:WORST],
+        image_shape=(side, side) if side * side == flat.shape[1] and side > 3 else None,
+        point=point,
+    )
+
+
+def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) -> AmortizedNumbers:
+    """The numbers with the ledger, the collapse, the generation and the warning, where there are."""
+    from guidebook.diagnostics.amortized.collapse import collapse
+    from guidebook.diagnostics.amortized.gap import gap_ledger
+    from guidebook.diagnostics.amortized.generation import generation
+    from guidebook.diagnostics.amortized.similarity import warning_images
+    from guidebook.diagnostics.measures.gradients import encoder_noise
+
+    made = generation(fit, held_out=held_out, seed=seed)
+    warned = None
+    if numbers.image_shape is not None:
+        some = some_rows(len(numbers.data), 200, seed)
+        warned = warning_images(numbers.data[some].reshape(-1, *numbers.image_shape))
+    numbers = replace(numbers, generation=made, warned=warned)
+    if numbers.point:
+        return numbers
+    numbers = replace(numbers, collapse=collapse(fit, seed=seed))
+    weights = sum(p.numel() for p in parameters_of(fit.model)) or 1
+    rows = int(min(LEDGER_ROWS, max(12, LEDGER_WEIGHTS // weights)))
+    if _all_real(fit):
+        numbers = replace(numbers, ledger=gap_ledger(fit, rows=rows, seed=seed))
+        numbers = replace(numbers, gradients=encoder_noise(fit, seed=seed))
+    return numbers
+
+
+def _all_real(fit: Fit) -> bool:
+    x = rows_of(fit, observed(fit), np.zeros(1, int))
+    with local_parameters(), precision(x.dtype), random_state(0), torch.no_grad(), recording():
+        return all(one.real for one in latents_of(fit, x))

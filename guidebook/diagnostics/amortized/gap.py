@@ -1,0 +1,267 @@
+r"""Where an amortised bound loses its nats: the gap ledger, row by row and in total.
+
+With Q the family of q(z | x), q*_i the best of it for row i alone, and q_i what the encoder gives,
+
+.. math:: \log p(x_i) = \mathrm{ELBO}_i + \underbrace{\mathrm{KL}(q^*_i \| p(z | x_i))}_{
+    \text{approximation}} + \underbrace{\mathrm{ELBO}[q^*_i] - \mathrm{ELBO}[q_i]}_{\text{amortisation}}
+
+The approximation gap asks for a richer family, the amortisation gap for a larger or better trained
+encoder. log p(x_i) is half way between annealed importance sampling forwards and backwards
+(`guidebook.diagnostics.amortized.annealing`), with the importance-weighted bound beside it.
+
+Sources: Cremer, Li and Duvenaud 2018, "Inference suboptimality in variational autoencoders"; Burda,
+Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.diagnostics.amortized.annealing import Sandwich, annealed_evidence
+from guidebook.diagnostics.amortized.best_normal import best_normal, family_of
+from guidebook.diagnostics.amortized.rows import (
+    Latent,
+    draw_rows,
+    is_amortized,
+    latents_of,
+    observed,
+    posterior_of,
+    rows_of,
+    some_rows,
+    terms_of_draws,
+)
+from guidebook.errors import GuideError, SettingError
+from guidebook.inference.fits.fit import Fit
+from guidebook.programs.graph import recording
+from guidebook.programs.scope import local_parameters, precision, random_state
+
+ROWS_OF_A_UNIT = 20_000
+"""Latents drawn at a time by the importance-weighted bound, whatever is decoded at a time."""
+EVALUATED = 1000
+"""Draws of each row for the two ELBOs of the ledger: the same noise for both."""
+
+
+class Total(NamedTuple):
+    """Nats a row, on average over the rows looked at, with the Monte Carlo standard error."""
+
+    value: float
+    se: float
+
+
+@dataclass(frozen=True)
+class GapLedger:
+    """Per row (n,), in nats, with Monte Carlo standard errors `..._se`.
+
+    `rows`: which rows of the data; `elbo`, of the encoder; `best_elbo`, of the best q of the same
+    family (NaN where the family is neither a diagonal nor a full normal); `amortisation`, their
+    difference on the same random numbers; `bound`, the importance-weighted one of `draws` draws;
+    `sandwich`, the log evidence from below and above. `family` says what q* was searched in.
+    """
+
+    rows: np.ndarray
+    family: str
+    draws: int
+    elbo: np.ndarray
+    elbo_se: np.ndarray
+    best_elbo: np.ndarray
+    best_elbo_se: np.ndarray
+    amortisation: np.ndarray
+    amortisation_se: np.ndarray
+    bound: np.ndarray
+    bound_se: np.ndarray
+    sandwich: Sandwich
+
+    @property
+    def evidence(self) -> np.ndarray:
+        """log p(x_i): the middle of the sandwich."""
+        return self.sandwich.middle
+
+    @property
+    def approximation(self) -> np.ndarray:
+        """evidence - best_elbo."""
+        return self.evidence - self.best_elbo
+
+    def terms(self) -> dict[str, Total]:
+        """Every term a row, on average over the rows: evidence = elbo + approximation + amortisation.
+
+        Where the best q is not known the two gaps are NaN, and `gap`, their sum, is still there.
+        """
+        s = self.sandwich
+        lower, upper = _mean(s.lower, s.lower_se), _mean(s.upper, s.upper_se)
+        evidence = Total(
+            0.5 * (lower.value + upper.value),
+            0.5 * math.sqrt(lower.se**2 + upper.se**2 + (upper.value - lower.value) ** 2),
+        )
+        elbo, best = _mean(self.elbo, self.elbo_se), _mean(self.best_elbo, self.best_elbo_se)
+        return {
+            "evidence": evidence,
+            "lower": lower,
+            "upper": upper,
+            "bound": _mean(self.bound, self.bound_se),
+            "elbo": elbo,
+            "best_elbo": best,
+            "gap": Total(evidence.value - elbo.value, math.hypot(evidence.se, elbo.se)),
+            "approximation": Total(evidence.value - best.value, math.hypot(evidence.se, best.se)),
+            "amortisation": _mean(self.amortisation, self.amortisation_se),
+        }
+
+    def sentence(self) -> str:
+        """The ledger in words."""
+        t = self.terms()
+        told = (
+            f"Gaps of {len(self.rows)} rows, nats a row: log evidence {t['evidence'].value:.4g} +- "
+            f"{t['evidence'].se:.2g} (between {t['lower'].value:.4g} and {t['upper'].value:.4g}) = "
+            f"ELBO {t['elbo'].value:.4g} "
+        )
+        if not self.family:
+            return told + f"+ gap {t['gap'].value:.3g} +- {t['gap'].se:.1g} (no best q known)."
+        family, amortised = t["approximation"], t["amortisation"]
+        return told + (
+            f"+ approximation gap {family.value:.3g} +- {family.se:.1g} ({self.family}) + "
+            f"amortisation gap {amortised.value:.3g} +- {amortised.se:.1g}."
+        )
+
+
+def gap_ledger(
+    fit: Fit,
+    *,
+    rows: int = 100,
+    steps: int = 100,
+    temperatures: int = 40,
+    chains: int = 16,
+    draws: int = 5000,
+    seed: int = 0,
+    data: Any = None,
+    exact: Tensor | None = None,
+) -> GapLedger:
+    """The ledger of up to `rows` rows of the fit's data, or of `data` (held-out rows, simulated ones).
+
+    Arguments: `steps` of each round of the search for the best q; `temperatures` and `chains` of annealed
+    importance sampling; `draws` of the importance-weighted bound; `exact` (len(data), D), an exact
+    draw of each row's posterior where the data were simulated: the upper bound is one then.
+
+    Raises GuideError for a guide without a density of its own for each row, or a deterministic one;
+    DataError for latents that are not continuous.
+    """
+    if not is_amortized(fit):
+        raise GuideError(
+            "A gap ledger needs a guide that gives every row a q(z | x) of its own, such as "
+            f"AmortizedNormal, and its data; this one is {type(fit.guide).__name__}."
+        )
+    source = observed(fit) if data is None else data
+    index = some_rows(len(source), rows, seed)
+    x = rows_of(fit, source, index)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
+        with recording():
+            latents = latents_of(fit, x)
+            mean, tril, family = family_of(fit, x, latents)
+        if family:
+            diagonal = family == "diagonal normal"
+            mean_best, tril_best = best_normal(fit, x, mean, tril, diagonal, latents, steps)
+            own, best = _both_elbos(fit, x, (mean, tril), (mean_best, tril_best), latents)
+        else:
+            with recording():
+                z, log_q = draw_rows(fit, x, EVALUATED)
+            own = _log_weights(fit, x, z, log_q, latents)
+            best = torch.full_like(own, math.nan)
+            mean_best, tril_best = mean, tril
+    bound, bound_se = importance_bound(fit, x, draws=draws, seed=seed + 1)
+    picked = None if exact is None else exact[torch.from_numpy(index)]
+    sandwich = annealed_evidence(
+        fit, x, mean_best, tril_best, exact=picked, temperatures=temperatures, chains=chains,
+        seed=seed + 2, latents=latents,
+    )  # fmt: skip
+    elbo, elbo_se = _moments(own)
+    best_elbo, best_se = _moments(best)
+    lost, lost_se = _moments(best - own)
+    return GapLedger(
+        index, family, draws, elbo, elbo_se, best_elbo, best_se, lost, lost_se, bound, bound_se,
+        sandwich,
+    )  # fmt: skip
+
+
+def importance_bound(
+    fit: Fit, x: Tensor, draws: int = 5000, at_once: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""log 1/K sum_k w_ik of each row of x (n, ...), K = `draws`, and its standard error, (n,) each.
+
+    Streaming: `at_once` rows are decoded at a time (None: about 4 million numbers), and only a
+    running log-sum-exp is kept, so memory does not grow with `draws`; the random numbers do not
+    depend on `at_once`.
+
+    Raises SettingError for fewer than 2 draws or 1 row at once.
+    """
+    if draws < 2 or (at_once is not None and at_once < 1):
+        raise SettingError(f"draws={draws}, at_once={at_once}: give at least 2 draws and 1 row.")
+    first = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    second = first.clone()
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        latents, q = latents_of(fit, x), posterior_of(fit, x)
+        unit = max(1, ROWS_OF_A_UNIT // len(x))
+        done = 0
+        while done < draws:
+            count = min(unit, draws - done)
+            if q is None:
+                z, log_q = draw_rows(fit, x, count)
+            else:
+                z = q.sample(torch.Size((count,)))
+                log_q = q.log_prob(z)
+                z = z.reshape(count, len(x), -1)
+            log_w = _log_weights(fit, x, z, log_q, latents, at_once)
+            first = torch.logaddexp(first, log_w.logsumexp(0))
+            second = torch.logaddexp(second, (2 * log_w).logsumexp(0))
+            done += count
+    spread = (second - 2 * first + math.log(draws)).exp() - 1  # var(w) / mean(w)^2
+    error = (spread.clamp_min(0) / draws).sqrt()
+    return (first - math.log(draws)).cpu().numpy(), error.cpu().numpy()
+
+
+def _both_elbos(
+    fit: Fit,
+    x: Tensor,
+    own: tuple[Tensor, Tensor],
+    best: tuple[Tensor, Tensor],
+    latents: tuple[Latent, ...],
+) -> tuple[Tensor, Tensor]:
+    """log w (EVALUATED, n) of the two normals, on the same antithetic noise, fresh."""
+    half = torch.randn(EVALUATED // 2, *own[0].shape, dtype=x.dtype, device=x.device)
+    noise = torch.stack([half, -half], 1).reshape(EVALUATED, *own[0].shape)
+    found = []
+    for mean, tril in (own, best):
+        z = mean + torch.einsum("nij,knj->kni", tril, noise)
+        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = 0.5 * noise.shape[-1] * math.log(2 * math.pi) + log_det
+        log_q = -0.5 * noise.square().sum(-1) - constant
+        found.append(_log_weights(fit, x, z, log_q, latents))
+    return found[0], found[1]
+
+
+def _log_weights(
+    fit: Fit,
+    x: Tensor,
+    z: Tensor,
+    log_q: Tensor,
+    latents: tuple[Latent, ...],
+    at_once: int | None = None,
+) -> Tensor:
+    with recording():
+        terms = terms_of_draws(fit, x, z, latents, at_once)
+    return (terms.prior + terms.likelihood - log_q).double()
+
+
+def _moments(log_w: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over draws and its standard error; pairs of antithetic draws are one."""
+    pairs = log_w.reshape(len(log_w) // 2, 2, -1).mean(1)
+    error = pairs.std(0) / math.sqrt(len(pairs))
+    return log_w.mean(0).cpu().numpy(), error.cpu().numpy()
+
+
+def _mean(values: np.ndarray, errors: np.ndarray) -> Total:
+    n = len(values)
+    return Total(float(values.mean()), float(np.sqrt(np.square(errors).sum()) / n))

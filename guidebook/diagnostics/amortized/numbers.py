@@ -1,0 +1,52 @@
+"""NEEDS A DOCSTRING: guidebook.diagnostics.amortized.assess.numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from guidebook.diagnostics.amortized.rows import is_amortized as is_amortized
+from guidebook.diagnostics.amortized.rows import row_log_joint as row_log_joint
+from guidebook.inference.protocols.rows import RowPosterior as RowPosterior
+
+if TYPE_CHECKING:
+    from guidebook.diagnostics.amortized.collapse import Collapse
+    from guidebook.diagnostics.amortized.gap import GapLedger
+    from guidebook.diagnostics.amortized.generation import Generation
+    from guidebook.diagnostics.amortized.similarity import Warned
+    from guidebook.diagnostics.measures.gradients import Noise
+
+
+@dataclass(frozen=True)
+class AmortizedNumbers:
+    """What an amortised fit is looked at for: n rows of P numbers, D latent dimensions.
+
+    `index`: the rows' numbers in the data; `khat_ses`: the error of each k-hat; `point`: the guide
+    gives a code, no posterior, and what needs one is NaN or None. `ledger`, `collapse`,
+    `generation` and `warned` are None where they cannot be had.
+    """
+
+    data: np.ndarray
+    khat: np.ndarray
+    khat_se: float
+    elbo: np.ndarray
+    bound: np.ndarray
+    reconstruction: np.ndarray
+    latent_mean: np.ndarray
+    latent_sd: np.ndarray
+    prior_samples: np.ndarray
+    traversals: np.ndarray
+    worst: np.ndarray
+    image_shape: tuple[int, int] | None
+    labels: np.ndarray | None = None
+    index: np.ndarray | None = None
+    khat_ses: np.ndarray | None = None
+    point: bool = False
+    ledger: GapLedger | None = None
+    collapse: Collapse | None = None
+    generation: Generation | None = None
+    warned: Warned | None = None
+    gradients: Mapping[str, Noise] = field(default_factory=dict)

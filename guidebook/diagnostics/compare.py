@@ -1,0 +1,250 @@
+"""Approximations side by side as a value: draws, weights, verdicts and numbers, without drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from guidebook.diagnostics.amortized.assess import assess_rows, is_amortized
+from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
+from guidebook.diagnostics.assess import NUMBERS, Assessment, assess
+from guidebook.diagnostics.inputs import _as_tree, _kept_apart, _named, _same_parameters, _standard
+from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.measures.forms import elbo_forms
+from guidebook.diagnostics.measures.identities import Bound
+from guidebook.diagnostics.witnesses.modes import search_modes
+from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
+from guidebook.inference.fits.fit import Fit
+from guidebook.programs.data import number_of_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+COLUMNS = ("verdict", "reason", "next", *NUMBERS, "seconds", "engine")
+
+
+SHOWN_DRAWS = 4000
+PREDICTED_DRAWS, PREDICTED_ROWS = 400, 20_000
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Approximations side by side.
+
+    Attributes:
+        table: a DataFrame, one row an approximation, with the columns of `COLUMNS`.
+        verdicts: name to Verdict.
+        reference: the name of the reference, or None.
+        posteriors: name to DataTree, all of shape (chain=1, draw=S) with the same variables.
+        weights: name to smoothed importance weights (S,) summing to 1, or None.
+        histories: name to the objective per step.
+        khat_sites: name to site to (k-hat of its second moments, standard error).
+        witnesses: name to sentences, what each diagnostic said.
+        model, data: of the fits, where they came as fits.
+        amortized: name to the numbers of amortised guides, row by row.
+        bounds: name to the ELBO in its three forms, where it can be had quickly.
+    """
+
+    table: pd.DataFrame
+    verdicts: dict[str, Verdict]
+    reference: str | None
+    posteriors: dict[str, xr.DataTree]
+    weights: dict[str, np.ndarray | None]
+    histories: dict[str, np.ndarray]
+    khat_sites: dict[str, dict[str, tuple[float, float]]]
+    witnesses: dict[str, list[str]]
+    model: Callable[..., Any] | None = None
+    data: Mapping[str, Any] | None = None
+    amortized: dict[str, AmortizedNumbers] = field(default_factory=dict)
+    bounds: dict[str, Bound] = field(default_factory=dict)
+
+    def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
+        """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
+
+        Raises:
+            NameNotFound: no such approximation.
+            DataError: it has no weights.
+        """
+        if name not in self.posteriors:
+            raise NameNotFound(
+                f"There is no approximation {name!r} here. {nearest(name, self.posteriors)}"
+            )
+        weights = self.weights[name]
+        if weights is None:
+            raise DataError(f"'{name}' has no importance weights: lp or log_q is not known.")
+        size = draws or len(weights)
+        rng = np.random.default_rng(seed)
+        # systematic resampling: the least noise (Kitagawa 1996)
+        places = (rng.random() + np.arange(size)) / size
+        index = np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)
+        return thinned(self.posteriors[name], index)
+
+    def __repr__(self) -> str:
+        words = ", ".join(f"{name}: {v.value}" for name, v in self.verdicts.items())
+        return f"{type(self).__name__}({words})"
+
+
+def compared(
+    fits: Mapping[str, Fit | xr.DataTree],
+    reference: str | Fit | xr.DataTree | None = None,
+    seed: int = 0,
+    labels: Any = None,
+    held_out: Mapping[str, Any] | None = None,
+) -> Compared:
+    """What `guidebook.compare` documents, as a value."""
+    given = _named(fits, reference)
+    name_of_reference = reference if isinstance(reference, str) else (
+        "reference" if reference is not None else None
+    )  # fmt: skip
+    amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
+    plain = {n: f for n, f in given.items() if n not in amortized}
+    trees = {n: _as_tree(n, f, seed) for n, f in plain.items()}
+    _same_parameters(trees)
+    standard = _standard(name_of_reference, given, trees)
+    modes = _modes_of(plain, seed)
+    rows: dict[str, Assessment] = {}
+    for name, tree in trees.items():
+        own = plain[name]
+        against = None if name == name_of_reference else standard
+        fit = own if isinstance(own, Fit) else None
+        rows[name] = assess(tree, fit, against, modes if fit else None, seed)
+    by_row = {
+        n: assess_rows(f, seed, labels, _kept_apart(n, f, held_out)) for n, f in amortized.items()
+    }
+    rows |= {n: a for n, (a, _) in by_row.items()}
+    rows = {n: rows[n] for n in given}
+    shown = _shown(trees)
+    for name, (tree, _) in shown.items():
+        _add_predictions(tree, given[name], seed)
+    first = next((f for f in given.values() if isinstance(f, Fit)), None)
+    return Compared(
+        table=_table(rows),
+        verdicts={n: a.judgement.verdict for n, a in rows.items()},
+        reference=name_of_reference,
+        posteriors={n: t for n, (t, _) in shown.items()},
+        weights={n: _weights_at(rows[n].weights, i) for n, (_, i) in shown.items()},
+        histories={n: _history(given[n]) for n in given},
+        khat_sites={n: a.khat_sites for n, a in rows.items()},
+        witnesses={n: a.witnesses for n, a in rows.items()},
+        model=first.model if first else None,
+        data=first.data if first else None,
+        amortized={n: numbers for n, (_, numbers) in by_row.items()},
+        bounds=elbo_forms(plain, name_of_reference, seed),
+    )
+
+
+def _modes_of(fits: Mapping[str, Any], seed: int) -> Any:
+    """The modes around all fits together: a mode that one of them found is not missed for others."""
+    found: list[Any] = []
+    searched = False
+    for one in fits.values():
+        if not isinstance(one, Fit) or one.model is None or one.data is None:
+            continue
+        if getattr(one.guide, "family", "") == "delta":
+            continue
+        modes = search_modes(one, seed) if not searched else []
+        if modes is None:
+            continue
+        searched = True
+        found += modes
+    return found if searched else None
+
+
+# outputs -----------------------------------------------------------------------------------------
+
+
+def thinned(tree: xr.DataTree, index: np.ndarray) -> xr.DataTree:
+    """The draws of these places, chains joined, as one chain (1, S)."""
+    import xarray as xr
+
+    result = {}
+    for name, group in tree.children.items():
+        data = group.to_dataset()
+        if {"chain", "draw"} <= set(data.dims):
+            joined = data.stack(both=("chain", "draw")).isel(both=index)
+            joined = joined.drop_vars(["both", "chain", "draw"], errors="ignore")
+            joined = joined.rename_dims(both="draw").expand_dims(chain=[0])
+            joined = joined.assign_coords(draw=np.arange(len(index)))
+            data = joined.transpose("chain", "draw", ...)
+        result[f"/{name}"] = data
+    made = xr.DataTree.from_dict(result)
+    made.attrs.update(tree.attrs)
+    return made
+
+
+def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.ndarray]]:
+    """All trees at one size and with the parameters they share, and which draws those are."""
+    if not trees:
+        return {}
+    sizes = {
+        n: t["posterior"].sizes["chain"] * t["posterior"].sizes["draw"] for n, t in trees.items()
+    }
+    size = min([SHOWN_DRAWS, *sizes.values()])
+    common = set.intersection(*(set(t["posterior"].data_vars) for t in trees.values()))
+    shown = {}
+    for name, tree in trees.items():
+        index = np.linspace(0, sizes[name] - 1, size).round().astype(int)
+        small = thinned(tree, index)
+        extra = [v for v in small["posterior"].data_vars if v not in common]
+        if extra:
+            small["posterior"] = small["posterior"].to_dataset().drop_vars(extra)
+        assert small["posterior"].sizes["draw"] == size
+        shown[name] = small, index
+    return shown
+
+
+def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:
+    """Replicated data for the predictive check, where the model can simulate and they are few."""
+    import xarray as xr
+
+    if not isinstance(one, Fit) or "posterior_predictive" in tree.children:
+        return
+    if number_of_rows(one.data or {}) > PREDICTED_ROWS:
+        return
+    try:
+        drawn = one.posterior(PREDICTED_DRAWS, seed, posterior_predictive=True)
+    except GuidebookError:
+        return
+    group = drawn["posterior_predictive"].to_dataset()
+    if group.sizes["chain"] > 1:
+        group = thinned(drawn, np.arange(PREDICTED_DRAWS))["posterior_predictive"].to_dataset()
+    tree["posterior_predictive"] = xr.DataTree(group)
+
+
+def _weights_at(weights: np.ndarray | None, index: np.ndarray) -> np.ndarray | None:
+    if weights is None:
+        return None
+    chosen = weights[index]
+    return chosen / chosen.sum()
+
+
+def _history(one: Any) -> np.ndarray:
+    if isinstance(one, Fit):
+        return one.history
+    group = one.children.get("vi_fit")
+    if group is None or "objective" not in group.data_vars:
+        return np.empty(0)
+    return group["objective"].values
+
+
+def _table(rows: Mapping[str, Assessment]) -> pd.DataFrame:
+    import pandas as pd
+
+    records = {
+        name: {
+            "verdict": a.judgement.verdict.value,
+            "reason": a.judgement.reason,
+            "next": a.judgement.next,
+            **{key: a.numbers.get(key, math.nan) for key in NUMBERS},
+            "seconds": a.seconds,
+            "engine": a.engine,
+        }
+        for name, a in rows.items()
+    }
+    return pd.DataFrame.from_dict(records, orient="index", columns=list(COLUMNS))

@@ -1,0 +1,142 @@
+"""NEEDS A DOCSTRING: guidebook.diagnostics.inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from guidebook.diagnostics.amortized.rows import reads
+from guidebook.diagnostics.assess import assess
+from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.witnesses.chains import effective_draws
+from guidebook.diagnostics.witnesses.reference import Reference
+from guidebook.diagnostics.witnesses.testimony import marginals_of
+from guidebook.errors import DataError, NameNotFound, nearest
+from guidebook.inference.fits.fit import Fit
+from guidebook.programs.data import check
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST_DRAWS, LEAST_DRAWS = 50_000, 4000
+
+
+WORK = 2_000_000_000
+"""Numbers computed for the draws of one fit: some seconds."""
+
+
+# inputs ------------------------------------------------------------------------------------------
+
+
+def _named(fits: Any, reference: Any) -> dict[str, Any]:
+    if not isinstance(fits, Mapping) or not fits:
+        raise DataError("Give a dict of at least one approximation: compare({'name': fit, ...}).")
+    given = dict(fits)
+    if isinstance(reference, str) and reference not in given:
+        raise NameNotFound(
+            f"The reference {reference!r} is not among the approximations. {nearest(reference, given)}"
+        )
+    if reference is not None and not isinstance(reference, str):
+        if "reference" in given:
+            raise DataError("An approximation is called 'reference': rename it.")
+        given["reference"] = reference
+    for name, one in given.items():
+        if isinstance(one, Fit):
+            continue
+        groups = getattr(one, "children", None)
+        if groups is None or "posterior" not in groups:
+            raise DataError(
+                f"'{name}' is neither a Fit nor a DataTree with a posterior group, but a "
+                f"{type(one).__name__}. Convert it with arviz_base (from_dict, from_cmdstanpy, ...)."
+            )
+        if not {"chain", "draw"} <= set(one["posterior"].dims):
+            raise DataError(
+                f"'{name}': the posterior group has dimensions {list(one['posterior'].dims)} and "
+                "needs 'chain' and 'draw'. Use expand_dims('chain')."
+            )
+    return given
+
+
+def _kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
+    """What the guide reads of the rows kept apart; None where there are none."""
+    if held_out is None:
+        return None
+    if not isinstance(held_out, Mapping) or reads(fit) not in held_out:
+        raise DataError(
+            f"The guide of '{name}' reads {reads(fit)!r}, which held_out does not hold: give a dict of "
+            "the model's keyword arguments for rows that were not trained on."
+        )
+    check({reads(fit): held_out[reads(fit)]})
+    return held_out[reads(fit)]
+
+
+def _as_tree(name: str, one: Any, seed: int) -> xr.DataTree:
+    tree = one.posterior(_affordable(one), seed) if isinstance(one, Fit) else one
+    for variable, values in tree["posterior"].data_vars.items():
+        if values.dtype.kind in "fc" and not bool(np.isfinite(values.values).all()):
+            raise DataError(
+                f"'{name}': draws of '{variable}' are not all finite (NaN or infinite). Remove those "
+                "draws, or fit again."
+            )
+    return tree
+
+
+def _affordable(fit: Fit) -> int:
+    """50,000 draws, fewer where the data or the dimension are large."""
+    potential = fit.potential
+    most = min(MOST_DRAWS, WORK // potential.cost, 5_000_000 // max(1, potential.dimension))
+    return int(max(LEAST_DRAWS, most))
+
+
+def _same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
+    """Refuses approximations of different parameters, naming them."""
+    if len(trees) < 2:
+        return
+    shapes = {
+        name: {v: tuple(x.transpose("chain", "draw", ...).shape[2:])
+               for v, x in tree["posterior"].data_vars.items()}
+        for name, tree in trees.items()
+    }  # fmt: skip
+    common = set.intersection(*(set(s) for s in shapes.values()))
+    if not common:
+        raise DataError(
+            "The approximations share no parameter: "
+            + "; ".join(f"'{n}' has {sorted(map(str, s))}" for n, s in shapes.items())
+            + ". Compare approximations of one model, with the same names."
+        )
+    first = next(iter(shapes))
+    for name, own in shapes.items():
+        for variable in common:
+            if own[variable] != shapes[first][variable]:
+                raise DataError(
+                    f"Parameter '{variable}' has shape {own[variable]} in '{name}' and "
+                    f"{shapes[first][variable]} in '{first}': they are not of one model."
+                )
+    odd = {n: sorted(map(str, set(s) - common)) for n, s in shapes.items() if set(s) - common}
+    if odd and any(len(set(s)) != len(common) for s in shapes.values()):
+        import warnings
+
+        listed = "; ".join(f"'{n}': {v}" for n, v in odd.items())
+        warnings.warn(
+            f"Parameters that not all approximations have are left out of the figures ({listed}).",
+            stacklevel=3,
+        )
+
+
+def _standard(name: str | None, given: Any, trees: Any) -> Reference | None:
+    if name is None or name not in trees:
+        return None
+    alone = assess(trees[name], given[name] if isinstance(given[name], Fit) else None)
+    sound = alone.judgement.verdict is Verdict.TRUST
+    if not isinstance(given[name], Fit) and "log_q" not in _statistics(trees[name]):
+        # draws brought as the reference without chains to check are taken at their word
+        sound = sound or trees[name]["posterior"].sizes["chain"] == 1
+    return Reference(name, marginals_of(trees[name]), effective_draws(trees[name]), sound)
+
+
+def _statistics(tree: xr.DataTree) -> set[str]:
+    return (
+        set(map(str, tree["sample_stats"].data_vars)) if "sample_stats" in tree.children else set()
+    )

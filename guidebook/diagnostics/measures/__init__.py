@@ -1,0 +1,1 @@
+"""Numbers of a fit on which no verdict rests: bounds, information, gradients, disentanglement."""

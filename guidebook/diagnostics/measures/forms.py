@@ -1,0 +1,94 @@
+"""NEEDS A DOCSTRING: guidebook.diagnostics.measures.forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from guidebook.diagnostics.measures.identities import Bound, _mean, _scored, bound
+from guidebook.diagnostics.measures.information import Estimate
+from guidebook.errors import GuidebookError
+from guidebook.inference.fits.approximation import draw
+from guidebook.inference.fits.fit import Fit
+from guidebook.programs.labels import log_labellings
+from guidebook.programs.potential import _scaled
+
+DRAWS = 2000
+
+
+WORK = 100_000_000
+"""Numbers computed for the forms of one fit: a second at most."""
+
+
+def elbo_forms(
+    fits: Mapping[str, Any], reference: str | None = None, seed: int = 0, draws: int = DRAWS
+) -> dict[str, Bound]:
+    """Name to Bound, of the fits with a density q; with the third form where `reference` is a fit
+    by `exact`. Others, and fits whose density is dear to compute, are left out.
+    """
+    truth = fits.get(reference) if reference is not None else None
+    exact, evidence = None, None
+    if isinstance(truth, Fit) and truth.engine == "exact":
+        exact, evidence = truth.guide, truth.notes.get("log_evidence")
+    found = {}
+    for name, fit in fits.items():
+        if not isinstance(fit, Fit) or fit.draws is not None or fit.guide is None:
+            continue
+        if fit.model is None or fit.data is None or getattr(fit.guide, "family", "") == "delta":
+            continue
+        affordable = min(draws, WORK // max(1, fit.potential.cost))
+        if affordable < 200:
+            continue
+        try:
+            found[name] = _forms(fit, exact, evidence, affordable, seed)
+        except GuidebookError:  # no density of its draws, or parts that cannot be told apart
+            continue
+    return found
+
+
+def _forms(fit: Fit, exact: Any, evidence: Any, draws: int, seed: int) -> Bound:
+    if fit.potential._nesting is None:
+        return bound(fit, exact=exact, log_evidence=evidence, draws=draws, seed=seed)
+    return summed_out(fit, exact=exact, log_evidence=evidence, draws=draws, seed=seed)
+
+
+def summed_out(
+    fit: Fit, *, exact: Any = None, log_evidence: float | None = None, draws: int = DRAWS,
+    seed: int = 0,
+) -> Bound:  # fmt: skip
+    """The forms for a model whose discrete sites are summed out; see the module.
+
+    `exact` is a guide that is the posterior of the continuous sites, `log_evidence` its log p(x).
+    """
+    potential = fit.potential
+    u, log_q = draw(fit, draws, seed)
+    assert log_q is not None
+    u, log_q = u[0], log_q[0].double()
+    log_joint, log_det = (t.double() for t in potential(u))
+    names = {site.name for site in fit.sites}
+    copies = log_labellings(fit.model)
+
+    def prior_of(trace: Any) -> dict[str, Tensor]:
+        terms = [
+            _scaled(node).sum()
+            for name, node in trace.nodes.items()
+            if name in names and not site_is_subsample(node)
+        ]
+        return {"prior": sum(terms[1:], terms[0])}
+
+    prior = potential.replay("prior of the continuous sites", prior_of, u)["prior"].double()
+    likelihood = log_joint - prior
+    energy = log_joint + copies + log_det
+    away = log_q - log_det - (prior + copies)
+    known = Bound(
+        _mean(energy), _mean(-log_q), _mean(likelihood), _mean(away), _mean(energy - log_q),
+        _mean(likelihood - away),
+    )  # fmt: skip
+    if exact is None or log_evidence is None:
+        return known
+    log_p = _scored(exact, fit, potential.constrain(u)).double() + copies
+    gap = _mean(log_q - log_det - log_p)
+    return known._replace(log_evidence=Estimate(float(log_evidence)), posterior_kl=gap)

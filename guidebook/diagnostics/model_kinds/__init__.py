@@ -1,0 +1,1 @@
+"""Numbers peculiar to one kind of model."""

@@ -1,0 +1,1 @@
+"""One file a witness: what it computes from draws, and what it can and cannot see."""

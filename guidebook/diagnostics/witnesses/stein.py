@@ -1,0 +1,178 @@
+"""Stein's identities: what gradients at the draws say about the draws.
+
+Under the posterior, on the unconstrained scale, with g = grad log p(x, u):
+
+    E[g] = 0,    E[(u - E u) g'] = -I.
+
+Regressing g on u over the draws of q, g = a - P (u - m) + residual, estimates the same two moments
+with less noise: P is the precision of the Gaussian that matches the posterior over q's draws and
+m + P^-1 a is its mean. So the identities also say which coordinate is off, how far and which way:
+shift = P^-1 a in posterior standard deviations, and the ratio of q's standard deviation to the
+posterior's. k-hat is blind to a guide far too narrow for its surroundings; these are not.
+
+Sources: Stein 1972, "A bound for the error in the normal approximation"; Gorham and Mackey 2015,
+"Measuring sample quality with Stein's method".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from guidebook.diagnostics.witnesses.testimony import (
+    Marginals,
+    _attribute,
+    _flat,
+)
+from guidebook.inference.fits.datatree import COORDINATE
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Stein:
+    """Per coordinate (D,): shift and its standard error in posterior sds, and the ratio of sds.
+
+    covariance (D, D) and mean (D,) are those of the matching Gaussian; None where the curvature
+    seen by the draws is not that of a maximum.
+    """
+
+    names: list[str]
+    shift: np.ndarray
+    shift_se: np.ndarray
+    sd_ratio: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray | None
+
+    @property
+    def discrepancy(self) -> float:
+        """The largest of |shift| and |log sd ratio|: 0 for the posterior."""
+        if self.covariance is None:
+            return math.inf
+        return float(max(np.abs(self.shift).max(), np.abs(np.log(self.sd_ratio)).max()))
+
+    def worst(self) -> str:
+        """The coordinate that is most off, and how, in words."""
+        if self.covariance is None:
+            return "the draws see no maximum of the density"
+        shift, ratio = int(np.abs(self.shift).argmax()), int(np.abs(np.log(self.sd_ratio)).argmax())
+        if abs(self.shift[shift]) >= abs(math.log(self.sd_ratio[ratio])):
+            way = "high" if self.shift[shift] < 0 else "low"
+            return f"{self.names[shift]} lies {abs(self.shift[shift]):.2g} sd too {way}"
+        value = self.sd_ratio[ratio]
+        kind = "narrow" if value < 1 else "wide"
+        return f"{self.names[ratio]} is too {kind} (sd ratio {value:.2g})"
+
+
+def stein(
+    u: np.ndarray, gradient: np.ndarray, names: list[str], weights: np.ndarray | None = None
+) -> Stein | None:
+    """The identities on draws u (S, D) with gradients (S, D), optionally weighted; None if S < 4 D."""
+    size, dimension = u.shape
+    if size < max(4 * dimension, 25) or not np.isfinite(gradient).all():
+        return None
+    w = np.full(size, 1 / size) if weights is None else weights
+    mean, centre = w @ u, w @ gradient
+    moved, slope_of = u - mean, gradient - centre
+    scale = np.sqrt(w @ np.square(moved))
+    if not (scale > 0).all():
+        return None
+    root = np.sqrt(w)[:, None]
+    standard = moved / scale
+    solution = np.linalg.lstsq(root * standard, root * slope_of * scale, rcond=None)[0]
+    residual = slope_of * scale - standard @ solution
+    precision = -0.5 * (solution + solution.T)
+    values, vectors = np.linalg.eigh(precision)
+    nothing = np.full(dimension, np.nan)
+    if values[0] <= 1e-8 * max(values[-1], 1e-300):
+        return Stein(names, nothing, nothing, nothing, mean, None)
+    inverse = (vectors / values) @ vectors.T
+    sd = np.sqrt(np.diagonal(inverse))
+    shift = inverse @ (centre * scale)
+    ess = 1 / np.square(w).sum()
+    noise = np.cov(residual @ inverse.T, rowvar=False, aweights=w).reshape(dimension, dimension)
+    error = np.sqrt(np.maximum(np.diagonal(noise), 0) / ess)
+    covariance = inverse * np.outer(scale, scale)
+    return Stein(names, shift / sd, error / sd, 1 / sd, mean + shift * scale, covariance)
+
+
+def stein_from_surface(z: np.ndarray, lp: np.ndarray, names: list[str]) -> Stein | None:
+    """The same without gradients: a quadratic fitted to lp over the draws z (S, D).
+
+    Its Hessian is -P and its maximum the mean. For files that hold lp and no gradients; None where
+    there are too few draws for the quadratic or it explains less than 90 % of the variance of lp.
+    """
+    size, dimension = z.shape
+    features = 1 + dimension + dimension * (dimension + 1) // 2
+    spread = z.std(0)
+    if size < 5 * features or not np.isfinite(lp).all() or not (spread > 0).all():
+        return None
+    mean = z.mean(0)
+    s = (z - mean) / spread
+    first, second = np.triu_indices(dimension)
+    design = np.column_stack([np.ones(size), s, s[:, first] * s[:, second]])
+    coefficients, *_ = np.linalg.lstsq(design, lp, rcond=None)
+    left = lp - design @ coefficients
+    if np.var(left) > 0.1 * np.var(lp):
+        return None
+    slope = coefficients[1 : dimension + 1]
+    hessian = np.zeros((dimension, dimension))
+    hessian[first, second] = coefficients[dimension + 1 :]
+    precision = -(hessian + hessian.T)
+    values, vectors = np.linalg.eigh(precision)
+    nothing = np.full(dimension, np.nan)
+    if values[0] <= 1e-8 * max(values[-1], 1e-300):
+        return Stein(names, nothing, nothing, nothing, mean, None)
+    inverse = (vectors / values) @ vectors.T
+    sd = np.sqrt(np.diagonal(inverse))
+    shift = inverse @ slope
+    error = np.full(dimension, math.sqrt(np.var(left) / size))
+    covariance = inverse * np.outer(spread, spread)
+    return Stein(names, shift / sd, error, 1 / sd, mean + shift * spread, covariance)
+
+
+def _stein(
+    tree: xr.DataTree, marginals: Marginals, weights: np.ndarray | None, absent: list[str]
+) -> tuple[Stein | None, Stein | None]:
+    """Of the raw and of the weighted draws; from lp's surface where there are no gradients."""
+    if "unconstrained" in tree.children:
+        group = tree["unconstrained"]
+        u, gradient = (_flat(group[name].values) for name in ("position", "gradient"))
+        names = [str(n) for n in group[COORDINATE].values]
+        raw = stein(u, gradient, names)
+        return raw, stein(u, gradient, names, weights) if weights is not None else None
+    if _attribute(tree, "discrete"):
+        absent.append("Stein's identities (discrete values have no gradients)")
+        return None, None
+    absent.append("Stein's identities (no gradients in the file)")
+    stats = tree.children.get("sample_stats")
+    if stats is None or "lp" not in stats.data_vars:
+        return None, None
+    chosen = _independent_columns(marginals.values)
+    lp = stats["lp"].values.reshape(-1)
+    names = [marginals.names[i] for i in chosen]
+    raw = stein_from_surface(marginals.values[:, chosen], lp, names)
+    if raw is not None:
+        absent[-1] += "; a quadratic surface fitted to lp stands in"
+    return raw, raw
+
+
+def _independent_columns(values: np.ndarray) -> list[int]:
+    """Columns that are not linear functions of those before: a simplex has one too many."""
+    standard = (values - values.mean(0)) / np.maximum(values.std(0), 1e-300)
+    kept: list[int] = []
+    for column in range(values.shape[1]):
+        if not kept:
+            kept.append(column)
+            continue
+        basis = standard[:, kept]
+        left = (
+            standard[:, column] - basis @ np.linalg.lstsq(basis, standard[:, column], rcond=None)[0]
+        )
+        if left.std() > 1e-6:
+            kept.append(column)
+    return kept

@@ -1,0 +1,1 @@
+"""Families q(z | x): one network gives the posterior of every row."""

@@ -1,0 +1,1 @@
+"""Families q(z) on the unconstrained scale, for any model."""

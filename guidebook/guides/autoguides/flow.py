@@ -1,0 +1,71 @@
+"""NEEDS A DOCSTRING: guidebook.guides.autoguides.flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.contrib.zuko import ZukoToPyro
+from torch import Tensor
+
+from guidebook.guides.autoguides.whitened import Model, Whitened, _times
+
+
+class Flow(Whitened):
+    """u = m + L w with w from a neural spline flow turned round, so that sampling is one pass."""
+
+    family = "flow"
+
+    def __init__(self, model: Model, transforms: int = 2, hidden: int = 32, bins: int = 8) -> None:
+        super().__init__(model)
+        self.options = {"transforms": transforms, "hidden": hidden, "bins": bins}
+
+    def _make_parameters(self) -> None:
+        import zuko
+
+        o = self.options
+        with torch.random.fork_rng(devices=[]):  # the same start whatever the caller drew before
+            torch.manual_seed(0)
+            flow = zuko.flows.NSF(
+                self.latent_dim, transforms=o["transforms"], hidden_features=[o["hidden"]] * 2,
+                bins=o["bins"],
+            )  # fmt: skip
+        with torch.no_grad():  # near the identity: the start is N(m, L L')
+            for transform in flow.transform.transforms:
+                last = transform.hyper[-1] if hasattr(transform, "hyper") else transform  # D = 1
+                for parameter in last.parameters():
+                    parameter.mul_(0.1)
+        self.flow = zuko.lazy.Flow(flow.transform.inv, flow.base).to(self.center)
+
+    def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
+        return _AffineOfFlow(self.flow(None), self.center, self.factor)
+
+    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        draws = self.get_posterior()((4000,))
+        return draws.mean(0), draws.std(0)
+
+
+class _AffineOfFlow(ZukoToPyro):
+    """center + factor w, w from a zuko flow; the density of a fresh draw is kept for scoring."""
+
+    def __init__(self, flow: Any, center: Tensor, factor: Tensor) -> None:
+        super().__init__(flow)
+        self.center, self.factor = center, factor
+        diagonal = factor if factor.dim() == 1 else factor.diagonal()
+        self.log_det = diagonal.log().sum()
+
+    def __call__(self, shape: Any = ()) -> Tensor:
+        w, log_prob = self.dist.rsample_and_log_prob(shape)
+        u = self.center + _times(self.factor, w)
+        self.cache = {u: log_prob - self.log_det}
+        return u
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        if u in self.cache:
+            return self.cache[u]
+        shifted = u - self.center
+        if self.factor.dim() == 1:
+            w = shifted / self.factor
+        else:
+            w = torch.linalg.solve_triangular(self.factor, shifted[..., None], upper=False)[..., 0]
+        return self.dist.log_prob(w) - self.log_det

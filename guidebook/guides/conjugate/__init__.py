@@ -1,0 +1,1 @@
+"""Exponential-family factors, with the updates that conjugacy gives."""

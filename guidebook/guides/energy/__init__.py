@@ -1,0 +1,1 @@
+"""Families over units -1 and +1."""

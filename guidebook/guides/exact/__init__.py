@@ -1,0 +1,1 @@
+"""Posteriors known in closed form, by enumeration or by quadrature."""

@@ -1,0 +1,211 @@
+r"""Learning a Boltzmann machine: correlations in the data minus correlations in the model.
+
+.. math:: \frac{\partial}{\partial W_{ij}} \frac1n \sum_n \log p(v_n) = \beta \left(
+    \langle x_i x_j \rangle_{\text{data}} - \langle x_i x_j \rangle_{\text{model}} \right)
+
+Source: Ackley, Hinton & Sejnowski (1985), A learning algorithm for Boltzmann machines; contrastive
+divergence: Hinton (2002), Training products of experts by minimizing contrastive divergence;
+persistent chains: Younes (1989), Parametric inference for imperfectly observed Gibbsian fields;
+Tieleman (2008), Training restricted Boltzmann machines using approximations to the likelihood
+gradient.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import trange
+
+from guidebook.errors import DataError, ModelError, SettingError
+from guidebook.guides.energy.blocks import BlockMeanField
+from guidebook.inference.energy.correlations import (
+    ENUMERATED_HIDDEN,
+    FRESH_CHAINS,
+    Correlations,
+    few_enough,
+    largest,
+)
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.status import Status
+from guidebook.models.energy.boltzmann import BoltzmannMachine
+from guidebook.models.energy.enumeration import MOST_UNITS
+from guidebook.programs.data import arguments, as_tensors, check
+from guidebook.programs.owned import copied
+
+ModelTerm = Literal["auto", "enumeration", "gibbs", "cd", "pcd"]
+SETTLED = 1e-3
+"""The largest difference between a data and a model correlation at which exact learning is done."""
+NEARLY = 0.1
+"""The same for learning by chains, beyond four standard errors of the chains that measure it."""
+REMEDY = (
+    "The model's correlations differ from the data's. Raise steps; if that does not help, the chains "
+    "of the model term are biased (cd) or do not mix (pcd): raise sweeps, lower rate, or give "
+    "weight_decay."
+)
+
+
+def boltzmann_learning(
+    model: BoltzmannMachine,
+    data: Mapping[str, Any],
+    *,
+    model_term: ModelTerm = "auto",
+    sweeps: int = 1,
+    steps: int = 2000,
+    rate: float = 0.05,
+    batch_size: int | None = None,
+    chains: int = 100,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Fit:
+    """A Fit whose model is a trained copy; its guide is q(h | v), exact where that is known.
+
+    Arguments: `data`, {"v": (n, V)} of -1 and +1; `model_term`, where the model's correlations come
+    from: "enumeration" (exact: up to 20 units, or 20 in the smaller layer of a restricted machine),
+    "gibbs" (`chains` new chains of `sweeps` sweeps at every step), "cd" (`sweeps` sweeps from the
+    data: CD-k), "pcd" (`chains` persistent chains, `sweeps` sweeps between steps), "auto"
+    (enumeration where it can be, else pcd); `rate`, of gradient ascent (with momentum 0.9 where the
+    model term is exact), falling linearly to 0 unless every row and state is seen; `weight_decay`,
+    a penalty w |W|^2 / 2 a row.
+
+    Hidden units that start at couplings of exactly 0 never differ from each other: start them from
+    small random weights. Units that are always equal in the data have their maximum of likelihood
+    at infinite weights: how far they have grown is then a matter of steps, unless weight_decay
+    gives them a maximum.
+
+    The status is CONVERGED where the gradient, the largest difference between correlations of data
+    and model (notes["gradient"]), is below 0.001 in exact learning, and below 0.1 beyond sampling
+    error in learning by chains, measured by enumeration or by chains started afresh.
+
+    `history` is - sum_n log p(v_n) where the model term is exact; else an estimate of the negative
+    log pseudo-likelihood, - sum_n sum_i log p(v_ni | the other units), which is not comparable.
+
+    Raises ModelError for another kind of model or a term that cannot be enumerated; DataError for
+    values other than -1 and +1; SettingError for settings out of range.
+    """
+    started = time.perf_counter()
+    _check_settings(model, model_term, sweeps, steps, rate, chains, weight_decay)
+    data = arguments(model, data)
+    check(data)
+    machine, _ = copied(model, model)
+    v = _rows(machine, as_tensors(data, machine.bias.dtype, machine.bias.device))
+    if batch_size is not None and not 1 <= batch_size <= len(v):
+        raise SettingError(
+            f"batch_size={batch_size} of {len(v)} rows: give 1 to {len(v)}, or None."
+        )
+    term = _term(machine, model_term)
+    exact = term == "enumeration"
+    steady = exact and batch_size is None
+    # momentum multiplies the rate by ten, and chains must keep up with the weights
+    momentum = 0.9 if exact else 0.0
+    generator = torch.Generator(device=v.device).manual_seed(seed)
+    learner = Correlations(machine, term, sweeps, weight_decay, generator)
+    state = learner.coin_flips(chains)
+    history, gap = np.empty(steps), torch.inf
+    velocity = [torch.zeros_like(p) for p in learner.parameters]
+    for step in trange(steps, disable=not progress, desc="boltzmann learning"):
+        batch = v if batch_size is None else v[_some(len(v), batch_size, generator)]
+        slope, loss, state = learner.gradient(batch, state)
+        history[step] = loss * len(v) / len(batch)
+        if not np.isfinite(history[step]):
+            raise ModelError(
+                f"The objective is {history[step]} at step {step}: the weights grow without bound. "
+                "Lower the rate, or give weight_decay."
+            )
+        gap = largest(slope)
+        learner.move(slope, velocity, rate if steady else rate * (1 - step / steps), momentum)
+        if steady and gap < SETTLED / 100:
+            history = history[: step + 1]
+            break
+    few = few_enough(machine)
+    if not steady:
+        gap = learner.distance(v, few)
+    done = gap < (SETTLED if steady else NEARLY + (0.0 if few else 4 / FRESH_CHAINS**0.5))
+    machine.given = None  # log Z was that of the weights before
+    return Fit(
+        machine,
+        _posterior(machine),
+        data,
+        history,
+        Status.CONVERGED if done else Status.STILL_MOVING,
+        seed,
+        time.perf_counter() - started,
+        "boltzmann learning",
+        notes={
+            "model_term": term,
+            "objective": "log likelihood" if exact else "pseudo-likelihood",
+            "gradient": gap,
+        }
+        | ({} if done else {"remedy": REMEDY}),
+    )
+
+
+# settings and data ------------------------------------------------------------------------------
+
+
+def _term(machine: BoltzmannMachine, term: str) -> str:
+    V, H = machine.visible, machine.hidden
+    few = few_enough(machine)
+    if term == "auto":
+        return "enumeration" if few else "pcd"
+    if term == "enumeration" and not few:
+        raise ModelError(
+            f"{V} visible and {H} hidden units are too many to enumerate (at most {MOST_UNITS}, or in "
+            "the smaller layer of a restricted machine): use model_term='pcd'."
+        )
+    if term == "cd" and H and not machine.restricted:
+        raise SettingError(
+            "Contrastive divergence starts at h drawn given v, which is known for restricted "
+            "machines and those without hidden units: use model_term='pcd'."
+        )
+    return term
+
+
+def _check_settings(
+    model: Any, term: str, sweeps: int, steps: int, rate: float, chains: int, decay: float
+) -> None:
+    if not isinstance(model, BoltzmannMachine):
+        raise ModelError(
+            f"boltzmann_learning learns a guidebook.models.BoltzmannMachine, not a "
+            f"{type(model).__name__}: fit other models with svi or em."
+        )
+    if model.visible < 1:
+        raise ModelError("The machine has no visible unit, so there is nothing to learn from.")
+    if term not in ("auto", "enumeration", "gibbs", "cd", "pcd"):
+        raise SettingError(
+            f"There is no model_term {term!r}: give 'auto', 'enumeration', 'gibbs', 'cd' or 'pcd'."
+        )
+    if min(sweeps, steps, chains) < 1 or not rate > 0 or not decay >= 0:
+        raise SettingError(
+            f"sweeps={sweeps}, steps={steps} and chains={chains} must be at least 1, rate={rate} "
+            f"positive and weight_decay={decay} not negative."
+        )
+
+
+def _rows(machine: BoltzmannMachine, tensors: Mapping[str, Any]) -> Tensor:
+    v = tensors.get("v")
+    if v is None:
+        raise DataError("There is nothing to learn from: give data={'v': rows of -1 and +1}.")
+    v = v.to(machine.bias.dtype)
+    if v.dim() != 2 or v.shape[1] != machine.visible:
+        raise DataError(f"v must be rows (n, {machine.visible}), not {tuple(v.shape)}.")
+    if not bool((v.abs() == 1).all()):
+        raise DataError("v holds values other than -1 and +1: for zeros and ones give 2 * v - 1.")
+    return v
+
+
+def _some(rows: int, batch: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(rows, generator=generator, device=generator.device)[:batch]
+
+
+def _posterior(machine: BoltzmannMachine) -> BlockMeanField | None:
+    """One block where the hidden units are coupled and few: the exact posterior."""
+    if not machine.hidden:
+        return None
+    whole = not machine.restricted and machine.hidden <= ENUMERATED_HIDDEN
+    return BlockMeanField(machine, blocks=machine.hidden if whole else 1)

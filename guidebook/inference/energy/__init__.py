@@ -1,0 +1,1 @@
+"""Correlations and log Z of Boltzmann machines."""

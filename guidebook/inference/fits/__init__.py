@@ -1,0 +1,1 @@
+"""A fit's life: opened, run, held, drawn from, saved and loaded."""

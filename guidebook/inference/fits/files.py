@@ -1,0 +1,78 @@
+"""NEEDS A DOCSTRING: guidebook.inference.fits.files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidebook.errors import FileError
+
+
+def usable(path: str | Path | None) -> Path | None:
+    """The path, its folder made and writable.
+
+    Raises:
+        FileError: it is not.
+    """
+    if path is None:
+        return None
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"checkpoint='{path}': its folder cannot be made ({error}).") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise FileError(f"checkpoint='{path}' cannot be written: give a file in a writable folder.")
+    return path
+
+
+def write_atomically(content: Any, path: Path) -> None:
+    """torch.save through a temporary file: the path holds all of it or what it held before.
+
+    Raises:
+        FileError: the folder is not writable or the disk is full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be written ({error}): give a writable folder.") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+        os.replace(name, path)
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be written ({error}).") from error
+    finally:
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def read(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a file of ours, read without running code.
+
+    Raises:
+        FileError: missing, truncated, foreign or of a newer format.
+    """
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError as error:
+        raise FileError(f"'{path}' is not there.") from error
+    except Exception as error:
+        raise FileError(
+            f"'{path}' cannot be read as a {kind.rsplit(' ', 1)[0]}: truncated or foreign "
+            f"({type(error).__name__}). Write it again, or give another path."
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found == kind:
+        return content
+    name, version = kind.rsplit(" ", 1)
+    if isinstance(found, str) and found.startswith(name + " "):
+        raise FileError(
+            f"'{path}' has format '{found}', this Guidebook reads version {version}: install the "
+            "Guidebook that wrote it, or a newer one."
+        )
+    raise FileError(f"'{path}' is not a {name}. Give another path, or remove the file.")

@@ -1,0 +1,133 @@
+"""NEEDS A DOCSTRING: guidebook.inference.fits.loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from guidebook.errors import FileError, GuideError, ModelError
+from guidebook.guides.autoguides.whitened import Whitened
+from guidebook.guides.families import FAMILIES
+from guidebook.inference.fits.files import read
+from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.saving import FORMAT
+from guidebook.inference.fits.status import Status
+from guidebook.inference.fits.supports import _decode_site, _decode_support
+from guidebook.programs.data import as_tensors
+from guidebook.programs.owned import Owned, copied
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import Site
+
+PARTS = (
+    "engine", "status", "seed", "seconds", "history", "notes", "sites", "draws", "guide", "model",
+)  # fmt: skip
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Fit:
+    """Reads a saved fit, running no code from the file.
+
+    Arguments:
+        model: the model function, or a module of the same architecture: it gets the saved
+            parameters, in a copy.
+        guide: for guides other than gb.guides: the same guide, untrained (an AmortizedNormal with
+            the same encoder, a Pyro autoguide, a guide function).
+        data: the model's keyword arguments, needed for lp, gradients and predictions; draws of
+            gb.guides need neither model nor data.
+
+    Raises:
+        FileError: missing, truncated, foreign or of a newer format.
+        GuideError, ModelError: a guide or model that does not fit the file.
+    """
+    content = read(Path(path), FORMAT)
+    missing = [part for part in PARTS if part not in content]
+    if missing:
+        raise FileError(f"'{path}' is damaged: it lacks {missing}. Save the fit again.")
+    try:
+        sites = tuple(_decode_site(site) for site in content["sites"])
+        status = Status[content["status"]]
+        notes = json.loads(content["notes"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
+    twin = _with_state(model, content["model"])
+    kind = content["guide"]
+    if kind is None:
+        restored = None
+    elif kind["family"] in FAMILIES:
+        restored = _restore_family(kind, sites, twin)
+    else:
+        restored = _restore_given(kind, guide, data)
+    return Fit(
+        twin, restored, data, content["history"].numpy(), status, content["seed"],
+        content["seconds"], content["engine"], sites, content["draws"], notes,
+    )  # fmt: skip
+
+
+def _restore_family(kind: dict[str, Any], sites: tuple[Site, ...], model: Any) -> Whitened:
+    guide = FAMILIES[kind["family"]](model or _no_model, **kind["options"])
+    with local_parameters():
+        guide.restore(sites, like=kind["state"]["center"])
+        for name in ("center", "factor", "unit"):  # a full factor replaces the diagonal one
+            if name in kind["state"]:
+                setattr(guide, name, kind["state"][name].clone())
+        guide.load_state_dict(kind["state"])
+    _, guide = copied(guide.model, guide)
+    return guide
+
+
+def _no_model(**data: Any) -> None:
+    raise ModelError("This fit was loaded without its model: gb.load(path, model=model).")
+
+
+def _restore_given(kind: dict[str, Any], guide: Any, data: Mapping[str, Any] | None) -> Any:
+    if guide is None:
+        raise GuideError(
+            f"The file holds the parameters of a {kind['family']}, which is not one of gb.guides: "
+            "give the same guide untrained, gb.load(path, guide=...)."
+        )
+    _, twin = copied(guide, guide)
+    if "constraints" in kind:
+        owned = twin if isinstance(twin, Owned) else Owned(twin)
+        for name, value in kind["state"].items():
+            owned.adopt(name, value, _decode_support(kind["constraints"][name]))
+        return owned
+    return _with_state(twin, kind["state"], what="guide", data=data)
+
+
+def _with_state(
+    part: Any, state: dict[str, Tensor] | None, what: str = "model", data: Any = None
+) -> Any:
+    if part is None or not state:
+        return part
+    twin, _ = copied(part, part)
+    if not isinstance(twin, nn.Module):
+        owned = Owned(twin)
+        for name, value in state.items():
+            owned.adopt(name, value, constraints.real)
+        return owned
+    if data is not None and not list(twin.parameters()):
+        dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
+        tensors = as_tensors(data, dtype, torch.device("cpu"))
+        with local_parameters(), precision(dtype), random_state(0), torch.no_grad():
+            twin(**tensors)  # a lazy Pyro autoguide makes its parameters at the first call
+    try:
+        twin.load_state_dict(state)
+        twin.eval()  # as svi hands it back
+    except RuntimeError as error:
+        kind = GuideError if what == "guide" else ModelError
+        raise kind(
+            f"The {what} given does not have the saved parameters ({str(error).splitlines()[-1].strip()}). "
+            f"Give the {what} of the same architecture; a lazy Pyro autoguide needs data= too."
+        ) from error
+    return twin

@@ -1,0 +1,130 @@
+"""Did a stochastic fit arrive? What its last fifth says, and what restarts say of each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from guidebook.guides.autoguides.flow import Flow
+from guidebook.guides.autoguides.whitened import Whitened
+from guidebook.programs.graph import recording
+
+GRADIENT_LIMIT = 0.1
+"""Of the mean gradient in whitened parameters, in nats per posterior standard deviation: near the
+optimum the objective has unit curvature in them, so this is a distance of a tenth of one."""
+DRAWS_OF_A_RESTART = 1000
+DRAWS_TO_FIND_A_NAN = 500
+
+
+def converged(
+    guide: Any,
+    names: list[str],
+    sizes: list[int],
+    history: Tensor,
+    halves: Mapping[str, Tensor],
+    gradient: Tensor,
+) -> bool:
+    """Whether the objective is flat and, for whitened guides, parameters and gradient are at rest."""
+    if len(history) < 100 or not bool(history.isfinite().all()):
+        return False
+    if not flat_at_the_end(history.double().cpu().numpy()):
+        return False
+    if isinstance(guide, Whitened) and not isinstance(guide, Flow):
+        drift = (halves["first"] - halves["second"]).abs().max()
+        return bool(drift < GRADIENT_LIMIT) and bool(gradient.abs().max() < GRADIENT_LIMIT)
+    return True
+
+
+def flat_at_the_end(history: np.ndarray) -> bool:
+    """Whether the objective's mean over the last fifth is not clearly below that of the fifth before.
+
+    Clearly: by more than 0.1 nat and 0.01 % and more than four standard errors (of 20 batch means).
+    """
+    fifth = max(20, len(history) // 5)
+    before, last = history[-2 * fifth : -fifth], history[-fifth:]
+    gain = before.mean() - last.mean()
+    error = math.hypot(_batch_error(before), _batch_error(last))
+    return bool(gain < max(0.1 + 1e-4 * abs(last.mean()), 4 * error))
+
+
+def _batch_error(values: np.ndarray) -> float:
+    means = [part.mean() for part in np.array_split(values, min(20, len(values)))]
+    return float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else 0.0
+
+
+def restarts_rhat(problem: Any, rows: Tensor, place: Callable[[Tensor], Any]) -> float:
+    """The largest R-hat over sites across draws of the fitted restarts (Vehtari et al. 2021)."""
+    import xarray as xr
+    from arviz_stats.base import array_stats
+
+    chains: dict[str, list[np.ndarray]] = {}
+    with torch.no_grad(), recording():
+        for row in rows:
+            guide = place(row)
+
+            def one(_: Tensor, guide: Any = guide) -> dict[str, Tensor]:
+                trace = poutine.trace(guide).get_trace(**problem.data)
+                return {
+                    n: s["value"]
+                    for n, s in trace.nodes.items()
+                    if s["type"] == "sample"
+                    and not s["is_observed"]
+                    and not site_is_subsample(s)
+                    and not s["infer"].get("is_auxiliary")
+                }
+
+            number = torch.zeros(DRAWS_OF_A_RESTART, device=problem.device)
+            for name, value in torch.func.vmap(one, randomness="different")(number).items():
+                flat = value.reshape(len(number), -1).double().cpu().numpy()
+                chains.setdefault(name, []).append(flat)
+    worst = 1.0
+    for values in chains.values():
+        stacked = xr.DataArray(np.stack(values), dims=("chain", "draw", "x")).values
+        for column in range(stacked.shape[-1]):
+            if not (stacked[..., column].std(1) > 0).all():
+                continue  # a point guide has no spread to compare with
+            rhat = float(array_stats.rhat(stacked[..., column], chain_axis=0, draw_axis=1))
+            worst = max(worst, rhat) if math.isfinite(rhat) else worst
+    return worst
+
+
+def cause_of_nan(problem: Any, step: int, objective: float) -> str:
+    """The site that gives a value or density that is not finite, with the likely cause."""
+    if math.isfinite(objective):
+        return (
+            f"step {step}: the objective is finite and its gradient is not; probably a square root "
+            "or logarithm at zero in the model. Add a small constant inside it."
+        )
+    data = problem.batch(step)
+    for _ in range(DRAWS_TO_FIND_A_NAN):
+        with torch.no_grad(), recording():
+            guide = poutine.trace(problem.guide).get_trace(**data)
+            model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(**data)
+        for part, trace in (("guide", guide), ("model", model)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample":
+                    continue
+                with torch.no_grad(), recording():
+                    density = site["fn"].log_prob(site["value"])
+                if not bool(torch.as_tensor(site["value"]).isfinite().all()):
+                    return (
+                        f"step {step}: the value of site '{name}' in the {part} is not finite; "
+                        "probably a parameter ran away. Lower the step size or standardise the data."
+                    )
+                if not bool(density.isfinite().all()):
+                    return (
+                        f"step {step}: log_prob of site '{name}' in the {part} is not finite; "
+                        "probably a scale reached zero or a value left the support. Give the scale a "
+                        "prior away from zero, or check the units of the data."
+                    )
+    return (
+        f"step {step}: a rare draw of the guide gave it (not seen again in {DRAWS_TO_FIND_A_NAN} "
+        "draws); probably a value left the support or overflowed. Narrow the guide's first scale."
+    )

@@ -1,0 +1,145 @@
+"""The reference path: pyro.infer.SVI itself, with the same schedule and the same averaging."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import SVI
+from pyro.nn import PyroModule
+from torch import nn
+
+from guidebook.errors import SettingError
+from guidebook.inference.fits.running import progress_bar, stoppable
+from guidebook.inference.fits.status import Status
+from guidebook.inference.gradient.activity import watch
+from guidebook.inference.gradient.adam import Optimiser, schedule_table
+from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
+from guidebook.inference.gradient.problem import Outcome
+from guidebook.inference.gradient.run import CHUNK
+from guidebook.inference.gradient.step import AVERAGED
+from guidebook.programs.owned import Joined
+
+
+def run_reference(
+    problem: Any, optim: Any, default: Optimiser, steps: int, progress: bool, path: Path | None
+) -> Outcome:
+    """Steps of pyro.infer.SVI in a scoped parameter store.
+
+    Raises:
+        SettingError: with a checkpoint, which only the captured path writes.
+    """
+    if path is not None:
+        raise SettingError(
+            "checkpoint= needs the captured path: leave compile='auto', and a model and guide that "
+            "can be captured."
+        )
+    joined = Joined(problem.model, problem.guide)
+    optimiser = copy.deepcopy(optim) or pyro.optim.Adam({"lr": float(default.rates[0])})
+    history: list[float] = []
+    average = [torch.zeros_like(p) for p in joined.parameters()]
+    start, taken = steps - max(2, int(AVERAGED * steps)), 0
+    before: list[torch.Tensor] = []
+    names = list(getattr(problem.objective, "schedules", {}))
+    table = schedule_table(problem.objective, steps)
+    nan, interrupted, generator = False, False, torch.get_rng_state()
+    torch.manual_seed(problem.seed)  # the random numbers of the captured path
+    with _pyros_own_mode():
+        stepper = SVI(
+            registered("model", problem.model),
+            registered("guide", problem.guide),
+            optimiser,
+            problem.objective,
+        )
+        look = watch(problem.model, lambda: problem.guide, problem.batch) if progress else None
+        with progress_bar(progress, steps, 0) as bar, stoppable() as stop:
+            for step in range(steps):
+                if optim is None:
+                    _set_rate(optimiser, float(default.rates[step]))
+                if names:
+                    values = dict(zip(names, table[step].tolist(), strict=True))
+                    stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
+                before = [p.detach().clone() for p in joined.parameters()]
+                generator = torch.get_rng_state()
+                history.append(float(stepper.step(**problem.batch(step))))
+                if not (math.isfinite(history[-1]) and _finite(joined)):
+                    nan = True
+                    _put(joined, before)
+                    break
+                if step >= start and optim is None:
+                    taken += 1
+                    for mean, now in zip(average, joined.parameters(), strict=True):
+                        mean += (now.detach() - mean) / taken
+                if step % CHUNK == 0:
+                    bar(step, history[-1], look() if look else "")
+                if stop.is_set():
+                    interrupted = True
+                    break
+    notes: dict[str, Any] = {"path": "reference", "compiled": False}
+    if nan:
+        torch.set_rng_state(generator)  # the draws that did it
+        notes["nan"] = cause_of_nan(problem, len(history) - 1, history[-1])
+        status = Status.STOPPED_BY_NAN
+    elif interrupted:
+        status = Status.INTERRUPTED
+    else:
+        if taken:
+            _put(joined, average)
+        calm = len(history) >= 100 and flat_at_the_end(np.array(history))
+        status = Status.CONVERGED if calm else Status.STILL_MOVING
+    return Outcome(problem.model, problem.guide, np.array(history), status, notes)
+
+
+@contextlib.contextmanager
+def _pyros_own_mode() -> Iterator[None]:
+    """Parameters in a fresh store; values that are not finite end the fit, not an assertion."""
+    with (
+        pyro.settings.context(module_local_params=False), pyro.get_param_store().scope(),
+        pyro.validation_enabled(False), warnings.catch_warnings(),
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", message="Encountered")
+        yield
+
+
+def registered(name: str, part: Any) -> Callable[..., Any]:
+    """The part as pyro.infer.SVI needs it: parameters of a plain module become Pyro's."""
+    return part if isinstance(part, PyroModule) else _Registered(name, part)
+
+
+class _Registered(nn.Module):
+    """A module, so that an objective can put other values in the place of its parameters."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.name, self.part = name, part
+
+    def forward(self, **data: Any) -> Any:
+        for key, parameter in self.part.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{self.name}.{key}", parameter)
+        return self.part(**data)
+
+
+def _set_rate(optimiser: Any, rate: float) -> None:
+    optimiser.pt_optim_args["lr"] = rate
+    for one in optimiser.optim_objs.values():
+        for group in one.param_groups:
+            group["lr"] = rate
+
+
+def _finite(joined: nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in joined.parameters())
+
+
+def _put(joined: nn.Module, values: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(joined.parameters(), values, strict=True):
+            parameter.copy_(value)

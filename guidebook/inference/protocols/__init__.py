@@ -1,0 +1,1 @@
+"""What an engine may ask of a guide beyond draws and densities."""

@@ -1,0 +1,1 @@
+"""Models of units -1 and +1 with an energy: Ising, Boltzmann, Hopfield."""

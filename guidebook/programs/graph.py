@@ -1,0 +1,238 @@
+"""Record a Pyro computation once as a graph of tensor operations; run or compile that graph.
+
+Pyro spends its time in Python: handlers, traces, the parameter store, one optimiser object per
+parameter. `make_fx` runs the computation once and keeps only the tensor operations. The graph is
+then run as it is (about a quarter of Pyro's time on small models, ready at once), or compiled by
+Inductor (a thirtieth, ready after seconds). Both draw the same random numbers as eager torch.
+
+Three facts make recording work:
+1. `module_local_params=True`: parameters belong to their modules, so torch.func can substitute them.
+2. While recording `torch._C._get_tracing_state` answers true, and Pyro takes the branches it keeps
+   for its JIT: no `.item()` on masks, no value-dependent warnings. `torch_item` and `warn_if_nan`
+   have no such branch and are replaced; so is `safe_log`, an autograd.Function of the kind that
+   torch.func cannot differentiate. `TraceEnum_ELBO` drops what has probability zero, and a graph
+   of fixed shapes cannot: there the terms are zeroed (`_Zeroed`).
+3. Validation reads values, so it is off; one eager run with validation on comes first and gives the
+   readable errors (`guidebook.programs.check`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyro
+import torch
+import torch._dynamo
+from pyro.infer.util import Dice
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+from guidebook.errors import GuidebookError
+
+SECONDS_TO_COMPILE = 4.0
+
+
+SECONDS_PER_NODE = 2e-6  # of an uncompiled graph, small tensors, one core
+
+
+SCALAR_UP_TO = 8192
+"""Elements of the largest tensor up to which kernels are compiled without vector headers: that takes
+half the time, and the kernels are as fast."""
+
+
+class CannotRecord(Exception):
+    """The computation depends on values (control flow, .item()); the message says where."""
+
+
+class _SafeLog(torch.autograd.Function):
+    """log x with the gradient 1 / max(x, eps), as `pyro.ops.special.safe_log`, for torch.func."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
+class _Zeroed(TorchFunctionMode):
+    """masked_select without dropping: zeros where the mask is false, the same sum afterwards."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.masked_select:
+            value, mask = args
+            return torch.where(mask, value, torch.zeros((), dtype=value.dtype, device=value.device))
+        return func(*args, **(kwargs or {}))
+
+
+class _Detached(TorchFunctionMode):
+    """value.data as value.detach(): Pyro's enumeration reads shapes from it, which vmap refuses."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+def _expectation(dice: Dice, costs: Any) -> Tensor:
+    with _Zeroed():
+        return _compute_expectation(dice, costs)
+
+
+_compute_expectation = Dice.compute_expectation
+
+
+def _standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As torch's own, which on its JIT branch fills two tensors to draw from; the same numbers."""
+    return torch.randn(shape, dtype=dtype, device=device)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Pyro without validation, on its JIT branches, without `.item()`."""
+    stand_ins: dict[str, Callable[..., Any]] = {
+        # detached, as .item() is: Trace_ELBO takes the score-function term from such a difference
+        "torch_item": lambda x: x.detach() if isinstance(x, Tensor) else x,
+        "warn_if_nan": lambda value, *a, **k: value,
+        "safe_log": _SafeLog.apply,
+        "_standard_normal": _standard_normal,
+    }
+    places = ("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions", "torch.distributions")
+    kept: list[tuple[Any, str, Any]] = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith(places):
+            kept += [(module, key, vars(module)[key]) for key in stand_ins if key in vars(module)]
+    tracing = torch._C._get_tracing_state
+    try:
+        for module, key, _ in kept:
+            setattr(module, key, stand_ins[key])
+        Dice.compute_expectation = _expectation
+        torch._C._get_tracing_state = lambda: True  # type: ignore[assignment,return-value]
+        with (
+            warnings.catch_warnings(),
+            _Detached(),
+            pyro.settings.context(
+                module_local_params=True,
+                validate_poutine=False,
+                validate_infer=False,
+                validate_distributions_pyro=False,
+                validate_distributions_torch=False,
+            ),
+        ):
+            warnings.simplefilter("ignore")  # torch's tracer warns at every len(tensor)
+            yield
+    finally:
+        torch._C._get_tracing_state = tracing
+        Dice.compute_expectation = _compute_expectation
+        for module, key, original in kept:
+            setattr(module, key, original)
+
+
+def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
+    """The graph of function at arguments shaped like the example.
+
+    Raises:
+        CannotRecord: where the function reads values, with the reason.
+    """
+    try:
+        with recording():
+            graph = make_fx(lambda *arguments: function(*arguments))(*example)
+    except GuidebookError:  # the reference path would raise it too
+        raise
+    except Exception as error:
+        raise CannotRecord(reason(error)) from error
+    _keep_dtypes(graph)
+    _drop_views_of_nothing(graph)
+    return graph
+
+
+def _keep_dtypes(graph: torch.fx.GraphModule) -> None:
+    """Constants are made in the dtype they were recorded in, not in torch's default of the moment."""
+    for node in graph.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload) or node.all_input_nodes:
+            continue
+        takes = any(argument.name == "dtype" for argument in node.target._schema.arguments)
+        if takes and node.kwargs.get("dtype") is None and isinstance(node.meta.get("val"), Tensor):
+            node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
+
+
+def _drop_views_of_nothing(graph: torch.fx.GraphModule) -> None:
+    """detach and alias do nothing inside a recorded graph, and cost a dispatch each."""
+    idle = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target in idle:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[..., Any]:
+    """The graph compiled by Inductor; the graph itself, with one warning, where that fails.
+
+    The arguments must keep the shapes of the example: nothing checks them at a call.
+    """
+    import torch._inductor as inductor
+    import torch._inductor.config as inductor_config
+
+    settings: dict[str, Any] = {
+        "fallback_random": True,  # the random numbers of eager torch
+        "size_asserts": False,  # a fifth of a small step
+        "alignment_asserts": False,
+        # Of a cold start three quarters went into trying the compiler on every vector instruction
+        # set, and into precompiling headers that one or two kernels do not earn back.
+        "cpp.vec_isa_ok": True,
+        "cpp_cache_precompile_headers": False,
+    }
+    if largest(graph) <= SCALAR_UP_TO:
+        settings["cpp.simdlen"] = 1
+    try:
+        with inductor_config.patch(settings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return inductor.compile(graph, list(example))
+    except Exception as error:  # no C++ compiler, no Python headers, an operation it cannot lower
+        warnings.warn(
+            "The recorded step could not be compiled and runs uncompiled, a few times slower "
+            f"({reason(error)}). A C++ compiler (Debian: g++) makes it fast.",
+            stacklevel=2,
+        )
+        return graph
+
+
+def worth_compiling(graph: torch.fx.GraphModule, calls: int, device: torch.device) -> bool:
+    """Whether compiling pays: decided by the graph's size alone, so the same on every machine."""
+    if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        return False
+    if largest(graph) > 1_000_000:  # the time is in the matrix products
+        return calls > 2000
+    return len(graph.graph.nodes) * SECONDS_PER_NODE * calls > SECONDS_TO_COMPILE
+
+
+def largest(graph: torch.fx.GraphModule) -> int:
+    """The number of elements of the largest tensor that the graph computes.
+
+    Inputs and what is written in place do not count: a history is long, and one entry is touched.
+    """
+    made = [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    values = [n.meta.get("val") for n in made if not n.target._schema.is_mutable]
+    return max((v.numel() for v in values if isinstance(v, Tensor)), default=0)
+
+
+def reason(error: BaseException) -> str:
+    """The kind of error and the first line of its message."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"

@@ -1,0 +1,359 @@
+"""The model's log density on the unconstrained scale, recorded once and evaluated in batches.
+
+    log p(x, u) = log p(x, z(u)) + log |det dz/du|,     u in R^D,
+
+with its gradient and Hessian. Discrete sites marked for enumeration are summed out exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.infer.mcmc.util import TraceEinsumEvaluator
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from guidebook.errors import ModelError
+from guidebook.programs.graph import CannotRecord, record, recording
+from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import Site, Substitute, bijection, is_enumerated, latent_sites
+
+ELEMENTS_AT_ONCE = 4_000_000
+
+
+class Potential:
+    """log p(x, u) of model(**data), for u (S, D) in the dtype of the data.
+
+    Attributes:
+        sites: the latent sites, in order; dimension: D, of all of them.
+        vectorised: False once the model has shown that it must be run draw by draw.
+        derived, observed: names of the deterministic and of the observed sites.
+        plates: name to (plate, dim) of every site's plates.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], data: Mapping[str, Any], sites: tuple[Site, ...] = ()
+    ) -> None:
+        self.model, self.data = model, dict(data)
+        with local_parameters(), precision(self.dtype), torch.no_grad():
+            self.sites = sites or latent_sites(model, self.data)
+            nodes = _sample_nodes(model, self.data)
+        self._nesting = _plate_nesting(nodes)
+        self.derived = tuple(n for n, node in nodes.items() if _depends_on_latents(node))
+        self.observed = tuple(
+            n for n, node in nodes.items() if node["is_observed"] and not is_deterministic(node)
+        )
+        self.plates = {
+            n: tuple((f.name, f.dim) for f in node["cond_indep_stack"] if f.vectorized)
+            for n, node in nodes.items()
+        }
+        self.dimension = sum(site.size for site in self.sites)
+        rows = max((v.numel() for v in self.data.values() if isinstance(v, Tensor)), default=1)
+        self.chunk = max(1, min(2048, ELEMENTS_AT_ONCE // max(rows, self.dimension)))
+        self._graphs: dict[Any, Callable[..., Any]] = {}
+        self.vectorised = True
+        tensors = [v for v in self.data.values() if isinstance(v, Tensor)]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+
+    # one position -------------------------------------------------------------------------------
+
+    def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
+        substitute = Substitute(u)
+        model = self.model
+        if self._nesting is not None:
+            model = poutine.enum(model, first_available_dim=-1 - self._nesting)
+        with substitute:
+            trace = poutine.trace(model).get_trace(**self.data)
+        values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
+        log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
+        if self._nesting is not None:
+            log_joint = TraceEinsumEvaluator(trace, True, self._nesting).log_prob(trace)
+        else:
+            log_joint = u.new_zeros(())
+            for node in trace.nodes.values():
+                if node["type"] == "sample" and not site_is_subsample(node):
+                    log_joint = log_joint + _scaled(node).sum()
+        return log_joint, log_det, values
+
+    def _log_density(self, u: Tensor) -> Tensor:
+        log_joint, log_det, _ = self._evaluate(u)
+        return log_joint + log_det
+
+    def _value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        grad, value = torch.func.grad_and_value(self._log_density)(u)
+        return value, grad
+
+    def single(self) -> torch.fx.GraphModule:
+        """The recorded graph of u (D,) -> (log p(x, u), gradient).
+
+        Raises:
+            CannotRecord: the model reads values.
+        """
+        if "single" not in self._graphs:
+            u = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
+            with local_parameters(), precision(self.dtype):
+                self._graphs["single"] = record(self._value_and_grad, u)
+        return self._graphs["single"]  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        floats = [v for v in self.data.values() if isinstance(v, Tensor) and v.is_floating_point()]
+        return floats[0].dtype if floats else torch.get_default_dtype()
+
+    # batches of positions -----------------------------------------------------------------------
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, z) and log |det dz/du|, each (S,), at u (S, D)."""
+        return self._batched("density", lambda v: self._evaluate(v)[:2], u)
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, u) (S,) and its gradient (S, D) at u (S, D)."""
+        return self._batched("gradient", self._value_and_grad, u)
+
+    def constrain(self, u: Tensor) -> dict[str, Tensor]:
+        """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
+        return self._batched("values", lambda v: self._evaluate(v)[2], u)
+
+    def replay(self, key: str, collect: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
+        """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front."""
+
+        def run(one: Tensor) -> dict[str, Tensor]:
+            with Substitute(one):
+                return collect(poutine.trace(self.model).get_trace(**self.data))
+
+        return self._batched(key, run, u)
+
+    def hessian(self, u: Tensor) -> Tensor:
+        """d^2 log p(x, u) / du du' (D, D) at u (D,); by differences where torch has no second
+        derivative of an operation of the model.
+        """
+        with local_parameters(), precision(self.dtype), recording():
+            try:
+                rows = torch.func.jacrev(torch.func.grad(self._log_density))(u)
+            except (RuntimeError, NotImplementedError):
+                rows = self._difference_hessian(u)
+        return (0.5 * (rows + rows.T)).detach()
+
+    def _difference_hessian(self, u: Tensor) -> Tensor:
+        step = 1e-4 * (1 + u.abs())
+        shifts = torch.diag(step)
+        _, ahead = self.value_and_grad(u + shifts)
+        _, behind = self.value_and_grad(u - shifts)
+        return (ahead - behind) / (2 * step[:, None])
+
+    def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
+        """u (S, D) of values of the sites, each (S, *shape)."""
+
+        def invert(one: dict[str, Tensor]) -> Tensor:
+            inverse = _Invert(one)
+            with inverse:
+                self.model(**self.data)
+            return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
+
+        with local_parameters(), precision(self.dtype), recording(), torch.no_grad():
+            try:
+                return torch.func.vmap(invert, randomness="different")(dict(values))
+            except RuntimeError:  # a model that cannot be vectorised: draw by draw
+                count = len(next(iter(values.values())))
+                singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
+                return torch.stack(singles)
+
+    def prior_positions(self, count: int, seed: int) -> np.ndarray:
+        """u (count, D) of draws from the prior; N(0, 2^2) where a site's prior cannot be drawn."""
+        rows = []
+        with local_parameters(), precision(self.dtype), random_state(seed), torch.no_grad():
+            for _ in range(count):
+                drawn = _DrawPrior()
+                with recording(), drawn:
+                    self.model(**self.data)
+                flat = [drawn.flat[site.name].reshape(-1) for site in self.sites]
+                rows.append(torch.cat(flat).double().cpu().numpy())
+        return np.nan_to_num(np.array(rows), posinf=10.0, neginf=-10.0)
+
+    def _batched(self, key: str, function: Callable[..., Any], u: Tensor) -> Any:
+        u = u.detach()
+        size = self.chunk if len(u) > self.chunk else _rounded(len(u))
+        pieces = []
+        for piece in u.split(size):
+            short = size - len(piece)
+            padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
+            result = self._surely(self._graph(key, function, padded), padded)
+            pieces.append(_map(result, partial(_first, len(piece))))
+        return _join(pieces)
+
+    def _surely(self, graph: Callable[..., Any], u: Tensor) -> Any:
+        """The graph at u; rows at which a factorisation fails get NaN instead of failing all."""
+        try:
+            return graph(u)
+        except LinAlgError:
+            pass
+        fine = torch.zeros(len(u), dtype=torch.bool)
+        for start in range(len(u)):
+            same = u[start : start + 1].expand_as(u)
+            try:
+                graph(same)
+                fine[start] = True
+            except LinAlgError:
+                continue
+        if not bool(fine.any()):
+            raise ModelError(
+                "A matrix of the model is not positive definite at any of the positions tried. Add "
+                "a small number to its diagonal."
+            )
+        good = torch.where(fine[:, None].to(u.device), u, u[fine.nonzero()[0]])
+        bad = ~fine.to(u.device)
+
+        def spoilt(value: Tensor) -> Tensor:
+            mask = bad.reshape(-1, *[1] * (value.dim() - 1))
+            return torch.where(mask, torch.full_like(value, math.nan), value)
+
+        return _map(graph(good), spoilt)
+
+    @property
+    def cost(self) -> int:
+        """Numbers that one gradient at one position goes through: the work of a draw."""
+        try:
+            graph = self.single()
+        except CannotRecord:
+            return ELEMENTS_AT_ONCE
+        values = (n.meta.get("val") for n in graph.graph.nodes)
+        return sum(v.numel() + 50 for v in values if isinstance(v, Tensor))
+
+    def _graph(self, key: str, function: Callable[..., Any], u: Tensor) -> Callable[..., Any]:
+        name = key, len(u)
+        if name not in self._graphs:
+            vectorised = torch.func.vmap(function, randomness="different")
+            with local_parameters(), precision(self.dtype):
+                try:
+                    self._graphs[name] = _without_grad(record(vectorised, u))
+                except CannotRecord:
+                    self.vectorised = False
+                    self._graphs[name] = self._one_by_one(function)
+        return self._graphs[name]
+
+    def _one_by_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A model that cannot be vectorised is evaluated position by position."""
+
+        def loop(u: Tensor) -> Any:
+            with local_parameters(), precision(self.dtype), recording():
+                results = [_map(function(row), lambda t: t[None]) for row in u]
+            return _map(_join(results), lambda t: t.detach())
+
+        return loop
+
+
+class _Invert(Messenger):
+    """Runs a model with the sites at given values and keeps u = T^-1(z) of each."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.flat: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            value = self.values[msg["name"]].reshape(msg["fn"].shape())
+            self.flat[msg["name"]] = bijection(msg["fn"].support).inv(value)
+            msg["value"], msg["done"] = value, True
+
+
+class _DrawPrior(Messenger):
+    """Draws every latent site from its prior and keeps u; a flat prior gives N(0, 2^2) in u."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
+            return
+        fn = msg["fn"]
+        transform = bijection(fn.support)
+        flat = torch.full((), math.nan)
+        with contextlib.suppress(NotImplementedError):
+            flat = transform.inv(fn.sample())
+        if not bool(flat.isfinite().all()):
+            flat = 2 * torch.randn(transform.inverse_shape(fn.shape()))
+        self.flat[msg["name"]] = flat
+        msg["value"], msg["done"] = transform(flat), True
+
+
+def _sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    with poutine.block(), Substitute():
+        trace = poutine.trace(model).get_trace(**data)
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not site_is_subsample(node)
+    }
+
+
+def is_deterministic(node: Any) -> bool:
+    """Whether the node is a pyro.deterministic statement."""
+    return node["infer"].get("_deterministic", False)
+
+
+def _depends_on_latents(node: Any) -> bool:
+    value = node["value"]
+    return is_deterministic(node) and isinstance(value, Tensor) and value.is_floating_point()
+
+
+def enumeration_depth(model: Callable[..., Any], data: Mapping[str, Any]) -> int | None:
+    """max_plate_nesting for TraceEnum_ELBO where the model sums a site out, else None."""
+    with torch.no_grad():
+        return _plate_nesting(_sample_nodes(model, data))
+
+
+def _plate_nesting(nodes: Mapping[str, Any]) -> int | None:
+    """How deep the plates go, for a model with enumerated sites; None for one without."""
+    if not any(is_enumerated(n) and not n["is_observed"] for n in nodes.values()):
+        return None
+    dims = [f.dim for n in nodes.values() for f in n["cond_indep_stack"] if f.vectorized]
+    return -min(dims, default=0)
+
+
+def _scaled(node: Any) -> Tensor:
+    """The site's log density with its mask and plate scale."""
+    from pyro.distributions.util import scale_and_mask
+
+    log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
+    return scale_and_mask(log_prob, node["scale"], node["mask"])
+
+
+def _first(n: int, value: Tensor) -> Tensor:
+    return value[:n]
+
+
+def _rounded(n: int) -> int:
+    """A few batch sizes serve all: the next power of two."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _without_grad(graph: Callable[..., Any]) -> Callable[..., Any]:
+    def run(u: Tensor) -> Any:
+        with torch.no_grad():
+            return graph(u)
+
+    return run
+
+
+def _map(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(result, dict):
+        return {key: function(value) for key, value in result.items()}
+    return tuple(function(value) for value in result)
+
+
+def _join(pieces: list[Any]) -> Any:
+    if isinstance(pieces[0], dict):
+        return {key: torch.cat([p[key] for p in pieces]) for key in pieces[0]}
+    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))

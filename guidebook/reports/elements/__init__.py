@@ -1,0 +1,1 @@
+"""What sections are made of: pictures, tables, numbers as they are written, the style of figures."""

@@ -1,0 +1,1 @@
+"""Figures of any comparison: a matplotlib figure a function."""

@@ -1,0 +1,162 @@
+"""The figures and tables of an amortised fit that say where its bound leaks and if z is used.
+
+Each takes `AmortizedNumbers` and returns a `matplotlib.figure.Figure`, or None where there is
+nothing to draw; `tables` gives what the page shows as tables.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from guidebook.inference.gradient.activity import ACTIVE
+from guidebook.reports.elements.style import GREY, INK, PALETTE, figure, gridlines, styled
+from guidebook.reports.sections.row_figures import mosaic
+
+if TYPE_CHECKING:
+    from guidebook.diagnostics.amortized.gap import GapLedger
+    from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
+
+
+_ELBO, _AMORTISATION, _APPROXIMATION = "#c9ced6", PALETTE[1], PALETTE[0]
+
+
+_MOST_BARS = 60
+
+
+@styled
+def gap_bars(numbers: AmortizedNumbers) -> Figure | None:
+    """The two gaps: on average, and of every row looked at, the largest first."""
+    ledger: GapLedger | None = getattr(numbers, "ledger", None)
+    if ledger is None or not ledger.family:
+        return None
+    terms = ledger.terms()
+    drawn = figure(2.9)
+    left, right = drawn.subplots(1, 2, width_ratios=(1, 1.9))
+    names = ["amortisation gap\n(encoder)", "approximation gap\n(family)"]
+    values = [terms["amortisation"], terms["approximation"]]
+    left.barh(
+        [1, 0], [v.value for v in values], xerr=[v.se for v in values],
+        color=[_AMORTISATION, _APPROXIMATION], height=0.6, ecolor=INK, capsize=3,
+    )  # fmt: skip
+    left.set_yticks([1, 0], names)
+    left.axvline(0.0, color=GREY, lw=0.8)
+    left.set(xlabel="nats a row", title="on average (± se)")
+    gridlines(left)
+    order = np.argsort(-(ledger.evidence - ledger.elbo))
+    at = np.arange(len(order))
+    lost, family = ledger.amortisation[order], np.maximum(ledger.approximation[order], 0.0)
+    right.bar(at, family, width=1.0, color=_APPROXIMATION, label="approximation")
+    right.bar(
+        at, np.maximum(lost, 0.0), bottom=family, width=1.0, color=_AMORTISATION,
+        label="amortisation",
+    )  # fmt: skip
+    right.set(
+        xlabel="rows, the largest gap first", ylabel="nats", xlim=(-0.5, len(at) - 0.5),
+        title=f"each of {len(at)} rows",
+    )  # fmt: skip
+    right.legend(loc="upper right")
+    gridlines(right, "y")
+    return drawn
+
+
+@styled
+def kl_bars(numbers: AmortizedNumbers) -> Figure | None:
+    """KL of each latent dimension, and the variance of its posterior means against the threshold."""
+    found = getattr(numbers, "collapse", None)
+    if found is None:
+        return None
+    order = np.argsort(-found.kl, kind="stable")[:_MOST_BARS]
+    at = np.arange(len(order))
+    tones = [PALETTE[0] if found.active[j] else "#c9ced6" for j in order]
+    drawn = figure(2.7)
+    left, right = drawn.subplots(1, 2)
+    left.bar(at, found.kl[order], color=tones, width=0.75)
+    left.set(ylabel="nats", title=f"KL to the prior, {found.kl.sum():.3g} nats in all")
+    floor = 1e-4
+    right.bar(at, np.maximum(found.variance[order], floor), color=tones, width=0.75)
+    right.axhline(ACTIVE, color=INK, lw=1.0, ls="--")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.set_ylim(floor, max(2.0, 1.5 * float(found.variance.max())))
+    active = int(found.active.sum())
+    right.set(
+        ylabel="prior variances",
+        title=f"variance of posterior means: {active} of {len(found.kl)} active",
+    )
+    names = [found.names[j] for j in order]
+    for axes in (left, right):
+        axes.set_xticks(at, names, rotation=90 if len(at) > 12 else 0, fontsize=7.5)
+        gridlines(axes, "y")
+    return drawn
+
+
+@styled
+def nearest_neighbours(numbers: AmortizedNumbers) -> Figure | None:
+    """Samples above the training rows nearest to them, and their distances against fresh rows'."""
+    made = getattr(numbers, "generation", None)
+    if made is None or len(made.samples) == 0:
+        return None
+    if numbers.image_shape is not None:
+        rows = [made.samples[:12], made.neighbours[:12]]
+        above = [f"{d:.2g}" for d in made.sample_distance[:12]]
+        return mosaic(numbers, rows, ["sample", "nearest\nin training"], above)
+    drawn = figure(2.4)
+    axes = drawn.subplots()
+    top = float(max(made.sample_distance.max(), np.quantile(made.fresh_distance, 0.99)))
+    bins = np.linspace(0, top, 31).tolist()
+    fresh = "held-out rows" if made.held_out else "training rows, to each other"
+    axes.hist(made.fresh_distance, bins=bins, density=True, color="#c9ced6", label=fresh)
+    axes.hist(
+        made.sample_distance, bins=bins, density=True, histtype="step", color=PALETTE[0], lw=1.6,
+        label="samples",
+    )  # fmt: skip
+    axes.set(xlabel="distance to the nearest training row", ylabel="density")
+    axes.legend()
+    return drawn
+
+
+@styled
+def two_distances(numbers: AmortizedNumbers) -> Figure | None:
+    """Images shifted, with a piece missing, and brighter: squared error and SSIM above each."""
+    found = getattr(numbers, "warned", None)
+    if found is None or len(found.images) == 0:
+        return None
+    apart = np.abs(found.squared["altered"] / np.maximum(found.squared["shifted"], 1e-12) - 1)
+    pick = np.argsort(-(found.disagree * (1 + apart)), kind="stable")
+    columns, above = [], []
+    for i in pick[:3]:
+        columns.append(found.images[i])
+        above.append("data")
+        for name, images in found.changed.items():
+            columns.append(images[i])
+            above.append(
+                f"{name}\nerror {found.squared[name][i]:.1f}\nSSIM {found.similarity[name][i]:.2f}"
+            )
+    return mosaic(numbers, [np.stack(columns).reshape(len(columns), -1)], [""], above)
+
+
+def warning_caption(numbers: AmortizedNumbers) -> str:
+    """What the strip of `two_distances` says, with its numbers."""
+    found = getattr(numbers, "warned", None)
+    if found is None:
+        return ""
+    error = {k: float(v.mean()) for k, v in found.squared.items()}
+    alike = {k: float(v.mean()) for k, v in found.similarity.items()}
+    return (
+        "The reconstruction error counts pixels, not what is seen. Shifted by half a pixel; a piece "
+        "replaced by background; brightened by as much squared error as the shift. "
+        f"Squared error and SSIM order shifted and altered differently for {found.disagree.mean():.0%} "
+        f"of {len(found.images)} images (on average {error['shifted']:.2g} and {error['altered']:.2g}; "
+        f"SSIM {alike['shifted']:.2f} and {alike['altered']:.2f}); at equal squared error, brighter "
+        f"has SSIM {alike['brighter']:.2f}. SSIM is no judge of meaning either: 1 is equal."
+    )
+
+
+def neighbour_caption(numbers: AmortizedNumbers) -> str:
+    """What the strip of `nearest_neighbours` says, with its numbers."""
+    made = getattr(numbers, "generation", None)
+    told = "" if made is None else f"Decoded draws of the prior. {made.sentence()}"
+    return told.replace("+-", "±").replace(" -", " −")

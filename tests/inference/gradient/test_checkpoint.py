@@ -1,0 +1,240 @@
+"""A fit continued from its checkpoint is the fit that was never interrupted, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+import guidebook as gb
+from guidebook import Status
+from guidebook.errors import FileError, SettingError
+from guidebook.inference.gradient import checkpoint as checkpoints
+from guidebook.inference.gradient.step import Step
+from guidebook.models.hierarchical import eight_schools
+from guidebook.models.regression import logistic_regression
+
+STEPS = 150
+
+
+def logistic_data(rows=60):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 2))
+    return {"X": X, "y": (X[:, 0] + rng.normal(size=rows) > 0).astype(float)}
+
+
+def schools(**settings):
+    guide = settings.pop("guide", gb.guides.mean_field)(eight_schools)
+    return fit(eight_schools, guide, gb.datasets.eight_schools(), **settings)
+
+
+def fit(model, guide, data, **settings):
+    settings = {"steps": STEPS, "compile": "graph", "progress": False, "seed": 5} | settings
+    return gb.svi(model, guide, data, **settings)
+
+
+def interrupt_after(monkeypatch, count):
+    """Ctrl-C while step `count` runs, as a terminal sends it."""
+    advance = Step._advance
+
+    def patched(self, done, upto, stop):
+        if done <= count < upto:
+            done = advance(self, done, count, stop)
+            os.kill(os.getpid(), signal.SIGINT)
+            return advance(self, done, upto, stop)
+        return advance(self, done, upto, stop)
+
+    monkeypatch.setattr(Step, "_advance", patched)
+
+
+CASES = {
+    "full data": lambda **s: schools(**s),
+    "flow": lambda **s: schools(guide=lambda m: gb.guides.flow(m, 1, 8, 4), **s),
+    "restarts": lambda **s: schools(restarts=4, **s),
+    "stock guide": lambda **s: schools(guide=AutoNormal, **s),
+    "mini-batches": lambda **s: fit(
+        logistic_regression, gb.guides.full_rank(logistic_regression), logistic_data(),
+        batch_size=16, **s,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("count", [73])
+def test_interrupted_and_continued_is_uninterrupted(case, count, tmp_path, monkeypatch):
+    whole = CASES[case]()
+    path = tmp_path / "fit.checkpoint"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, count)
+        stopped = CASES[case](checkpoint=path)
+    assert stopped.status is Status.INTERRUPTED
+    assert "same checkpoint" in stopped.status.value
+    assert len(stopped.history) == count
+    np.testing.assert_array_equal(stopped.history[:10].shape, (10,))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    torch.manual_seed(99)  # the caller's random state plays no part
+    continued = CASES[case](checkpoint=path)
+    np.testing.assert_array_equal(continued.history, whole.history)
+    assert continued.status is whole.status
+    for left, right in zip(continued.guide.parameters(), whole.guide.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_interrupted_twice(tmp_path, monkeypatch):
+    whole = schools()
+    path = tmp_path / "fit.checkpoint"
+    for count in (20, 101):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, count)
+            stopped = schools(checkpoint=path)
+        assert len(stopped.history) == count
+    np.testing.assert_array_equal(schools(checkpoint=path).history, whole.history)
+
+
+def test_a_finished_checkpoint_gives_the_fit_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "fit.checkpoint"
+    whole = schools(checkpoint=path)
+    monkeypatch.setattr(Step, "_advance", None)  # no step is taken
+    again = schools(checkpoint=path)
+    np.testing.assert_array_equal(again.history, whole.history)
+    assert again.status is whole.status
+    for left, right in zip(again.guide.parameters(), whole.guide.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_ctrl_c_in_another_process_writes_the_checkpoint_and_returns(tmp_path):
+    program = textwrap.dedent("""
+        import os, signal, sys, threading, time
+        import torch
+        torch.set_num_threads(1)
+        import guidebook as gb
+        from pathlib import Path
+        def interrupt():
+            while not Path(sys.argv[1] + ".started").exists():
+                time.sleep(0.05)
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+        from guidebook.inference.step import Step
+        advance = Step._advance
+        def announced(*arguments):
+            Path(sys.argv[1] + ".started").touch()
+            return advance(*arguments)
+        Step._advance = announced
+        threading.Thread(target=interrupt, daemon=True).start()
+        model = gb.models.eight_schools
+        fit = gb.svi(model, gb.guides.mean_field(model), gb.datasets.eight_schools(), seed=5,
+                     steps=10_000_000, compile="graph", progress=False, checkpoint=sys.argv[1])
+        print(fit.status.name, len(fit.history))
+    """)
+    path = tmp_path / "fit.checkpoint"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True, text=True, check=True, env=environment(), timeout=120,
+    )  # fmt: skip
+    status, steps = done.stdout.split()
+    assert status == "INTERRUPTED"
+    assert int(checkpoints.read(path, checkpoints.FORMAT)["state"]["step"]) == int(steps) > 0
+
+
+def environment():
+    import guidebook
+
+    return {**os.environ, "PYTHONPATH": str(Path(guidebook.__file__).parents[1])}
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        (lambda path: schools(checkpoint=path, seed=6), "seed"),
+        (lambda path: schools(checkpoint=path, steps=STEPS + 1), "steps"),
+        (lambda path: schools(checkpoint=path, restarts=2), "restarts"),
+        (lambda path: schools(checkpoint=path, guide=gb.guides.full_rank), "names"),
+        (
+            lambda path: fit(
+                eight_schools, gb.guides.mean_field(eight_schools),
+                {k: v + 1 for k, v in gb.datasets.eight_schools().items()}, checkpoint=path,
+            ),
+            "data",
+        ),
+        (
+            lambda path: fit(
+                logistic_regression, gb.guides.mean_field(logistic_regression), logistic_data(),
+                checkpoint=path,
+            ),
+            "shapes",
+        ),
+    ],
+)  # fmt: skip
+def test_the_checkpoint_of_another_fit_is_refused_and_kept(other, differs, tmp_path):
+    path = tmp_path / "fit.checkpoint"
+    schools(checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(FileError, match=rf"another fit.*{differs}.*remove the file"):
+        other(path)
+    assert path.read_bytes() == before
+
+
+def test_the_checkpoint_of_another_model_of_the_same_shape_is_refused(tmp_path):
+    """Centred and non-centred schools have the same parameters and the same data."""
+    path = tmp_path / "fit.checkpoint"
+    schools(checkpoint=path)
+    model = gb.models.eight_schools_centered
+    with pytest.raises(FileError, match=r"another fit.*model"):
+        fit(model, gb.guides.mean_field(model), gb.datasets.eight_schools(), checkpoint=path)
+
+
+def test_another_optimiser_is_another_fit(tmp_path):
+    import pyro
+
+    path = tmp_path / "fit.checkpoint"
+    schools(checkpoint=path)
+    with pytest.raises(FileError, match=r"another fit.*optim"):
+        schools(checkpoint=path, optim=pyro.optim.Adam({"lr": 0.02}))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_checkpoint_is_refused(share, tmp_path):
+    path = tmp_path / "fit.checkpoint"
+    schools(checkpoint=path, steps=20)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(FileError, match=r"cannot be read.*truncated or foreign"):
+        schools(checkpoint=path, steps=20)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "fit.pt"
+    schools(steps=20).save(path)
+    with pytest.raises(FileError, match="is not a guidebook checkpoint"):
+        schools(checkpoint=path, steps=20)
+    path.write_text("hello")
+    with pytest.raises(FileError, match="truncated or foreign"):
+        schools(checkpoint=path, steps=20)
+
+
+def test_the_reference_path_writes_no_checkpoint_and_says_so(tmp_path):
+    with pytest.raises(SettingError, match="checkpoint= needs the captured path"):
+        schools(checkpoint=tmp_path / "fit.checkpoint", compile=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoints.write_atomically({"format": "a 1"}, path)
+    before = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FileError, match="No space left"):
+        checkpoints.write_atomically({"format": "b 1"}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

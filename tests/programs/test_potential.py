@@ -1,0 +1,232 @@
+"""The log density on the unconstrained scale, against SciPy and by hand."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from pyro.distributions import constraints
+
+from guidebook.programs.potential import Potential
+
+
+def regression(x, y=None):
+    """A positive scale, a free slope, a probability: three kinds of support."""
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    scale = pyro.sample("scale", dist.HalfCauchy(3.0))
+    mix = pyro.sample("mix", dist.Beta(2.0, 3.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Normal(slope * x * mix, scale), obs=y)
+
+
+def garch(y):
+    """The support of the second site depends on the first: beta in (0, 1 - alpha)."""
+    alpha = pyro.sample("alpha", dist.Uniform(0.0, 1.0))
+    beta = pyro.sample("beta", dist.Uniform(0.0, 1.0 - alpha))
+    pyro.sample("y", dist.Normal(alpha + 2 * beta, 0.3).expand([len(y)]).to_event(1), obs=y)
+
+
+def supports(y):
+    """One site of every support that needs a transform of several coordinates."""
+    pyro.sample("weights", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])))
+    pyro.sample("L", dist.LKJCholesky(3, 2.0))
+    pyro.sample("cuts", dist.TransformedDistribution(
+        dist.Normal(torch.zeros(3), 1.0).to_event(1), dist.transforms.OrderedTransform()))  # fmt: skip
+    with pyro.plate("group", 2):
+        pyro.sample("rates", dist.Gamma(2.0, 1.0))
+    centre = pyro.sample("centre", dist.Uniform(-1.0, 4.0))
+    pyro.sample("y", dist.Normal(centre, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+
+def mixture(y):
+    weight = pyro.sample("weight", dist.Beta(2.0, 2.0))
+    with pyro.plate("component", 2):
+        mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+    with pyro.plate("row", len(y)):
+        probabilities = torch.stack([weight, 1 - weight])
+        z = pyro.sample("z", dist.Categorical(probabilities), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(mean[z], 0.7), obs=y)
+
+
+def tensor(values):
+    return torch.as_tensor(np.asarray(values), dtype=torch.float64)
+
+
+Y = tensor([0.4, -0.7, 1.9, 0.1])
+X = tensor([1.0, -1.0, 2.0, 0.5])
+CASES = {
+    "regression": (regression, {"x": X, "y": Y}),
+    "garch": (garch, {"y": Y}),
+    "supports": (supports, {"y": Y}),
+    "mixture": (mixture, {"y": Y}),
+}
+EVERY = pytest.mark.parametrize("name", CASES)
+
+
+def positions(potential, count=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return tensor(rng.normal(size=(count, potential.dimension)))
+
+
+def test_value_is_scipys_log_joint_plus_the_log_jacobian():
+    potential = Potential(*CASES["regression"])
+    u = positions(potential)
+    log_joint, log_det = potential(u)
+    for row, joint, jacobian in zip(u.numpy(), log_joint, log_det, strict=True):
+        slope, scale, mix = row[0], math.exp(row[1]), scipy.special.expit(row[2])
+        expected = (
+            scipy.stats.norm(0, 2).logpdf(slope)
+            + scipy.stats.halfcauchy(scale=3).logpdf(scale)
+            + scipy.stats.beta(2, 3).logpdf(mix)
+            + scipy.stats.norm(slope * X.numpy() * mix, scale).logpdf(Y.numpy()).sum()
+        )
+        assert float(joint) == pytest.approx(expected, rel=1e-12)
+        assert float(jacobian) == pytest.approx(row[1] + math.log(mix * (1 - mix)), rel=1e-12)
+
+
+def test_a_support_that_depends_on_another_site():
+    potential = Potential(*CASES["garch"])
+    assert [site.varying for site in potential.sites] == [False, True]
+    u = positions(potential)
+    values = potential.constrain(u)
+    a, b = scipy.special.expit(u.numpy()).T
+    np.testing.assert_allclose(values["alpha"], a, rtol=1e-12)
+    np.testing.assert_allclose(values["beta"], b * (1 - a), rtol=1e-12)
+    log_joint, log_det = potential(u)
+    spread = scipy.stats.norm(0, 0.3)
+    mean = a + 2 * b * (1 - a)
+    expected = -np.log1p(-a) + spread.logpdf(Y.numpy()[None] - mean[:, None]).sum(1)
+    np.testing.assert_allclose(log_joint, expected, rtol=1e-11)
+    jacobian = np.log(a * (1 - a)) + np.log(b * (1 - b) * (1 - a))
+    np.testing.assert_allclose(log_det, jacobian, rtol=1e-11)
+
+
+def test_an_enumerated_mixture_is_the_log_sum_over_components():
+    potential = Potential(*CASES["mixture"])
+    assert [site.name for site in potential.sites] == ["weight", "mean"]
+    u = positions(potential)
+    log_joint, _ = potential(u)
+    weight = scipy.special.expit(u[:, 0].numpy())
+    prior = scipy.stats.beta(2, 2).logpdf(weight)
+    prior = prior + scipy.stats.norm(0, 3).logpdf(u[:, 1:].numpy()).sum(1)
+    parts = scipy.stats.norm(0, 0.7).logpdf(Y.numpy()[None, :, None] - u[:, None, 1:].numpy())
+    parts = parts + np.log(np.stack([weight, 1 - weight], -1))[:, None]
+    expected = prior + scipy.special.logsumexp(parts, axis=-1).sum(1)
+    np.testing.assert_allclose(log_joint, expected, rtol=1e-11)
+
+
+@EVERY
+def test_gradient_by_central_differences(name):
+    potential = Potential(*CASES[name])
+    u = positions(potential, count=3)
+    value, grad = potential.value_and_grad(u)
+    log_joint, log_det = potential(u)
+    torch.testing.assert_close(value, log_joint + log_det, rtol=1e-12, atol=1e-12)
+    step = 1e-5
+    for i in range(potential.dimension):
+        shift = torch.zeros(potential.dimension, dtype=u.dtype)
+        shift[i] = step
+        ahead, _ = potential.value_and_grad(u + shift)
+        behind, _ = potential.value_and_grad(u - shift)
+        # error: step^2 of the third derivative, rounding 1e-16 |value| / step
+        torch.testing.assert_close((ahead - behind) / (2 * step), grad[:, i], rtol=1e-6, atol=1e-7)
+
+
+@EVERY
+def test_hessian_is_the_difference_of_gradients(name):
+    potential = Potential(*CASES[name])
+    u = positions(potential, count=1)[0]
+    hessian = potential.hessian(u)
+    assert torch.equal(hessian, hessian.T)
+    step = 1e-5
+    shifts = step * torch.eye(potential.dimension, dtype=u.dtype)
+    ahead = potential.value_and_grad(u + shifts)[1]
+    behind = potential.value_and_grad(u - shifts)[1]
+    torch.testing.assert_close((ahead - behind) / (2 * step), hessian, rtol=1e-6, atol=1e-6)
+
+
+def test_the_hessian_is_a_second_derivative_not_a_difference(monkeypatch):
+    """A Categorical summed out by Pyro's einsum has second derivatives too."""
+
+    def difference(*arguments):
+        raise AssertionError("the Hessian was taken by differences")
+
+    monkeypatch.setattr(Potential, "_difference_hessian", difference)
+    for model, data in CASES.values():
+        potential = Potential(model, data)
+        assert torch.isfinite(potential.hessian(positions(potential, 1)[0])).all()
+
+
+@EVERY
+def test_unconstrain_is_the_inverse_of_constrain(name):
+    potential = Potential(*CASES[name])
+    u = positions(potential, count=7)
+    values = potential.constrain(u)
+    for site in potential.sites:
+        value = values[site.name]
+        assert value.shape == (7, *site.shape)
+        if not site.varying:
+            assert bool(site.support.check(value).all())
+    back = potential.unconstrain({site.name: values[site.name] for site in potential.sites})
+    torch.testing.assert_close(back, u, rtol=1e-9, atol=1e-9)
+
+
+def test_sites_say_what_they_are():
+    potential = Potential(*CASES["supports"])
+    found = {site.name: site for site in potential.sites}
+    assert found["weights"].shape == (3,)
+    assert found["weights"].unconstrained_shape == (2,)
+    assert found["L"].shape == (3, 3)
+    assert found["L"].size == 3
+    assert found["rates"].plates == (("group", -1, 2),)
+    assert constraints.simplex is found["weights"].support
+    assert potential.dimension == 2 + 3 + 3 + 2 + 1
+    assert potential.observed == ("y",)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 2050])
+def test_batches_of_any_size_equal_single_positions(count):
+    potential = Potential(*CASES["regression"])
+    u = positions(potential, count=count)
+    value, grad = potential.value_and_grad(u)
+    assert value.shape == (count,)
+    assert grad.shape == (count, 3)
+    for i in {0, count - 1}:
+        one, slope = potential.single()(u[i])
+        torch.testing.assert_close(one, value[i], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(slope, grad[i], rtol=1e-12, atol=1e-12)
+
+
+def test_masks_and_scales_count_in_the_density():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", 12, subsample=torch.arange(4)), pyro.poutine.mask(mask=y > 0):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    potential = Potential(model, {"y": Y})
+    log_joint, _ = potential(tensor([[0.2]]))
+    kept = Y.numpy()[Y.numpy() > 0]
+    expected = scipy.stats.norm.logpdf(0.2) + 3 * scipy.stats.norm(0.2, 1).logpdf(kept).sum()
+    assert float(log_joint[0]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_model_that_reads_values_is_evaluated_draw_by_draw():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        scale = 1.0 if mu > 0 else 2.0
+        pyro.sample("y", dist.Normal(mu, scale).expand([len(y)]).to_event(1), obs=y)
+
+    potential = Potential(model, {"y": Y})
+    u = tensor([[0.3], [-0.3]])
+    value, grad = potential.value_and_grad(u)
+    for mu, scale, found, slope in ((0.3, 1.0, value[0], grad[0]), (-0.3, 2.0, value[1], grad[1])):
+        expected = scipy.stats.norm.logpdf(mu) + scipy.stats.norm(mu, scale).logpdf(Y).sum()
+        assert float(found) == pytest.approx(expected, rel=1e-12)
+        expected_slope = -mu + float((Y - mu).sum()) / scale**2
+        assert float(slope) == pytest.approx(expected_slope, rel=1e-12)
+    assert potential.vectorised is False
+    torch.testing.assert_close(potential.unconstrain({"mu": u[:, 0]}), u)
