@@ -8,7 +8,6 @@ Vehtari et al. 2021, "Rank-normalization, folding, and localization: an improved
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from guidebook.programs.graph import CannotRecord, compile_graph, worth_compilin
 from guidebook.programs.mode import Start, find_start
 from guidebook.programs.owned import Joined, copied, working_precision
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.scope import local_parameters, precision, quiet, random_state
 from guidebook.programs.sites import Site, latent_sites
 
 GRADIENTS_PER_DRAW = 10
@@ -135,8 +134,7 @@ def _sample(
     draws: int, tune: int, chains: int, seed: int, target_accept: float, progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """u (chain, draw, D) and whether each draw diverged, (chain, draw)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nutpie imports arviz, which warns of its own refactoring
+    with quiet():  # nutpie imports arviz, which warns of its own refactoring
         import nutpie
 
     dimension = potential.dimension
@@ -164,8 +162,7 @@ def _sample(
         dimension, make_logp, make_expand, [np.dtype(np.float64)], [(dimension,)], ["u"],
         make_initial_point_fn=initial,
     )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         trace = nutpie.sample(
             compiled, draws=draws, tune=tune, chains=chains, cores=min(chains, 2), seed=seed,
             progress_bar=progress, target_accept=target_accept, save_warmup=False,

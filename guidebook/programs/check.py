@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
+from guidebook.programs.scope import validation
 from guidebook.programs.sites import trace_at
 
 
@@ -25,9 +25,9 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
             support of the model's site.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), pyro.validation_enabled(True), _Readable("guide", GuideError):
+    with torch.no_grad(), validation(True), _Readable("guide", GuideError):
         guide_trace = poutine.trace(guide).get_trace(**data)
-    with torch.no_grad(), pyro.validation_enabled(True), _Readable("model", ModelError):
+    with torch.no_grad(), validation(True), _Readable("model", ModelError):
         with _SitesFit():  # at the site itself, before what follows from a wrong value fails
             replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
             model_trace = replayed.get_trace(**data)
@@ -52,7 +52,7 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
         ModelError: no latent site, or the model itself fails, with Pyro's message.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), pyro.validation_enabled(True), _Readable("model", ModelError):
+    with torch.no_grad(), validation(True), _Readable("model", ModelError):
         trace, seen = trace_at(model, data, None)
         trace.compute_log_prob()
     if not seen.values:

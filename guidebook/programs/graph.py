@@ -34,6 +34,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from guidebook.errors import GuidebookError
+from guidebook.programs.scope import quiet, replaced, validation
 
 SECONDS_TO_COMPILE = 4.0
 
@@ -112,34 +113,25 @@ def recording() -> Iterator[None]:
         "_standard_normal": _standard_normal,
     }
     places = ("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions", "torch.distributions")
-    kept: list[tuple[Any, str, Any]] = []
-    for name, module in list(sys.modules.items()):
-        if name.startswith(places):
-            kept += [(module, key, vars(module)[key]) for key in stand_ins if key in vars(module)]
-    tracing = torch._C._get_tracing_state
-    try:
-        for module, key, _ in kept:
-            setattr(module, key, stand_ins[key])
-        Dice.compute_expectation = _expectation
-        torch._C._get_tracing_state = lambda: True  # type: ignore[assignment,return-value]
-        with (
-            warnings.catch_warnings(),
-            _Detached(),
-            pyro.settings.context(
-                module_local_params=True,
-                validate_poutine=False,
-                validate_infer=False,
-                validate_distributions_pyro=False,
-                validate_distributions_torch=False,
-            ),
-        ):
-            warnings.simplefilter("ignore")  # torch's tracer warns at every len(tensor)
-            yield
-    finally:
-        torch._C._get_tracing_state = tracing
-        Dice.compute_expectation = _compute_expectation
-        for module, key, original in kept:
-            setattr(module, key, original)
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(places)]
+    changes: list[tuple[Any, str, Any]] = [
+        (module, key, stand_in)
+        for module in modules
+        for key, stand_in in stand_ins.items()
+        if key in vars(module)
+    ]
+    changes += [
+        (Dice, "compute_expectation", _expectation),
+        (torch._C, "_get_tracing_state", lambda: True),
+    ]
+    with (
+        replaced(*changes),
+        quiet(),  # torch's tracer warns at every len(tensor)
+        _Detached(),
+        validation(False),
+        pyro.settings.context(module_local_params=True),
+    ):
+        yield
 
 
 def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
@@ -201,8 +193,7 @@ def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callab
     if largest(graph) <= SCALAR_UP_TO:
         settings["cpp.simdlen"] = 1
     try:
-        with inductor_config.patch(settings), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(), inductor_config.patch(settings):
             return inductor.compile(graph, list(example))
     except Exception as error:  # no C++ compiler, no Python headers, an operation it cannot lower
         warnings.warn(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from guidebook.errors import GuidebookError, GuideError
+from guidebook.programs.scope import alone, replaced
 
 T = TypeVar("T")
 DIVIDER = "$$$"  # between the name of a network and of its parameter, as Pyro writes it
@@ -72,12 +73,10 @@ def _own_modules(owner: Owned) -> Iterator[None]:
             place[leaf] = owner.value(full)  # type: ignore[assignment]
         return network
 
-    original = pyro.module
-    pyro.module = module
     try:
-        yield
+        with replaced((pyro, "module", module)):
+            yield
     finally:
-        pyro.module = original
         for place, leaf, value in reversed(swapped):
             place[leaf] = value
 
@@ -118,6 +117,7 @@ class Joined(nn.Module):
         return objective(self.model, self.guide, **data)
 
 
+@alone()
 def copied(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, Any]:
     """Deep copies that share what the two share; the user's own stay untouched.
 

@@ -31,6 +31,7 @@ from torch.distributions import Categorical, biject_to
 from torch.distributions.transforms import identity_transform
 
 from guidebook.errors import ModelError
+from guidebook.programs.scope import random_state
 
 Model = Callable[..., Any]
 
@@ -110,8 +111,7 @@ def some_value(fn: Any) -> Tensor:
         value = torch.full(fn.shape(), number, device=_device(fn))
         if bool(fn.support.check(value).all()):
             return value
-    with torch.random.fork_rng(devices=[]):  # a look takes none of the caller's random numbers
-        torch.manual_seed(0)
+    with random_state(0):  # a look takes none of the caller's random numbers
         drawn: Tensor = fn.sample()
     return drawn.to(torch.get_default_dtype())
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-import torch
 from torch import Tensor
+
+from guidebook.programs.scope import random_state
 
 T = TypeVar("T")
 Model = Callable[..., Any]
@@ -52,6 +53,5 @@ class Pair:
 
 def seeded(make: Callable[[], T]) -> T:
     """Networks with the same first weights at every call; torch's own generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with random_state(0):
         return make()

@@ -9,6 +9,7 @@ from pyro.contrib.zuko import ZukoToPyro
 from torch import Tensor
 
 from guidebook.guides.autoguides.whitened import Model, Whitened, _times
+from guidebook.programs.scope import random_state
 
 
 class Flow(Whitened):
@@ -24,8 +25,7 @@ class Flow(Whitened):
         import zuko
 
         o = self.options
-        with torch.random.fork_rng(devices=[]):  # the same start whatever the caller drew before
-            torch.manual_seed(0)
+        with random_state(0):  # the same start whatever the caller drew before
             flow = zuko.flows.NSF(
                 self.latent_dim, transforms=o["transforms"], hidden_features=[o["hidden"]] * 2,
                 bins=o["bins"],

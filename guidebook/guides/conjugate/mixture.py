@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from guidebook.errors import DataError, GuideError
 from guidebook.guides.conjugate.exponential_family import Dirichlet, Normal, NormalWishart
 from guidebook.programs.plate import rows
+from guidebook.programs.scope import quiet
 
 Natural = dict[str, Tensor]
 
@@ -300,14 +301,11 @@ class MixtureMeanField(nn.Module):
 
 def hard_assignments(x: Tensor, K: int, seed: int) -> Tensor:
     """Indicators (n, K) of k-means clusters; clusters beyond the distinct rows stay empty."""
-    import warnings
-
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     points = x.detach().cpu().numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
+    with quiet(category=ConvergenceWarning):  # fewer distinct rows than clusters
         found = KMeans(min(K, len(points)), n_init=4, random_state=seed % 2**32).fit(points)
     labels = torch.as_tensor(found.labels_, dtype=torch.long)
     return torch.nn.functional.one_hot(labels, K).double()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from guidebook.inference.gradient.problem import Outcome
 from guidebook.inference.gradient.run import CHUNK
 from guidebook.inference.gradient.step import AVERAGED
 from guidebook.programs.owned import Joined
+from guidebook.programs.scope import quiet, validation
 
 
 def run_reference(
@@ -103,9 +103,8 @@ def _pyros_own_mode() -> Iterator[None]:
     """Parameters in a fresh store; values that are not finite end the fit, not an assertion."""
     with (
         pyro.settings.context(module_local_params=False), pyro.get_param_store().scope(),
-        pyro.validation_enabled(False), warnings.catch_warnings(),
+        validation(False), quiet("Encountered"),
     ):  # fmt: skip
-        warnings.filterwarnings("ignore", message="Encountered")
         yield
 
 

@@ -11,7 +11,6 @@ steps of `svi`.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -32,6 +31,7 @@ from guidebook.inference.objectives.rows import (
     row_scale,
     values_of,
 )
+from guidebook.programs.scope import quiet
 
 
 class BetaELBO(Objective):
@@ -172,8 +172,8 @@ def with_fixed_parameters(part: Any) -> Callable[..., Any]:
     def call(**data: Any) -> Any:
         # Pyro's own SVI collects every param statement, and these are constants; a network that is
         # not registered is what Pyro warns about.
-        with warnings.catch_warnings(), poutine.block(hide_types=["param"]), _Detached():
-            warnings.filterwarnings("ignore", message=".*was not registered in the param store")
+        unregistered = ".*was not registered in the param store"
+        with quiet(unregistered), poutine.block(hide_types=["param"]), _Detached():
             return torch.func.functional_call(part, fixed, (), data)
 
     return call

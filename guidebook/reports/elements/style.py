@@ -8,7 +8,6 @@ report's figures are drawn here and arviz_stats gives the numbers in them.
 
 import functools
 import io
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from guidebook.programs.scope import quiet
 from guidebook.reports.elements.summaries import names_of
 
 if TYPE_CHECKING:
@@ -128,9 +128,8 @@ def gridlines(axes: Axes, axis: str = "x") -> None:
 def png(drawn: Figure, dpi: int) -> bytes:
     """The figure as a PNG with a palette: a third of the bytes, and the same to the eye."""
     raw = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name may hold letters that the font lacks; the box drawn for them needs no warning.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    # A name may hold letters that the font lacks; the box drawn for them needs no warning.
+    with quiet("Glyph .* missing from"):
         drawn.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
     raw.seek(0)
     small = io.BytesIO()

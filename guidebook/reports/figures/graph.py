@@ -12,6 +12,8 @@ from pyro.poutine.trace_struct import Trace
 from torch.distributions import Distribution
 from torch.distributions.utils import lazy_property
 
+from guidebook.programs.scope import random_state
+
 
 @dataclass(frozen=True)
 class Site:
@@ -59,8 +61,7 @@ def model_graph(
         return None, "the comparison was made from files, which do not carry the model"
     arguments = dict(data or {})
     try:
-        with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope(), torch.no_grad():
-            torch.manual_seed(0)
+        with random_state(0), pyro.get_param_store().scope(), torch.no_grad():
             trace = pyro.poutine.trace(model).get_trace(**arguments)
             relations = get_model_relations(
                 model, model_kwargs=arguments, include_deterministic=True
