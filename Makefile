@@ -15,13 +15,14 @@ OUT       ?= reports/
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt
 
-.PHONY: help report test slow bench lint format types notebooks wheel clean
+.PHONY: help report test slow bench mutants lint format types notebooks wheel clean
 
 help:
 	@echo "make report     environment, install, guidebook report $(PAIR) --out $(OUT)"
 	@echo "make test       environment, install with the test extra, the whole test suite"
 	@echo "make slow       the tests that take minutes"
 	@echo "make bench      the benchmarks (each program says what it measures)"
+	@echo "make mutants    small faults put into what must never be wrong: the tests must notice them"
 	@echo "make lint       ruff check, ruff format --check      make format: apply them"
 	@echo "make types      mypy"
 	@echo "make notebooks  execute notebooks/*.ipynb from top to bottom"
@@ -54,6 +55,11 @@ bench: $(VENV)/.installed-test
 	for file in $$(grep -l '^from benchmarks import timing' benchmarks/*.py); do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; \
 	done
+
+# Minutes, and not in CI: benchmarks/MUTANTS.md holds the last run.
+mutants: $(VENV)/.installed-test
+	$(INSTALL) --editable ".[mutants]"
+	$(BIN)/python -m benchmarks.mutants --workers $(WORKERS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

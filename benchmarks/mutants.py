@@ -1,0 +1,122 @@
+"""Mutation testing of what must never be wrong: `make mutants`, about forty minutes of one core.
+
+    python -m benchmarks.mutants                          # all files of PLAN
+    python -m benchmarks.mutants guidebook/programs       # those whose path starts so
+    python -m benchmarks.mutants --every 10               # every tenth mutant: a first look
+
+Small faults are put into each file, one at a time (`benchmarks.mutations`), and the tests that pin the
+file are run until one fails (`benchmarks.mutant_trials`). A mutant that no test notices has survived, and
+needs a reason in `benchmarks/survivors.json` (nothing could notice it), or a test. Exits with 1 while
+one has neither. MUTANTS.md holds the last whole run.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mutant_trials import Trial, Trials
+from benchmarks.mutations import mutants_of
+
+ROOT = Path(__file__).resolve().parent.parent
+REASONS = ROOT / "benchmarks" / "survivors.json"
+
+PLAN: dict[str, tuple[str, ...]] = {
+    "guidebook/programs/plate.py": ("tests/programs/test_plate.py",),
+    "guidebook/inference/objectives/schedules.py": (
+        "tests/inference/objectives/test_schedules.py",
+    ),
+    "guidebook/inference/objectives/rows.py": ("tests/inference/objectives/test_rows.py",),
+}
+"""A file, and the test files that pin it."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("paths", nargs="*", help="only files whose path starts with one of these")
+    parser.add_argument("--every", type=int, default=1, help="every so many-th mutant")
+    parser.add_argument("--workers", type=int, default=1)
+    chosen = parser.parse_args()
+    plan = {
+        Path(path): [Path(test) for test in tests]
+        for path, tests in PLAN.items()
+        if not chosen.paths or path.startswith(tuple(chosen.paths))
+    }
+    start = time.perf_counter()
+    trials = tried(plan, chosen.every, chosen.workers)
+    print(table(trials))
+    unexplained = [one for one in trials.done if _lives(one) and not reason_of(one)]
+    cpu = sum(one.seconds for one in trials.done)
+    print(f"\n{time.perf_counter() - start:.0f} s, of which {cpu:.0f} CPU s in the mutants.")
+    if trials.left_out:
+        print(f"Not asked, too long: {', '.join(trials.left_out)}")
+    print(f"{len(unexplained)} survivors without a reason in {REASONS.name}.")
+    return int(bool(unexplained))
+
+
+def tried(plan: dict[Path, list[Path]], every: int, workers: int) -> Trials:
+    """Tries the mutants of the files in one pytest process."""
+    mutants = [one for path in plan for one in mutants_of(path)][::every]
+    trials = Trials(ROOT, plan, mutants, workers)
+    files = sorted({str(test) for tests in plan.values() for test in tests})
+    code = pytest.main(["-p", "no:terminal", "-p", "no:cacheprovider", *files], plugins=[trials])
+    if not trials.done:
+        raise SystemExit(int(code) or 1)
+    return trials
+
+
+def table(trials: Trials) -> str:
+    """A line a file and what survived, as Markdown."""
+    lines = ["", "| file | tried | killed | survived |", "|---|---:|---:|---:|"]
+    total: Counter[str] = Counter()
+    for path in trials.plan:
+        counts = Counter(one.outcome for one in trials.done if one.mutant.path == path)
+        lines.append(_row(f"`{path}`", counts))
+        total += counts
+    lines += [_row("**all**", total), ""]
+    for one in filter(_lives, trials.done):
+        where = f"{one.mutant.path}:{one.mutant.line}"
+        lines.append(f"- {where} `{one.before}` -> `{one.after}`: {reason_of(one) or 'NO REASON'}")
+    return "\n".join(lines)
+
+
+def _row(name: str, counts: Counter[str]) -> str:
+    killed = counts["killed"] + counts["timeout"]
+    lived = counts["survived"] + counts["untested"]
+    return f"| {name} | {killed + lived} | {killed} | {lived} |"
+
+
+def _lives(one: Trial) -> bool:
+    return one.outcome in ("survived", "untested")
+
+
+def reason_of(one: Trial) -> str:
+    """Why nothing could notice this mutant, as noted; "" where nothing is."""
+    for noted in reasons():
+        if (noted["file"], noted["was"], noted["becomes"]) == (
+            str(one.mutant.path), one.before, one.after,
+        ):  # fmt: skip
+            return noted["reason"]
+    return ""
+
+
+def reasons() -> Sequence[dict[str, str]]:
+    if not REASONS.exists():
+        return []
+    noted: list[dict[str, str]] = json.loads(REASONS.read_text(encoding="utf-8"))
+    return noted
+
+
+if __name__ == "__main__":
+    sys.exit(main())
