@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Block
-from guidebook.inference.gradient.problem import _prepare, default_optimiser
+from guidebook.inference.gradient.problem import default_optimiser, prepare
+from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
 from guidebook.programs.data import arguments
 from guidebook.programs.owned import copied, dtype_of
@@ -30,7 +31,7 @@ def captured_step(
     dtype = dtype_of(model, guide)
     cpu = torch.device("cpu")
     with local_parameters(), precision(dtype), random_state(0):
-        problem, _ = _prepare(model, guide, given, objective, batch_size, cpu, dtype, 0)
+        problem = prepare(model, guide, given, objective, batch_size, cpu, dtype, 0)
         optimiser = default_optimiser(problem, steps)
         return Step(problem, optimiser, steps, 1, True if compiled else "graph")
 
@@ -47,9 +48,9 @@ def captured_block(step: Step, steps: int) -> Block:
     def block() -> float:
         nonlocal done
         start = time.perf_counter()
-        step._advance(done, done + plain, never)
+        advance(step, done, done + plain, never)
         for _ in range(plain, steps):
-            step._advance(last, last + 1, never)
+            advance(step, last, last + 1, never)
         taken = time.perf_counter() - start
         done += plain
         if not bool(step.state["alive"].all()):

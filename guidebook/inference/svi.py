@@ -20,27 +20,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from guidebook.errors import SettingError
 from guidebook.inference.fits.files import usable
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import check_whole
-from guidebook.inference.fits.status import Status
-from guidebook.inference.gradient.activity import ROWS, activity
-from guidebook.inference.gradient.adam import adam_of
-from guidebook.inference.gradient.problem import (
-    Outcome,
-    Problem,
-    _prepare,
-    default_optimiser,
-    default_steps,
-)
-from guidebook.inference.gradient.reference import run_reference
-from guidebook.inference.gradient.step import Step
+from guidebook.inference.gradient.problem import Outcome, Settings, prepare
+from guidebook.inference.gradient.run import run
+from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.data import arguments, check, find_device
-from guidebook.programs.graph import CannotRecord
 from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import Site
@@ -95,20 +83,20 @@ def svi(
         FileError: a checkpoint that is unreadable or of another fit.
     """
     started = time.perf_counter()
-    steps = default_steps(guide) if steps is None else steps
-    _check_settings(steps, seed, restarts, compile)
+    check_whole(seed=(seed, 0))
+    steps = defaults_of(guide).steps if steps is None else steps
     where = find_device(device, data)
     data = arguments(model, data)
     check(data)
-    path = usable(checkpoint)
-    outcome, sites = working_precision(
-        model,
-        guide,
-        lambda dtype: _fitted(
-            copied(model, guide), data, objective, optim, steps, batch_size, where, dtype, seed,
-            restarts, compile, progress, path,
-        ),
-    )  # fmt: skip
+    settings = Settings(steps, optim, restarts, compile, progress, usable(checkpoint))
+
+    def attempt(dtype: torch.dtype) -> tuple[Outcome, tuple[Site, ...]]:
+        with local_parameters(), precision(dtype), random_state(seed):
+            pair = copied(model, guide)
+            problem = prepare(*pair, data, objective, batch_size, where, dtype, seed)
+            return run(problem, settings), problem.sites
+
+    outcome, sites = working_precision(model, guide, attempt)
     for part in (outcome.model, outcome.guide):
         if isinstance(part, torch.nn.Module):
             part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
@@ -120,55 +108,3 @@ def svi(
         outcome.model, outcome.guide, data, outcome.history, outcome.status, seed, seconds, "svi",
         sites, notes=notes,
     )  # fmt: skip
-
-
-def _fitted(
-    pair: tuple[Any, Any], data: dict[str, Any], objective: Any, optim: Any, steps: int,
-    batch_size: int | None, device: torch.device, dtype: torch.dtype, seed: int, restarts: int,
-    compile: bool | str, progress: bool, path: Path | None,
-) -> tuple[Outcome, tuple[Site, ...]]:  # fmt: skip
-    """One attempt in one precision: by the captured path, or the reference path where it must be."""
-    with local_parameters(), precision(dtype), random_state(seed):
-        problem, sites = _prepare(*pair, data, objective, batch_size, device, dtype, seed)
-        default = default_optimiser(problem, steps)
-        try:
-            if compile is False:
-                raise CannotRecord("compile=False asks for the reference path")
-            optimiser = adam_of(optim)(steps) if optim is not None else default
-            outcome = Step(problem, optimiser, steps, restarts, compile).run(progress, path)
-            return _with_activity(outcome, problem), sites
-        except CannotRecord as reason:
-            if restarts > 1:
-                raise SettingError(
-                    f"restarts={restarts} needs the captured path, and this fit does not take it "
-                    f"({reason}). Fit it with restarts=1 and several seeds."
-                ) from reason
-            if compile is not False:
-                warnings.warn(
-                    "svi runs on the reference path, pyro.infer.SVI, several times slower: "
-                    f"{reason}",
-                    stacklevel=4,
-                )
-            outcome = run_reference(problem, optim, default, steps, progress, path)
-            return _with_activity(outcome, problem), sites
-
-
-def _with_activity(outcome: Outcome, problem: Problem) -> Outcome:
-    """The outcome with its active dimensions, and the words of a warning if there are none."""
-    if outcome.status in (Status.STOPPED_BY_NAN, Status.INTERRUPTED):
-        return outcome
-    data = problem.data
-    if problem.rows is not None:
-        data = problem.rows.take(np.arange(min(problem.rows.count, ROWS)))
-    found = activity(outcome.model, outcome.guide, data)
-    if found is not None:
-        outcome.notes["active_dimensions"] = [found.active, found.total]
-        if found.collapsed:
-            outcome.notes["collapsed"] = found.warning()
-    return outcome
-
-
-def _check_settings(steps: int, seed: int, restarts: int, compile: bool | str) -> None:
-    check_whole(steps=(steps, 1), restarts=(restarts, 1), seed=(seed, 0))
-    if compile not in (True, False, "auto", "graph"):
-        raise SettingError(f"compile={compile!r} is unknown: give 'auto', True, 'graph' or False.")

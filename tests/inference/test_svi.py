@@ -14,6 +14,7 @@ import guidebook as gb
 from guidebook import Status
 from guidebook.errors import SettingError
 from guidebook.guides.amortized.normal import AmortizedNormal
+from guidebook.inference.protocols.mode import defaults_of
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 
@@ -516,9 +517,7 @@ def test_a_fit_is_a_value():
     [(gb.guides.mean_field, 2000), (gb.guides.flow, 4000), (AutoDelta, 5000)],
 )
 def test_default_steps(make, steps):
-    from guidebook.inference.gradient.problem import default_steps
-
-    assert default_steps(make(eight_schools)) == steps
+    assert defaults_of(make(eight_schools)).steps == steps
 
 
 def test_the_progress_bar_shows_the_objective(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ class Flow(Whitened):
     """u = m + L w with w from a neural spline flow turned round, so that sampling is one pass."""
 
     family = "flow"
+    # weights of networks: their size says nothing of how far q is from its optimum
+    defaults = replace(Whitened.defaults, steps=4000, rate=0.005, standardised=False)
 
     def __init__(self, model: Model, transforms: int = 2, hidden: int = 32, bins: int = 8) -> None:
         super().__init__(model)

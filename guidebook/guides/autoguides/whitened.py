@@ -11,13 +11,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import (
-    AutoContinuous,
-)
+from pyro.infer.autoguide import AutoContinuous
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from guidebook.errors import GuideError, ModelError
+from guidebook.guides.autoguides.defaults import Defaults
 from guidebook.programs.sites import Site, latent_sites, log_abs_det, trace_at, unpack
 
 Model = Callable[..., Any]
@@ -27,6 +26,9 @@ class Whitened(AutoContinuous):
     """An autoguide in coordinates of its own: centre (D,) and factor (D, D) lower or (D,) diagonal."""
 
     family = ""
+    defaults = Defaults(
+        steps=2000, rate=0.01, particles=16, loc_scatter=1.0, scatter=0.1, standardised=True
+    )
     options: Mapping[str, Any] = MappingProxyType({})
     center: Tensor
     factor: Tensor

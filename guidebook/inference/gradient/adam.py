@@ -1,4 +1,13 @@
-"""NEEDS A DOCSTRING: guidebook.inference.gradient.adam."""
+r"""Adam and its schedule: the rate of every step is known before the first one.
+
+.. math:: m_t = b_1 m + (1 - b_1) g, \qquad v_t = b_2 v + (1 - b_2) g^2, \qquad
+    \phi_t = \phi - \mathrm{rate}_t \frac{m_t / (1 - b_1^t)}{\sqrt{v_t / (1 - b_2^t)} + \epsilon}
+
+The result is the average of the last iterates, whose noise is smaller than that of any one of them.
+
+Sources: Kingma and Ba 2015, "Adam: a method for stochastic optimization"; Polyak and Juditsky 1992,
+"Acceleration of stochastic approximation by averaging".
+"""
 
 from __future__ import annotations
 
@@ -12,10 +21,13 @@ from torch import Tensor
 
 from guidebook.programs.graph import CannotRecord
 
+AVERAGED = 0.2
+"""The share of the steps, the last ones, whose iterates are averaged."""
+
 
 @dataclass(frozen=True)
 class Optimiser:
-    """Adam: its rate at every step and its constants. Kingma and Ba 2015."""
+    """Adam: `rates` (steps,), its constants, and whether the last iterates are averaged."""
 
     rates: Tensor
     b1: float = 0.9

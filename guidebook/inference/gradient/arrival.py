@@ -12,31 +12,29 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from guidebook.guides.autoguides.flow import Flow
-from guidebook.guides.autoguides.whitened import Whitened
+from guidebook.inference.gradient.problem import Problem
+from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graph import recording
 
 GRADIENT_LIMIT = 0.1
-"""Of the mean gradient in whitened parameters, in nats per posterior standard deviation: near the
+"""Of the mean gradient in standardised parameters, in nats per posterior standard deviation: near the
 optimum the objective has unit curvature in them, so this is a distance of a tenth of one."""
 DRAWS_OF_A_RESTART = 1000
 DRAWS_TO_FIND_A_NAN = 500
 
 
-def converged(
-    guide: Any,
-    names: list[str],
-    sizes: list[int],
-    history: Tensor,
-    halves: Mapping[str, Tensor],
-    gradient: Tensor,
-) -> bool:
-    """Whether the objective is flat and, for whitened guides, parameters and gradient are at rest."""
+def converged(guide: Any, history: Tensor, halves: Mapping[str, Tensor], gradient: Tensor) -> bool:
+    """Whether the objective is flat, and parameters and gradient at rest where that can be said.
+
+    It can of guides whose parameters are measured in posterior standard deviations. `history`
+    (steps,); `halves` has the parameters' means over the two halves of the last fifth, `first` and
+    `second` (P,), and `gradient` (P,) is the mean gradient over the second.
+    """
     if len(history) < 100 or not bool(history.isfinite().all()):
         return False
     if not flat_at_the_end(history.double().cpu().numpy()):
         return False
-    if isinstance(guide, Whitened) and not isinstance(guide, Flow):
+    if defaults_of(guide).standardised:
         drift = (halves["first"] - halves["second"]).abs().max()
         return bool(drift < GRADIENT_LIMIT) and bool(gradient.abs().max() < GRADIENT_LIMIT)
     return True
@@ -59,7 +57,7 @@ def _batch_error(values: np.ndarray) -> float:
     return float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else 0.0
 
 
-def restarts_rhat(problem: Any, rows: Tensor, place: Callable[[Tensor], Any]) -> float:
+def restarts_rhat(problem: Problem, rows: Tensor, place: Callable[[Tensor], Any]) -> float:
     """The largest R-hat over sites across draws of the fitted restarts (Vehtari et al. 2021)."""
     import xarray as xr
     from arviz_stats.base import array_stats
@@ -95,7 +93,7 @@ def restarts_rhat(problem: Any, rows: Tensor, place: Callable[[Tensor], Any]) ->
     return worst
 
 
-def cause_of_nan(problem: Any, step: int, objective: float) -> str:
+def cause_of_nan(problem: Problem, step: int, objective: float) -> str:
     """The site that gives a value or density that is not finite, with the likely cause."""
     if math.isfinite(objective):
         return (

@@ -1,8 +1,13 @@
-"""NEEDS A DOCSTRING: guidebook.inference.gradient.problem."""
+"""What svi climbs: copies of model and guide, tensors, the objective, and where a fit starts.
+
+Both paths, the captured step and pyro.infer.SVI, work on one `Problem` by one `Settings` and hand
+back one `Outcome`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +15,10 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guidebook.errors import SettingError
-from guidebook.guides.autoguides.flow import Flow
-from guidebook.guides.autoguides.whitened import Whitened
+from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.adam import Optimiser, schedule
+from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import as_tensors, takes
 from guidebook.programs.mode import find_start
@@ -21,6 +26,33 @@ from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential, enumeration_depth
 from guidebook.programs.rows import Rows
 from guidebook.programs.sites import Site, latent_sites
+
+START_ROWS = 10_000
+"""The mode is looked for with this many rows drawn by the seed, where there are more."""
+LOOK_EVERY = 50
+"""Steps between two looks at the clock, the progress bar and what is still alive."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a problem is run: `svi`'s arguments of the same names; `checkpoint` is a usable path.
+
+    Raises SettingError for a number out of range or an unknown `compile`.
+    """
+
+    steps: int
+    optim: Any = None
+    restarts: int = 1
+    compile: bool | str = "auto"
+    progress: bool = False
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(steps=(self.steps, 1), restarts=(self.restarts, 1))
+        if self.compile not in (True, False, "auto", "graph"):
+            raise SettingError(
+                f"compile={self.compile!r} is unknown: give 'auto', True, 'graph' or False."
+            )
 
 
 @dataclass
@@ -34,71 +66,80 @@ class Outcome:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-PARTICLES = 16
-
-
-START_ROWS = 10_000
-
-
 @dataclass
 class Problem:
     """What both paths work on: copies of model and guide, tensors, and where batches come from."""
 
     model: Any
     guide: Any
+    sites: tuple[Site, ...]
     data: dict[str, Any]
     rows: Rows | None
     objective: Any
     particles: int
     device: torch.device
-    dtype: torch.dtype
     seed: int
 
     def batch(self, step: int) -> dict[str, Any]:
+        """The model's keyword arguments at a step: a mini-batch, or all rows."""
         return self.rows.batch(step) if self.rows else self.data
 
 
-def _prepare(
+def prepare(
     model: Any, guide: Any, data: dict[str, Any], objective: Any, batch_size: int | None,
     device: torch.device, dtype: torch.dtype, seed: int,
-) -> tuple[Problem, tuple[Site, ...]]:  # fmt: skip
+) -> Problem:  # fmt: skip
+    """The problem of these copies of model and guide, checked, and started where the guide can be.
+
+    Raises:
+        SettingError: a batch size with a model that does not scale mini-batches.
+        DataError, ModelError, GuideError: inputs that do not fit together.
+    """
     for part in (model, guide):
         if isinstance(part, torch.nn.Module):
             part.to(device)
-    rows = None
-    if batch_size is not None:
-        sized = takes(model, "size")
-        rows = Rows(data, batch_size, seed, dtype, device, sized)
-        if not sized and batch_size < rows.count:
-            raise SettingError(
-                "batch_size needs a model that takes size=None and gives it to its plate "
-                '(pyro.plate("row", size, ...)): otherwise the ELBO of a batch is not an estimate '
-                "of the full one."
-            )
-        tensors = rows.take(np.arange(min(batch_size, rows.count)))
+    rows = None if batch_size is None else _rows(model, data, batch_size, seed, dtype, device)
+    if rows is not None:
+        tensors = rows.take(np.arange(min(rows.batch_size, rows.count)))
     else:
         tensors = as_tensors(data, dtype, device)
-    whitened = isinstance(guide, Whitened)
     joined = Joined(model, guide)
     check_pair(joined.model, joined.guide, tensors)
-    particles = PARTICLES if whitened and objective is None and rows is None else 1
+    particles = defaults_of(guide).particles if objective is None and rows is None else 1
     if objective is None:
         depth = enumeration_depth(joined.model, tensors)
         objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
     problem = Problem(
-        joined.model, joined.guide, tensors, rows, objective, particles, device, dtype, seed,
-    )  # fmt: skip
-    if whitened:
+        joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed
+    )
+    if isinstance(guide, StartsAtMode):
         guide.to(device)
-        start = find_start(_start_potential(model, guide, problem))
+        problem.sites = guide.sites
+        start = find_start(_start_potential(problem))
         guide.start_at(start.center, start.factor)
-        return problem, guide.sites
-    with torch.no_grad():
-        sites = latent_sites(joined.model, tensors, discrete=True)
-    return problem, sites
+    else:
+        with torch.no_grad():
+            problem.sites = latent_sites(joined.model, tensors, discrete=True)
+    return problem
 
 
-def _start_potential(model: Any, guide: Any, problem: Problem) -> Potential:
+def _rows(
+    model: Any, data: dict[str, Any], batch_size: int, seed: int, dtype: torch.dtype,
+    device: torch.device,
+) -> Rows:  # fmt: skip
+    """Mini-batches of the data, which the model must scale where they are not all rows."""
+    sized = takes(model, "size")
+    rows = Rows(data, batch_size, seed, dtype, device, sized)
+    if not sized and batch_size < rows.count:
+        raise SettingError(
+            "batch_size needs a model that takes size=None and gives it to its plate "
+            '(pyro.plate("row", size, ...)): otherwise the ELBO of a batch is not an estimate '
+            "of the full one."
+        )
+    return rows
+
+
+def _start_potential(problem: Problem) -> Potential:
     """The potential of all rows, or of a sample of them that stands for all."""
     data = problem.data
     if problem.rows is not None:
@@ -107,22 +148,13 @@ def _start_potential(model: Any, guide: Any, problem: Problem) -> Potential:
         if count == problem.rows.count:
             chosen = np.arange(count)
         data = problem.rows.take(chosen)
-    return Potential(problem.model, data, guide.sites)
-
-
-def default_steps(guide: Any) -> int:
-    """Enough steps for the kind of guide, by where it starts."""
-    if isinstance(guide, Flow):
-        return 4000
-    return 2000 if isinstance(guide, Whitened) else 5000
+    return Potential(problem.model, data, problem.sites)
 
 
 def default_optimiser(problem: Problem, steps: int) -> Optimiser:
-    """Adam with a falling step size, its scale by the kind of parameters."""
-    if isinstance(problem.guide, Whitened):
-        rate = 0.005 if isinstance(problem.guide, Flow) else 0.01
-    elif any(p.dim() > 1 for p in Joined(problem.model, problem.guide).parameters()):
-        rate = 0.001
-    else:
-        rate = 0.01
+    """Adam with a falling step size, its scale by what the guide says, or the kind of parameters."""
+    rate = defaults_of(problem.guide).rate
+    if rate is None:
+        parameters = Joined(problem.model, problem.guide).parameters()
+        rate = 0.001 if any(p.dim() > 1 for p in parameters) else 0.01
     return Optimiser(schedule(rate, steps))

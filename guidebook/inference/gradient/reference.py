@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,82 +19,100 @@ from guidebook.errors import SettingError
 from guidebook.inference.fits.running import progress_bar, stoppable
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
-from guidebook.inference.gradient.adam import Optimiser, schedule_table
+from guidebook.inference.gradient.adam import AVERAGED, Optimiser, schedule_table
 from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
-from guidebook.inference.gradient.problem import Outcome
-from guidebook.inference.gradient.run import CHUNK
-from guidebook.inference.gradient.step import AVERAGED
+from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
 from guidebook.programs.owned import Joined
 from guidebook.programs.scope import quiet, validation
 
 
-def run_reference(
-    problem: Any, optim: Any, default: Optimiser, steps: int, progress: bool, path: Path | None
-) -> Outcome:
+def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> Outcome:
     """Steps of pyro.infer.SVI in a scoped parameter store.
 
     Raises:
         SettingError: with a checkpoint, which only the captured path writes.
     """
-    if path is not None:
+    if settings.checkpoint is not None:
         raise SettingError(
             "checkpoint= needs the captured path: leave compile='auto', and a model and guide that "
             "can be captured."
         )
     joined = Joined(problem.model, problem.guide)
-    optimiser = copy.deepcopy(optim) or pyro.optim.Adam({"lr": float(default.rates[0])})
+    average = _Average(joined, settings.steps) if settings.optim is None else None
     history: list[float] = []
-    average = [torch.zeros_like(p) for p in joined.parameters()]
-    start, taken = steps - max(2, int(AVERAGED * steps)), 0
-    before: list[torch.Tensor] = []
-    names = list(getattr(problem.objective, "schedules", {}))
-    table = schedule_table(problem.objective, steps)
-    nan, interrupted, generator = False, False, torch.get_rng_state()
+    nan, interrupted = False, False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
-        stepper = SVI(
-            registered("model", problem.model),
-            registered("guide", problem.guide),
-            optimiser,
-            problem.objective,
+        take = _stepper(problem, settings, default)
+        look = (
+            watch(problem.model, lambda: problem.guide, problem.batch)
+            if settings.progress
+            else None
         )
-        look = watch(problem.model, lambda: problem.guide, problem.batch) if progress else None
-        with progress_bar(progress, steps, 0) as bar, stoppable() as stop:
-            for step in range(steps):
-                if optim is None:
-                    _set_rate(optimiser, float(default.rates[step]))
-                if names:
-                    values = dict(zip(names, table[step].tolist(), strict=True))
-                    stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
-                before = [p.detach().clone() for p in joined.parameters()]
-                generator = torch.get_rng_state()
-                history.append(float(stepper.step(**problem.batch(step))))
-                if not (math.isfinite(history[-1]) and _finite(joined)):
-                    nan = True
+        with progress_bar(settings.progress, settings.steps, 0) as bar, stoppable() as stop:
+            for step in range(settings.steps):
+                before, generator = _copies(joined), torch.get_rng_state()
+                history.append(take(step))
+                nan = not (math.isfinite(history[-1]) and _finite(joined))
+                if nan:
                     _put(joined, before)
+                    torch.set_rng_state(generator)  # the draws that did it
                     break
-                if step >= start and optim is None:
-                    taken += 1
-                    for mean, now in zip(average, joined.parameters(), strict=True):
-                        mean += (now.detach() - mean) / taken
-                if step % CHUNK == 0:
+                if average:
+                    average.take(step)
+                if step % LOOK_EVERY == 0:
                     bar(step, history[-1], look() if look else "")
-                if stop.is_set():
-                    interrupted = True
+                interrupted = stop.is_set()
+                if interrupted:
                     break
     notes: dict[str, Any] = {"path": "reference", "compiled": False}
     if nan:
-        torch.set_rng_state(generator)  # the draws that did it
         notes["nan"] = cause_of_nan(problem, len(history) - 1, history[-1])
         status = Status.STOPPED_BY_NAN
     elif interrupted:
         status = Status.INTERRUPTED
     else:
-        if taken:
-            _put(joined, average)
+        if average:
+            _put(joined, average.means)
         calm = len(history) >= 100 and flat_at_the_end(np.array(history))
         status = Status.CONVERGED if calm else Status.STILL_MOVING
     return Outcome(problem.model, problem.guide, np.array(history), status, notes)
+
+
+def _stepper(problem: Problem, settings: Settings, default: Optimiser) -> Callable[[int], float]:
+    """A function of the step's number that takes it and returns the objective before it."""
+    own = settings.optim is None
+    optimiser = copy.deepcopy(settings.optim) or pyro.optim.Adam({"lr": float(default.rates[0])})
+    names = list(getattr(problem.objective, "schedules", {}))
+    table = schedule_table(problem.objective, settings.steps)
+    model, guide = registered("model", problem.model), registered("guide", problem.guide)
+    stepper = SVI(model, guide, optimiser, problem.objective)
+
+    def take(step: int) -> float:
+        if own:
+            _set_rate(optimiser, float(default.rates[step]))
+        if names:
+            values = dict(zip(names, table[step].tolist(), strict=True))
+            stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
+        return float(stepper.step(**problem.batch(step)))
+
+    return take
+
+
+class _Average:
+    """The running mean of the parameters over the last fifth of the steps."""
+
+    def __init__(self, joined: nn.Module, steps: int) -> None:
+        self.joined, self.start, self.taken = joined, steps - max(2, int(AVERAGED * steps)), 0
+        self.means = [torch.zeros_like(p) for p in joined.parameters()]
+
+    def take(self, step: int) -> None:
+        """The parameters after a step enter, where it is one of the last fifth."""
+        if step < self.start:
+            return
+        self.taken += 1
+        for mean, now in zip(self.means, self.joined.parameters(), strict=True):
+            mean += (now.detach() - mean) / self.taken
 
 
 @contextlib.contextmanager
@@ -132,6 +149,10 @@ def _set_rate(optimiser: Any, rate: float) -> None:
     for one in optimiser.optim_objs.values():
         for group in one.param_groups:
             group["lr"] = rate
+
+
+def _copies(joined: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in joined.parameters()]
 
 
 def _finite(joined: nn.Module) -> bool:

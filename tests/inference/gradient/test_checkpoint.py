@@ -16,7 +16,7 @@ import guidebook as gb
 from guidebook import Status
 from guidebook.errors import FileError, SettingError
 from guidebook.inference.gradient import checkpoint as checkpoints
-from guidebook.inference.gradient.step import Step
+from guidebook.inference.gradient import run as loop
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 
@@ -41,16 +41,15 @@ def fit(model, guide, data, **settings):
 
 def interrupt_after(monkeypatch, count):
     """Ctrl-C while step `count` runs, as a terminal sends it."""
-    advance = Step._advance
+    advance = loop.advance
 
-    def patched(self, done, upto, stop):
+    def patched(step, done, upto, stop):
         if done <= count < upto:
-            done = advance(self, done, count, stop)
+            done = advance(step, done, count, stop)
             os.kill(os.getpid(), signal.SIGINT)
-            return advance(self, done, upto, stop)
-        return advance(self, done, upto, stop)
+        return advance(step, done, upto, stop)
 
-    monkeypatch.setattr(Step, "_advance", patched)
+    monkeypatch.setattr(loop, "advance", patched)
 
 
 CASES = {
@@ -100,7 +99,7 @@ def test_interrupted_twice(tmp_path, monkeypatch):
 def test_a_finished_checkpoint_gives_the_fit_at_once(tmp_path, monkeypatch):
     path = tmp_path / "fit.checkpoint"
     whole = schools(checkpoint=path)
-    monkeypatch.setattr(Step, "_advance", None)  # no step is taken
+    monkeypatch.setattr(loop, "advance", None)  # no step is taken
     again = schools(checkpoint=path)
     np.testing.assert_array_equal(again.history, whole.history)
     assert again.status is whole.status
@@ -120,16 +119,16 @@ def test_ctrl_c_in_another_process_writes_the_checkpoint_and_returns(tmp_path):
                 time.sleep(0.05)
             time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGINT)
-        from guidebook.inference.step import Step
-        advance = Step._advance
+        from guidebook.inference.gradient import run as loop
+        advance = loop.advance
         def announced(*arguments):
             Path(sys.argv[1] + ".started").touch()
             return advance(*arguments)
-        Step._advance = announced
+        loop.advance = announced
         threading.Thread(target=interrupt, daemon=True).start()
         model = gb.models.eight_schools
         fit = gb.svi(model, gb.guides.mean_field(model), gb.datasets.eight_schools(), seed=5,
-                     steps=10_000_000, compile="graph", progress=False, checkpoint=sys.argv[1])
+                     steps=1_000_000, compile="graph", progress=False, checkpoint=sys.argv[1])
         print(fit.status.name, len(fit.history))
     """)
     path = tmp_path / "fit.checkpoint"
