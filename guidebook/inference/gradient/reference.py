@@ -44,11 +44,7 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
         take = _stepper(problem, settings, default)
-        look = (
-            watch(problem.model, lambda: problem.guide, problem.batch)
-            if settings.progress
-            else None
-        )
+        look = watch(problem.model, lambda: problem.guide, problem.batch)
         with progress_bar(settings.progress, settings.steps, 0) as bar, stoppable() as stop:
             for step in range(settings.steps):
                 before, generator = _copies(joined), torch.get_rng_state()
@@ -61,22 +57,24 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
                 if average:
                     average.take(step)
                 if step % LOOK_EVERY == 0:
-                    bar(step, history[-1], look() if look else "")
+                    bar(step, history[-1], look() if settings.progress else "")
                 interrupted = stop.is_set()
                 if interrupted:
                     break
     notes: dict[str, Any] = {"path": "reference", "compiled": False}
     if nan:
         notes["nan"] = cause_of_nan(problem, len(history) - 1, history[-1])
-        status = Status.STOPPED_BY_NAN
-    elif interrupted:
-        status = Status.INTERRUPTED
-    else:
-        if average:
-            _put(joined, average.means)
-        calm = len(history) >= 100 and flat_at_the_end(np.array(history))
-        status = Status.CONVERGED if calm else Status.STILL_MOVING
+    elif average and not interrupted:
+        _put(joined, average.means)
+    status = Status.STOPPED_BY_NAN if nan else _status(np.array(history), interrupted)
     return Outcome(problem.model, problem.guide, np.array(history), status, notes)
+
+
+def _status(history: np.ndarray, interrupted: bool) -> Status:
+    if interrupted:
+        return Status.INTERRUPTED
+    calm = len(history) >= 100 and flat_at_the_end(history)
+    return Status.CONVERGED if calm else Status.STILL_MOVING
 
 
 def _stepper(problem: Problem, settings: Settings, default: Optimiser) -> Callable[[int], float]:

@@ -76,7 +76,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
     def guide_of_now() -> Any:
         return adopt(step, step.state["flat"][0])  # the graph reads parameters of its own
 
-    look = watch(problem.model, guide_of_now, problem.batch) if settings.progress else None
+    look = watch(problem.model, guide_of_now, problem.batch)
     with progress_bar(settings.progress, step.steps, done) as bar, stoppable() as stop:
         while done < step.steps and not interrupted and bool(step.state["alive"].any()):
             done = advance(step, done, min(step.steps, done + LOOK_EVERY), stop)
@@ -86,7 +86,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
                 checkpoints.write(path, signature(step), step.state, step.joined)
                 written = time.monotonic()
             objective = float(step.state["history"][max(0, done - 1)].nanmean())
-            bar(done, objective, look() if look else "")
+            bar(done, objective, look() if settings.progress else "")
     return _outcome(step, done, interrupted)
 
 
