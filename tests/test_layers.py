@@ -9,10 +9,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "guidebook"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import what has a lower rank, and itself. Rooms of one rank do not know each other; the
-# files that lie directly in a room are its top floor, above its sub-rooms.
+# files that lie directly in a room are its top floor, above its sub-rooms (of `programs` the ground floor).
 RANK = {
     "errors": 0,
     "programs": 1,
+    "programs/batches": 2,
     "datasets": 2,
     "models/energy": 2,
     "models/decoders": 2,

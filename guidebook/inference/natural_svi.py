@@ -37,9 +37,10 @@ from guidebook.inference.fits.running import bar_of, check_whole, stoppable
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.natural import GAUSSIAN_STEPS, _ended, _gaussian
 from guidebook.inference.protocols.conjugate import START_ROWS, divergence, observed, structured
+from guidebook.programs.batches.minibatches import MiniBatches
 from guidebook.programs.data import arguments, check, find_device, number_of_rows
 from guidebook.programs.owned import copied
-from guidebook.programs.rows import Rows, some_rows
+from guidebook.programs.rows import ArrayRows, some_rows
 from guidebook.programs.scope import precision, random_state
 
 BATCH = 2048
@@ -123,7 +124,8 @@ def _steps(
     seed: int, device: torch.device, stop: threading.Event, bar: Callable[[float], None],
 ) -> np.ndarray:  # fmt: skip
     """Take the steps in place; returns -ELBO by each mini-batch, before its step."""
-    rows = Rows(data, batch, seed, torch.float64, device, with_size=False)
+    arrays = ArrayRows(data)
+    rows = MiniBatches(arrays, arrays.whole, batch, seed, torch.float64, device)
     start = observed(some_rows(data, START_ROWS, seed, device))
     natural = guide.initial_natural(start, rows.count, seed)
     prior, history = guide.prior, []

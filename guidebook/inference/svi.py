@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from guidebook.inference.fits.running import check_whole
 from guidebook.inference.gradient.problem import Outcome, Settings, prepare
 from guidebook.inference.gradient.run import run
 from guidebook.inference.protocols.mode import defaults_of
-from guidebook.programs.data import arguments, check, find_device
+from guidebook.programs.batches.source import admitted
+from guidebook.programs.data import find_device
 from guidebook.programs.owned import copied, working_precision
+from guidebook.programs.rows import Rows
 from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import Site
 
@@ -37,12 +39,13 @@ from guidebook.programs.sites import Site
 def svi(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | Rows | Iterable[Mapping[str, Any]],
     *,
     objective: Any = None,
     optim: Any = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    size: int | None = None,
     device: str | torch.device | None = None,
     seed: int = 0,
     restarts: int = 1,
@@ -55,7 +58,12 @@ def svi(
     Arguments:
         model: any Pyro model, called model(**data).
         guide: any Pyro guide of the same arguments; one of gb.guides starts at the posterior.
-        data: the model's keyword arguments: arrays, tensors, plain values.
+        data: the model's keyword arguments: arrays, tensors, plain values. Or, for data that no
+            dict holds: an iterable of such dicts, one a batch, that starts anew whenever it is
+            iterated (a torch DataLoader), with `size`; or rows that are read, an object with `len`,
+            `names` and `take` (`guidebook.programs.rows.Rows`), with `batch_size`. A fit on these
+            holds no data: what needs log p of all rows asks for them,
+            dataclasses.replace(fit, data={...}).
         objective: a Pyro ELBO object. None: Trace_ELBO, or TraceEnum_ELBO where the model marks a
             discrete site for enumeration; in the captured path averaged over 16 draws for guides
             of gb.guides on full data, over one otherwise.
@@ -65,6 +73,8 @@ def svi(
         steps: updates. None: 2,000 for Gaussian guides of gb.guides, which start near their optimum,
             4,000 for flow, 5,000 for others.
         batch_size: rows per update; the model must take `size`, the number of all rows.
+        size: the number of all rows that an iterable of batches stands for. Batches must have the
+            same names and shapes; they are checked as they come, and read pass after pass.
         device: "cpu", "cuda", "cuda:1", ...; None: where the data are.
         seed: decides the result alone; the caller's random state is left as it was.
         restarts: independent fits from scattered starts in one vectorised step; the best is kept
@@ -86,14 +96,13 @@ def svi(
     check_whole(seed=(seed, 0))
     steps = defaults_of(guide).steps if steps is None else steps
     where = find_device(device, data)
-    data = arguments(model, data)
-    check(data)
+    source = admitted(model, data, batch_size=batch_size, size=size)
     settings = Settings(steps, optim, restarts, compile, progress, usable(checkpoint))
 
     def attempt(dtype: torch.dtype) -> tuple[Outcome, tuple[Site, ...]]:
         with local_parameters(), precision(dtype), random_state(seed):
             pair = copied(model, guide)
-            problem = prepare(*pair, data, objective, batch_size, where, dtype, seed)
+            problem = prepare(*pair, source, objective, where, dtype, seed)
             return run(problem, settings), problem.sites
 
     outcome, sites = working_precision(model, guide, attempt)
@@ -101,10 +110,12 @@ def svi(
         if isinstance(part, torch.nn.Module):
             part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
     notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
+    if size is not None:
+        notes["size"] = size
     if "collapsed" in notes:
         warnings.warn(notes["collapsed"], stacklevel=2)
     seconds = time.perf_counter() - started
     return Fit(
-        outcome.model, outcome.guide, data, outcome.history, outcome.status, seed, seconds, "svi",
+        outcome.model, outcome.guide, source.held, outcome.history, outcome.status, seed, seconds, "svi",
         sites, notes=notes,
     )  # fmt: skip

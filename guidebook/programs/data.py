@@ -71,7 +71,7 @@ def check(data: Mapping[str, Any]) -> None:
         DataError: with the name and the index.
     """
     for name, value in data.items():
-        if not _is_array(value):
+        if not is_array(value):
             continue
         if 0 in np.shape(value):
             raise DataError(
@@ -86,7 +86,8 @@ def check(data: Mapping[str, Any]) -> None:
             )
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
+    """Whether the value is a tensor, an array or a list of what may be numbers."""
     return isinstance(value, (Tensor, np.ndarray, list, tuple)) and not isinstance(value, str)
 
 
@@ -124,7 +125,7 @@ def as_tensors(data: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 
 def as_tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
     """One value: an array or a list of numbers as a tensor, anything else as it is."""
-    if not _is_array(value):
+    if not is_array(value):
         return value
     if not isinstance(value, Tensor):
         array = np.asarray(value) if isinstance(value, np.ndarray) else _from_sequence(value)
@@ -137,7 +138,12 @@ def as_tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 def number_of_rows(data: Mapping[str, Any]) -> int:
     """N, the longest first dimension; 0 where no array has one."""
-    return max((len(v) for v in data.values() if _is_array(v) and np.ndim(v) > 0), default=0)
+    return max((len(v) for v in data.values() if is_array(v) and np.ndim(v) > 0), default=0)
+
+
+def has_rows(value: Any, count: int) -> bool:
+    """Whether the value is an array with this many rows."""
+    return is_array(value) and np.ndim(value) > 0 and len(value) == count
 
 
 def find_device(device: str | torch.device | None, data: Any) -> torch.device:

@@ -1,83 +1,86 @@
-"""NEEDS A DOCSTRING: guidebook.programs.rows."""
+"""Rows of a data set, wherever they lie: some of them, all in order, a sample that stands for all.
+
+What is read by rows has three things (`Rows`): how many rows there are, the names of what each of
+them holds, and `take`, which reads some. `ArrayRows` is that of a dict of arrays, tensors and
+memory-mapped files; for a table in HDF5, Zarr or Arrow a class with these three is all there is to
+write:
+
+    class Table:
+        names = ("x",)
+        def __init__(self, path): self.x = h5py.File(path)["x"]
+        def __len__(self): return len(self.x)
+        def take(self, index): return {"x": self.x[index]}
+
+    svi(model, guide, Table("x.h5"), batch_size=128)
+"""
 
 from __future__ import annotations
 
 import io
 import mmap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.errors import SettingError
-from guidebook.programs.data import _is_array, as_tensor, as_tensors, forget_pages, number_of_rows
+from guidebook.programs.data import (
+    as_tensor,
+    as_tensors,
+    forget_pages,
+    has_rows,
+    number_of_rows,
+)
 
-PERMUTED_ROWS = 2_000_000
-"""Up to this many rows an epoch visits each row once; beyond, rows are drawn with replacement, so
-that memory does not grow with the number of rows."""
+
+@runtime_checkable
+class Rows(Protocol):
+    """N rows that can be read in any order; `names` are arguments of the model."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """N."""
+
+    def take(self, index: np.ndarray) -> Mapping[str, Any]:
+        """The rows at these positions, (n,), rising and each once: name to an array (n, ...)."""
 
 
-class Rows:
-    """Mini-batches of the data, without copying it: `rows.batch(step)` is a dict of tensors.
+class ArrayRows:
+    """Rows of a dict of arrays: those whose first dimension is N, the longest one.
 
-    The rows of a step follow from (seed, step) alone, so a continued fit sees the same batches.
+    Rows of a file are read in rising order, and then those of every array are.
+
+    Attributes:
+        names: of the arrays that are read by row.
+        whole: everything else, which goes to the model as it is.
     """
 
-    def __init__(
-        self,
-        data: Mapping[str, Any],
-        batch_size: int,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        with_size: bool,
-    ) -> None:
-        self.count = number_of_rows(data)
-        if not 1 <= batch_size <= self.count:
-            raise SettingError(
-                f"batch_size={batch_size} is out of range: the data has {self.count} rows, so give "
-                f"1 to {self.count}, or None for all rows at every step."
-            )
-        self.batch_size, self.seed, self.dtype, self.device = batch_size, seed, dtype, device
-        self.by_row, self.whole = {}, {}
-        for name, value in data.items():
-            if _is_array(value) and np.ndim(value) > 0 and len(value) == self.count:
-                self.by_row[name] = (
-                    value if isinstance(value, (Tensor, np.ndarray)) else np.asarray(value)
-                )
-            else:
-                self.whole[name] = as_tensor(value, dtype, device)
-        if with_size:
-            self.whole["size"] = self.count
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._count = number_of_rows(data)
+        self._by_row = {
+            name: value if isinstance(value, Tensor) else np.asanyarray(value)
+            for name, value in data.items()
+            if has_rows(value, self._count)
+        }
+        self._rising = not all(isinstance(value, Tensor) for value in self._by_row.values())
+        self.names = tuple(self._by_row)
+        self.whole = {n: v for n, v in data.items() if n not in self._by_row}
 
-    def indices(self, step: int) -> np.ndarray:
-        """The rows of a step, (batch_size,)."""
-        if self.count > PERMUTED_ROWS:
-            return np.random.default_rng((self.seed, step)).integers(
-                self.count, size=self.batch_size
-            )
-        per_epoch = self.count // self.batch_size
-        epoch, place = divmod(step, per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return self._order[place * self.batch_size : (place + 1) * self.batch_size]
-
-    def batch(self, step: int) -> dict[str, Any]:
-        return self.take(self.indices(step))
+    def __len__(self) -> int:
+        return self._count
 
     def take(self, index: np.ndarray) -> dict[str, Any]:
-        result = dict(self.whole)
-        for name, value in self.by_row.items():
+        """Copies of these rows, as tensors, the same rows in the same order for each name."""
+        index = np.sort(index) if self._rising else index
+        found: dict[str, Any] = {}
+        for name, value in self._by_row.items():
             if isinstance(value, Tensor):
-                piece = value.index_select(0, torch.from_numpy(index).to(value.device))
+                found[name] = value.index_select(0, torch.from_numpy(index).to(value.device))
             else:
-                piece = torch.from_numpy(_rows_of(value, np.sort(index)))
-            result[name] = as_tensor(piece, self.dtype, self.device)
-        return result
+                found[name] = torch.from_numpy(_rows_of(value, index))
+        return found
 
 
 def _rows_of(array: Any, index: np.ndarray) -> np.ndarray:
@@ -115,7 +118,7 @@ def chunks(
     Memory-mapped arrays are read as views and their pages are given back, so memory does not grow.
     """
     count = number_of_rows(data)
-    by_row = {n: v for n, v in data.items() if _has_rows(v, count)}
+    by_row = {n: v for n, v in data.items() if has_rows(v, count)}
     whole = {n: as_tensor(v, dtype, device) for n, v in data.items() if n not in by_row}
     for start in range(0, count, size):
         pieces = {n: v[start : start + size] for n, v in by_row.items()}
@@ -138,12 +141,8 @@ def some_rows(
         n: (v[torch.from_numpy(chosen).to(v.device)] if isinstance(v, Tensor)
             else _rows_of(np.asanyarray(v), chosen))
         for n, v in data.items()
-        if _has_rows(v, count)
+        if has_rows(v, count)
     }  # fmt: skip
     for value in data.values():
         forget_pages(value)
     return as_tensors({**data, **taken}, dtype, device)
-
-
-def _has_rows(value: Any, count: int) -> bool:
-    return _is_array(value) and np.ndim(value) > 0 and len(value) == count

@@ -470,20 +470,6 @@ def test_memory_mapped_arrays_and_lists_are_data_like_others(tmp_path):
             np.testing.assert_allclose(history, histories[0], rtol=1e-10)
 
 
-def test_an_epoch_shows_every_row_once():
-    from guidebook.programs.rows import Rows
-
-    data = {"x": np.arange(20.0), "unit": np.array([1.0, 2.0])}
-    rows = Rows(data, 5, 3, torch.float64, torch.device("cpu"), with_size=True)
-    first = [rows.batch(step) for step in range(4)]
-    assert sorted(np.concatenate([b["x"] for b in first])) == list(range(20))
-    assert all(batch["size"] == 20 for batch in first)
-    assert all(torch.equal(b["unit"], torch.tensor([1.0, 2.0], dtype=torch.float64)) for b in first)
-    again = Rows(data, 5, 3, torch.float64, torch.device("cpu"), with_size=True)
-    assert torch.equal(again.batch(2)["x"], first[2]["x"])
-    assert not torch.equal(rows.batch(4)["x"], first[0]["x"])
-
-
 def test_a_model_without_size_refuses_mini_batches():
     data = {"y": np.ones(10), "sigma": 1.0, "prior": 1.0}
     with pytest.raises(SettingError, match=r"takes size=None"):

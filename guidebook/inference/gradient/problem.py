@@ -19,12 +19,12 @@ from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.adam import Optimiser, schedule
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
+from guidebook.programs.batches.source import Batches, Source
 from guidebook.programs.check import check_pair
-from guidebook.programs.data import as_tensors, takes
+from guidebook.programs.data import as_tensors
 from guidebook.programs.mode import find_start
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential, enumeration_depth
-from guidebook.programs.rows import Rows
 from guidebook.programs.sites import Site, latent_sites
 
 START_ROWS = 10_000
@@ -74,7 +74,7 @@ class Problem:
     guide: Any
     sites: tuple[Site, ...]
     data: dict[str, Any]
-    rows: Rows | None
+    rows: Batches | None
     objective: Any
     particles: int
     device: torch.device
@@ -86,8 +86,8 @@ class Problem:
 
 
 def prepare(
-    model: Any, guide: Any, data: dict[str, Any], objective: Any, batch_size: int | None,
-    device: torch.device, dtype: torch.dtype, seed: int,
+    model: Any, guide: Any, source: Source, objective: Any, device: torch.device,
+    dtype: torch.dtype, seed: int,
 ) -> Problem:  # fmt: skip
     """The problem of these copies of model and guide, checked, and started where the guide can be.
 
@@ -98,11 +98,8 @@ def prepare(
     for part in (model, guide):
         if isinstance(part, torch.nn.Module):
             part.to(device)
-    rows = None if batch_size is None else _rows(model, data, batch_size, seed, dtype, device)
-    if rows is not None:
-        tensors = rows.take(np.arange(min(rows.batch_size, rows.count)))
-    else:
-        tensors = as_tensors(data, dtype, device)
+    rows = source.batches(model, seed, dtype, device)
+    tensors = rows.head(rows.batch_size) if rows else as_tensors(source.data, dtype, device)
     joined = Joined(model, guide)
     check_pair(joined.model, joined.guide, tensors)
     particles = defaults_of(guide).particles if objective is None and rows is None else 1
@@ -123,31 +120,11 @@ def prepare(
     return problem
 
 
-def _rows(
-    model: Any, data: dict[str, Any], batch_size: int, seed: int, dtype: torch.dtype,
-    device: torch.device,
-) -> Rows:  # fmt: skip
-    """Mini-batches of the data, which the model must scale where they are not all rows."""
-    sized = takes(model, "size")
-    rows = Rows(data, batch_size, seed, dtype, device, sized)
-    if not sized and batch_size < rows.count:
-        raise SettingError(
-            "batch_size needs a model that takes size=None and gives it to its plate "
-            '(pyro.plate("row", size, ...)): otherwise the ELBO of a batch is not an estimate '
-            "of the full one."
-        )
-    return rows
-
-
 def _start_potential(problem: Problem) -> Potential:
     """The potential of all rows, or of a sample of them that stands for all."""
     data = problem.data
     if problem.rows is not None:
-        count = min(problem.rows.count, max(START_ROWS, problem.rows.batch_size))
-        chosen = np.random.default_rng(problem.seed).integers(problem.rows.count, size=count)
-        if count == problem.rows.count:
-            chosen = np.arange(count)
-        data = problem.rows.take(chosen)
+        data = problem.rows.sample(START_ROWS, problem.seed)
     return Potential(problem.model, data, problem.sites)
 
 

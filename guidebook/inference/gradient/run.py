@@ -193,7 +193,7 @@ def _with_activity(outcome: Outcome, problem: Problem) -> Outcome:
         return outcome
     data = problem.data
     if problem.rows is not None:
-        data = problem.rows.take(np.arange(min(problem.rows.count, ROWS)))
+        data = problem.rows.head(ROWS)
     found = activity(outcome.model, outcome.guide, data)
     if found is not None:
         outcome.notes["active_dimensions"] = [found.active, found.total]

@@ -1,0 +1,139 @@
+"""What a fit may be given as its data, and the mini-batches of each.
+
+- a dict of arrays, with or without a batch size: rows drawn by the seed (`MiniBatches`);
+- rows that are read (`guidebook.programs.rows.Rows`), with a batch size: the same;
+- an iterable of batches, with the number `size` of all rows (`Stream`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from guidebook.errors import DataError, SettingError
+from guidebook.programs.batches.minibatches import Checked, MiniBatches
+from guidebook.programs.batches.stream import Stream
+from guidebook.programs.data import arguments, check, takes
+from guidebook.programs.rows import ArrayRows, Rows
+
+
+class Batches(Protocol):
+    """Mini-batches of `batch_size` rows that stand for `count` rows."""
+
+    count: int
+    batch_size: int
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """The model's arguments at a step, counted from 0; the same at every call."""
+
+    def head(self, most: int) -> dict[str, Any]:
+        """The first rows, about so many."""
+
+    def sample(self, most: int, seed: int) -> dict[str, Any]:
+        """All rows, or about `most` that stand for them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that were admitted, and how they come: at once, by mini-batches, or as batches.
+
+    Attributes:
+        data: a checked dict, rows that are read, or an iterable of batches.
+        batch_size: rows of a mini-batch; None for all rows at once, or what the iterable gives.
+        size: N, of an iterable.
+    """
+
+    data: Any
+    batch_size: int | None
+    size: int | None
+
+    @property
+    def held(self) -> dict[str, Any] | None:
+        """The dict; None of other sources, whose rows are not kept by a fit."""
+        return self.data if isinstance(self.data, dict) else None
+
+    def batches(
+        self, model: Callable[..., Any], seed: int, dtype: torch.dtype, device: torch.device
+    ) -> Batches | None:
+        """The mini-batches; None of a dict without a batch size. A model that takes `size` gets N.
+
+        Raises:
+            SettingError: a batch size out of range, or a model without `size` and batches of fewer
+                than all rows.
+            DataError: of a batch; see `Stream`.
+        """
+        sized = takes(model, "size")
+        if self.batch_size is not None:
+            found: Batches = self._drawn(sized, seed, dtype, device)
+        elif self.size is not None:
+            whole = {"size": self.size} if sized else {}
+            found = Stream(self.data, self.size, whole, seed, dtype, device)
+        else:
+            return None
+        if self.held is None:
+            arguments(model, found.batch(0))
+        if not sized and found.batch_size < found.count:
+            raise SettingError(
+                "Mini-batches need a model that takes size=None and gives it to its plate "
+                '(pyro.plate("row", size, ...)): otherwise the ELBO of a batch is not an estimate '
+                "of the full one."
+            )
+        return found
+
+    def _drawn(
+        self, sized: bool, seed: int, dtype: torch.dtype, device: torch.device
+    ) -> MiniBatches:
+        assert self.batch_size is not None
+        rows: ArrayRows | Checked
+        if self.held is not None:
+            rows = ArrayRows(self.held)
+            whole = dict(rows.whole)
+        else:
+            rows, whole = Checked(self.data), {}
+        if sized:
+            whole["size"] = len(rows)
+        return MiniBatches(rows, whole, self.batch_size, seed, dtype, device)
+
+
+def admitted(
+    model: Callable[..., Any], data: Any, *, batch_size: int | None, size: int | None
+) -> Source:
+    """The data as a source: a dict is checked now, whole; anything else as it is read.
+
+    Raises:
+        DataError: data of none of the three kinds; names or values of a dict.
+        SettingError: `size` or `batch_size` where the data do not need it, or missing where they do.
+    """
+    if isinstance(data, Mapping):
+        if size is not None:
+            raise SettingError(
+                f"size={size} belongs to an iterable of batches. A dict of arrays tells its number "
+                "of rows: leave size out, and give batch_size for mini-batches."
+            )
+        given = arguments(model, data)
+        check(given)
+        return Source(given, batch_size, None)
+    if isinstance(data, Rows):
+        if batch_size is None or size is not None:
+            raise SettingError(
+                "Rows that are read come by mini-batches and tell their number: give batch_size, "
+                "and leave size out."
+            )
+        return Source(data, batch_size, None)
+    if size is None or not isinstance(data, Iterable):
+        raise DataError(
+            f"data must be a dict of the model's keyword arguments, not {type(data).__name__}: "
+            "svi(model, guide, {'y': y, ...}). An iterable of such dicts, one a batch, needs size=, "
+            "the number of rows of the whole data set."
+        )
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise SettingError(f"size={size!r} is out of range: give a whole number >= 1.")
+    if batch_size is not None:
+        raise SettingError(
+            f"batch_size={batch_size} belongs to a dict of arrays. An iterable of batches decides "
+            "how many rows a batch has."
+        )
+    return Source(data, None, size)
