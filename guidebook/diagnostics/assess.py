@@ -122,7 +122,7 @@ def assess(
         if importance
         else None,
         sampler=sampler,
-        point=_attribute(tree, "family") == "delta",
+        point=_attribute(tree, "kind") == "point",
         discrete=bool(_attribute(tree, "discrete")),
         absent=absent,
     )

@@ -144,9 +144,9 @@ def _modes_of(fits: Mapping[str, Any], seed: int) -> Any:
     found: list[Any] = []
     searched = False
     for one in fits.values():
-        if not isinstance(one, Fit) or one.model is None or one.data is None:
+        if not isinstance(one, Fit) or not one.approximation.has_joint:
             continue
-        if getattr(one.guide, "family", "") == "delta":
+        if one.approximation.kind == "point":
             continue
         modes = search_modes(one, seed) if not searched else []
         if modes is None:

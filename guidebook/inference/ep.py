@@ -34,7 +34,6 @@ import torch
 
 from guidebook.errors import GuideError, SettingError
 from guidebook.guides.conjugate.sites import Sites
-from guidebook.inference.fits.approximation import draw
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.propagation import propagate
 from guidebook.inference.protocols.sites import HasSites
@@ -129,7 +128,7 @@ def _same_density(fit: Fit, sites: Sites) -> None:
         GuideError: they differ at a draw of q.
     """
     guide: Any = fit.guide
-    u, _ = draw(fit, CHECKED, fit.seed)
+    u, _ = fit.approximation.draw(CHECKED, fit.seed)
     log_joint, _ = fit.potential(u[0])
     theta = guide.position(fit.potential.constrain(u[0]))
     mean = torch.linalg.solve(sites.precision, sites.shift)

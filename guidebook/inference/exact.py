@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from guidebook.errors import GuideError
-from guidebook.inference.fits.approximation import draw
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 from guidebook.programs.check import check_pair
@@ -50,8 +49,11 @@ def exact(
         story, family, lambda dtype: _unchecked(story, family, data, where, dtype, seed)
     )
     dtype = fit.potential.dtype
-    u, log_q = draw(fit, DRAWS, seed)
-    assert log_q is not None
+    u, log_q = fit.approximation.draw(DRAWS, seed)
+    if log_q is None:
+        raise GuideError(
+            "The guide fixes a site at one value (a Delta), so it is no posterior. Fit it with svi."
+        )
     log_joint, log_det = fit.potential(u[0])
     weights = (log_joint + log_det - log_q[0]).double() + log_labellings(fit.model)
     spread, size = float(weights.std()), float(log_joint.abs().max())

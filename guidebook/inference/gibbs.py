@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from guidebook.errors import GuideError
-from guidebook.inference.fits.chains import ESS_PER_CHAIN, RHAT_LIMIT, convergence
+from guidebook.inference.fits.chains import agree, convergence
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import bar_of, check_whole, stoppable
 from guidebook.inference.fits.status import Status
@@ -99,7 +99,7 @@ def gibbs(
     status = Status.CONVERGED
     if stop.is_set():
         status = Status.INTERRUPTED
-    elif not (rhat <= RHAT_LIMIT and ess >= ESS_PER_CHAIN * chains):
+    elif not agree(rhat, ess, chains):
         status = Status.CHAINS_DISAGREE
     notes = {"rhat": rhat, "ess": ess, "draws": len(kept), "tune": tune, "chains": chains,
              "relabelled": relabelled}  # fmt: skip

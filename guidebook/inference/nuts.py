@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.inference.fits.chains import ESS_PER_CHAIN, RHAT_LIMIT, convergence
+from guidebook.inference.fits.chains import agree, convergence
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
@@ -82,7 +82,7 @@ def nuts(
     status = Status.CONVERGED
     if diverging.any():
         status = Status.DIVERGENCES
-    elif not (rhat <= RHAT_LIMIT and ess >= ESS_PER_CHAIN * chains):
+    elif not agree(rhat, ess, chains):
         status = Status.CHAINS_DISAGREE
     seconds = time.perf_counter() - started
     position = torch.as_tensor(u, dtype=dtype, device=where)

@@ -97,7 +97,8 @@ def svi(
     steps = defaults_of(guide).steps if steps is None else steps
     where = find_device(device, data)
     source = admitted(model, data, batch_size=batch_size, size=size)
-    settings = Settings(steps, optim, restarts, compile, progress, usable(checkpoint))
+    path = None if checkpoint is None else usable(checkpoint, "checkpoint='{}'")
+    settings = Settings(steps, optim, restarts, compile, progress, path)
 
     def attempt(dtype: torch.dtype) -> tuple[Outcome, tuple[Site, ...]]:
         with local_parameters(), precision(dtype), random_state(seed):

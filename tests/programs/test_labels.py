@@ -12,7 +12,6 @@ import guidebook as gb
 from guidebook.guides.conjugate.mixture import MixtureMeanField
 from guidebook.guides.exact.enumerated_mixture import EnumeratedMixture
 from guidebook.inference.cavi import cavi
-from guidebook.inference.fits.approximation import draw
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.mixture import GaussianMixture
 from guidebook.programs.labels import (
@@ -92,7 +91,7 @@ def test_all_sites_move_together_and_densities_are_those_of_the_sum(covariance):
     x = np.concatenate([rng.normal(0, 1, (6, 2)), rng.normal(1, 1, (6, 2))])
     model = GaussianMixture(2, 2, covariance, 1.0, 0.5, 0.3, 4.0, 1.0)
     fit = cavi(model, MixtureMeanField(model), {"x": x}, progress=False)
-    u, log_q = draw(fit, 20, seed=1)
+    u, log_q = fit.approximation.draw(20, seed=1)
     values = fit.potential.constrain(u[0])
     _, log_det = fit.potential(u[0])
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from guidebook.diagnostics.measures.identities import Bound, _mean, _scored, bound
 from guidebook.diagnostics.measures.information import Estimate
 from guidebook.errors import GuidebookError
-from guidebook.inference.fits.approximation import draw
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.potential import _scaled
@@ -35,9 +34,9 @@ def elbo_forms(
         exact, evidence = truth.guide, truth.notes.get("log_evidence")
     found = {}
     for name, fit in fits.items():
-        if not isinstance(fit, Fit) or fit.draws is not None or fit.guide is None:
+        if not isinstance(fit, Fit) or not fit.approximation.has_joint:
             continue
-        if fit.model is None or fit.data is None or getattr(fit.guide, "family", "") == "delta":
+        if fit.approximation.kind != "density":
             continue
         affordable = min(draws, WORK // max(1, fit.potential.cost))
         if affordable < 200:
@@ -64,7 +63,7 @@ def summed_out(
     `exact` is a guide that is the posterior of the continuous sites, `log_evidence` its log p(x).
     """
     potential = fit.potential
-    u, log_q = draw(fit, draws, seed)
+    u, log_q = fit.approximation.draw(draws, seed)
     assert log_q is not None
     u, log_q = u[0], log_q[0].double()
     log_joint, log_det = (t.double() for t in potential(u))

@@ -29,8 +29,6 @@ from torch.distributions import kl_divergence
 
 from guidebook.diagnostics.measures.information import Estimate
 from guidebook.errors import DataError, GuideError, ModelError
-from guidebook.guides.autoguides.whitened import Whitened
-from guidebook.inference.fits.approximation import draw
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior
 from guidebook.programs.data import as_tensors
@@ -100,7 +98,7 @@ def bound(
             "The model sums discrete sites out, so prior and likelihood are not separate: use "
             "bound_by_enumeration, or a model without them."
         )
-    u, log_q = draw(fit, draws, seed)
+    u, log_q = fit.approximation.draw(draws, seed)
     if log_q is None:
         raise GuideError("A point has no density q and so no ELBO: fit a guide with a spread.")
     u, log_q = u[0], log_q[0].double()  # log q(u)
@@ -195,8 +193,9 @@ def _closed_entropy(fit: Fit) -> float | None:
     """H[q(u)] on the unconstrained scale, of a guide that knows it."""
     with local_parameters(), torch.no_grad():
         try:
-            if isinstance(fit.guide, Whitened):
-                return float(fit.guide.get_posterior().entropy())
+            over_positions = fit.approximation.over_positions()
+            if over_positions is not None:
+                return float(over_positions.entropy())
             if isinstance(fit.guide, RowPosterior) and len(fit.sites) == 1:
                 x = fit.potential.data[fit.guide.observed]
                 return float(fit.guide.posterior(x).entropy().sum())

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from guidebook.diagnostics.witnesses.testimony import _attribute
+from guidebook.inference.fits.chains import agree
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-RHAT_LIMIT = 1.01
-
-
-ESS_PER_CHAIN = 100
-"""Both: Vehtari et al. 2021, "Rank-normalization, folding, and localization"."""
 
 
 def chains_of(tree: xr.DataTree) -> int:
@@ -37,7 +31,7 @@ def sampler_convergence(tree: xr.DataTree) -> tuple[bool, str]:
     diverged = 0
     if stats is not None and "diverging" in stats.data_vars:
         diverged = int(stats["diverging"].values.sum())
-    good = worst <= RHAT_LIMIT and least >= ESS_PER_CHAIN * chains_of(tree) and diverged == 0
+    good = agree(worst, least, chains_of(tree)) and diverged == 0
     words = (
         f"R-hat at most {worst:.3f}, effective draws at least {least:.0f}, {diverged} divergences."
     )
@@ -66,8 +60,8 @@ def _convergence(
     has_q = stats is not None and "log_q" in stats.data_vars
     name = fit.status.name if fit else _attribute(tree, "status")
     status = Status[name] if name in Status.__members__ else None
-    engine = fit.engine if fit else _attribute(tree, "engine")
-    sampler = engine in ("nuts", "gibbs") or (not engine and not has_q and chains_of(tree) > 1)
+    kind = _attribute(tree, "kind")
+    sampler = kind == "chains" or (not kind and not has_q and chains_of(tree) > 1)
     if sampler:
         if status is not None:
             return True, status.good, status.value, ""

@@ -217,7 +217,7 @@ def _transport(
     if fit is None or fit.model is None or fit.data is None or "unconstrained" not in tree.children:
         absent.append("a short Hamiltonian run (needs the model: give the Fit, not its file)")
         return None
-    if _attribute(tree, "family") == "delta" or fit.draws is not None:
+    if fit.approximation.kind in ("point", "chains"):
         return None
     if not fit.potential.vectorised:
         absent.append("a short Hamiltonian run (the model cannot be vectorised)")

@@ -32,6 +32,8 @@ class AmortizedDelta(AmortizedPosterior):
     linear case: Baldi & Hornik (1989), Neural networks and principal component analysis.
     """
 
+    kind = "point"
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -16,12 +16,13 @@ class Point(Whitened):
     """A point: q(u) = delta(u - m - L loc), without Jacobian, so the ELBO is log p(x, z)."""
 
     family = "delta"
+    kind = "point"
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
         return dist.Delta(self.shifted(), event_dim=1)
 
-    def _constrained(self, u: Tensor, data: dict[str, Any]) -> list[tuple[Site, Tensor, Tensor]]:
-        return [(s, v, torch.zeros_like(d)) for s, v, d in super()._constrained(u, data)]
+    def constrained(self, u: Tensor, data: dict[str, Any]) -> list[tuple[Site, Tensor, Tensor]]:
+        return [(s, v, torch.zeros_like(d)) for s, v, d in super().constrained(u, data)]
 
     def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self.shifted(), torch.zeros_like(self.center)

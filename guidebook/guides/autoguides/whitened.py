@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -29,6 +29,7 @@ class Whitened(AutoContinuous):
     defaults = Defaults(
         steps=2000, rate=0.01, particles=16, loc_scatter=1.0, scatter=0.1, standardised=True
     )
+    kind: Literal["density", "point"] = "density"
     options: Mapping[str, Any] = MappingProxyType({})
     center: Tensor
     factor: Tensor
@@ -61,6 +62,12 @@ class Whitened(AutoContinuous):
         self.register_buffer("factor", like.new_ones(self.latent_dim))
         self._make_parameters()
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}factor")
+        if saved is not None:  # (D,) or (D, D), as `start_at` was given it
+            self.factor = self.factor.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _make_parameters(self) -> None:
         self.loc = nn.Parameter(torch.zeros_like(self.center))
 
@@ -88,7 +95,7 @@ class Whitened(AutoContinuous):
         # each plate once, whatever the number of its sites: making one is a statement of its own
         known = {plate for site in self.sites for plate in site.plates}
         plates = {plate: pyro.plate(plate[0], plate[2], dim=plate[1]) for plate in sorted(known)}
-        for site, value, log_det in self._constrained(self.sample_latent(), data):
+        for site, value, log_det in self.constrained(self.sample_latent(), data):
             density = dist.Delta(value, log_density=-log_det, event_dim=site.event_dim)
             with ExitStack() as stack:
                 for plate in site.plates:
@@ -96,7 +103,7 @@ class Whitened(AutoContinuous):
                 values[site.name] = pyro.sample(site.name, density)
         return values
 
-    def _constrained(self, u: Tensor, data: dict[str, Any]) -> list[tuple[Site, Tensor, Tensor]]:
+    def constrained(self, u: Tensor, data: dict[str, Any]) -> list[tuple[Site, Tensor, Tensor]]:
         if not any(site.varying for site in self.sites):
             result = []
             for site, flat in unpack(self.sites, u):
@@ -116,14 +123,14 @@ class Whitened(AutoContinuous):
     @torch.no_grad()
     def median(self, **data: Any) -> dict[str, Tensor]:
         """The value of each site at the median of q(u), coordinate by coordinate."""
-        return {s.name: v for s, v, _ in self._constrained(self._loc_scale()[0], data)}
+        return {s.name: v for s, v, _ in self.constrained(self._loc_scale()[0], data)}
 
     @torch.no_grad()
     def quantiles(self, quantiles: list[float], **data: Any) -> dict[str, Tensor]:
         """Quantiles of each site, stacked in front; exact where T acts on each coordinate alone."""
         loc, scale = self._loc_scale()
         levels = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device)
-        rows = [self._constrained(u, data) for u in dist.Normal(loc, scale).icdf(levels[:, None])]
+        rows = [self.constrained(u, data) for u in dist.Normal(loc, scale).icdf(levels[:, None])]
         return {s.name: torch.stack([row[i][1] for row in rows]) for i, s in enumerate(self.sites)}
 
 

@@ -37,7 +37,7 @@ class MixtureMode(nn.Module):
     normal mixture estimation and model-based clustering.
     """
 
-    family = "delta"
+    kind = "point"
 
     def __init__(self, model: Any, *, prior: bool = True) -> None:
         super().__init__()

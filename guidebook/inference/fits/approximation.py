@@ -1,125 +1,275 @@
-"""NEEDS A DOCSTRING: guidebook.inference.fits.approximation."""
+r"""What a fit is, whatever found it: an approximation q of p(z | x), in one of four kinds.
+
+    density    q(z) can be drawn from and scored: draws with log q(z)
+    point      one value of z. It has no spread, hence no log q
+    chains     dependent draws of p(z | x) made by a sampler, hence no log q
+    particles  a set of positions that stand for p(z | x) together, hence no log q
+
+A guide is a density or a point. It says which by an attribute `kind`; of a guide that says nothing
+(Pyro's autoguides, functions) it is seen in two runs: a continuous site drawn from a Delta that has
+the same value in both has no spread. Chains and particles are what an engine leaves when it hands
+`Fit` its draws, and it says which of the two they are.
+
+Draws come as positions u on the model's unconstrained scale (`guidebook.programs.sites`), where
+
+.. math:: \log q(u) = \log q(z) + \log \left| \det \partial z / \partial u \right|.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from guidebook.errors import DataError
-from guidebook.guides.autoguides.point import Point
-from guidebook.guides.autoguides.whitened import Whitened
+from guidebook.errors import DataError, GuideError
+from guidebook.programs.data import as_tensors, find_device
 from guidebook.programs.graph import recording
-from guidebook.programs.labels import (
-    canonical_positions,
-    exchangeable,
-    log_q_of_labelled,
-)
-from guidebook.programs.owned import dtype_of
+from guidebook.programs.labels import canonical_positions, exchangeable, log_q_of_labelled
+from guidebook.programs.owned import dtype_of, parameters_of
+from guidebook.programs.potential import Potential
 from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.sites import Site
 
-if TYPE_CHECKING:
-    from guidebook.inference.fits.fit import Fit
-
-
-def is_discrete(fit: Fit) -> bool:
-    """Whether some latent site has no gradient."""
-    return any(site.discrete for site in fit.sites)
-
-
-# draws ------------------------------------------------------------------------------------------
+Kind = Literal["density", "point", "chains", "particles"]
+Values = dict[str, Tensor]
+Density = Callable[[Values], Tensor]
+_NO_JOINT = (
+    "This fit was loaded without its model or its data, so log p(x, z) is not known. Give them: "
+    "gb.load(path, model=model, data=data)."
+)
 
 
-def draw(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """u (chain, draw, D) and log q(u) (chain, draw); no log q for a sampler or a point.
+@runtime_checkable
+class UnconstrainedGuide(Protocol):
+    """A guide whose q is a distribution over the model's flat unconstrained position u (D,).
 
-    Exchangeable components stand in the order that the model names (`guidebook.programs.labels`).
+    `constrained(u, data)` gives, site by site in the order of `sites`, the site, its value and
+    log |det dz/du|; `data` is read where a support depends on other sites.
     """
-    if fit.draws is not None:
-        flat = canonical_positions(fit.potential, fit.draws.flatten(0, 1))
-        return flat.view_as(fit.draws), None
-    u, log_q = _draw_as_it_is(fit, draws, seed)
-    story = exchangeable(fit.model)
-    if story is None:
-        return u, log_q
-    moved = canonical_positions(fit.potential, u[0])
-    if log_q is None:
-        return moved[None], None
-    found = fit.potential.constrain(moved)
-    values = {site.name: found[site.name] for site in fit.sites}
-    with local_parameters(), precision(fit.potential.dtype), torch.no_grad():
-        density = log_q_of_labelled(_guide_density(fit), values, story.K)
-    _, log_det = fit.potential(moved)
-    return moved[None], (density + log_det)[None]
+
+    sites: tuple[Site, ...]
+
+    def get_posterior(self) -> Any: ...
+
+    def constrained(self, u: Tensor, data: dict[str, Any]) -> list[tuple[Site, Tensor, Tensor]]: ...
 
 
-def _guide_density(fit: Fit) -> Callable[[dict[str, Tensor]], Tensor]:
-    """log q(z), (S,), of values of the sites with S in front."""
-    if isinstance(fit.guide, Whitened):
-        q = fit.guide.get_posterior()
+@dataclass(frozen=True, eq=False)
+class Approximation:
+    """q(z), and the joint density p(x, z) where model and data are there.
 
-        def of_position(values: dict[str, Tensor]) -> Tensor:
-            u = fit.potential.unconstrain(values)
-            density: Tensor = q.log_prob(u) - fit.potential(u)[1]
+    Attributes: as those of `guidebook.Fit` with the same names.
+    """
+
+    model: Callable[..., Any] | None
+    guide: Callable[..., Any] | None
+    data: Mapping[str, Any] | None
+    sites: tuple[Site, ...]
+    draws: Tensor | None = None
+    draws_are: Literal["chains", "particles"] = "chains"
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What q is; see the module.
+
+        Raises:
+            DataError: it can only be seen by running a guide, whose data are not there.
+        """
+        if self.draws is not None:
+            return self.draws_are
+        said = getattr(self.guide, "kind", None)
+        if said == "density" or said == "point":
+            return said
+        return "point" if self._has_fixed_sites() else "density"
+
+    @property
+    def discrete(self) -> bool:
+        """Whether some site is discrete and so has no gradient."""
+        return any(site.discrete for site in self.sites)
+
+    @property
+    def has_joint(self) -> bool:
+        """Whether log p(x, z) can be computed: model and data are there."""
+        return self.model is not None and self.data is not None
+
+    @cached_property
+    def tensors(self) -> dict[str, Any]:
+        """The data as tensors in the dtype and on the device of the fit.
+
+        Raises:
+            DataError: the fit was loaded without its data.
+        """
+        if self.data is None:
+            raise DataError(_NO_JOINT)
+        dtype = self.draws.dtype if self.draws is not None else dtype_of(self.model, self.guide)
+        device = next((p.device for p in parameters_of(self.model, self.guide)), None)
+        return as_tensors(self.data, dtype, device or find_device(None, self.data))
+
+    @cached_property
+    def potential(self) -> Potential:
+        """log p(x, u) at the fit's data, recorded once and kept.
+
+        Raises:
+            DataError: the fit was loaded without its model or its data.
+        """
+        if self.model is None:
+            raise DataError(_NO_JOINT)
+        return Potential(self.model, self.tensors, self.sites)
+
+    def over_positions(self) -> Any:
+        """q(u) as a distribution over positions (D,), from a guide that is one; else None."""
+        return self.guide.get_posterior() if isinstance(self.guide, UnconstrainedGuide) else None
+
+    # draws --------------------------------------------------------------------------------------
+
+    def draw(self, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """u (chain, draw, D), and log q(u) (chain, draw) of a density.
+
+        Of chains and particles, all there are. Exchangeable components stand in the order that the
+        model names (`guidebook.programs.labels`).
+
+        Raises:
+            DataError: the fit was loaded without its model or its data.
+        """
+        if self.draws is not None:
+            flat = canonical_positions(self.potential, self.draws.flatten(0, 1))
+            return flat.view_as(self.draws), None
+        u, log_q = self._drawn(draws, seed)
+        story = exchangeable(self.model)
+        if story is None:
+            return u[None], None if log_q is None else log_q[None]
+        moved = canonical_positions(self.potential, u)
+        if log_q is None:
+            return moved[None], None
+        found = self.potential.constrain(moved)
+        values = {site.name: found[site.name] for site in self.sites}
+        with local_parameters(), precision(self.potential.dtype), torch.no_grad():
+            density = log_q_of_labelled(self._density(), values, story.K)
+        _, log_det = self.potential(moved)
+        return moved[None], (density + log_det)[None]
+
+    def draw_values(self, draws: int, seed: int) -> tuple[Values, Tensor | None]:
+        """z, each site (draw, *shape), and log q(z) (draw,) of a density, without model and data.
+
+        Raises:
+            DataError: the guide is not one over positions, or a support depends on other sites.
+        """
+        guide = self.guide
+        if self.draws is not None or not isinstance(guide, UnconstrainedGuide):
+            raise DataError(
+                "This fit needs its model and data to give draws: "
+                "gb.load(path, model=..., data=...)."
+            )
+        if any(site.varying for site in self.sites):
+            raise DataError(
+                "A site's support depends on other sites, so the model and its data are needed to "
+                "give draws: gb.load(path, model=..., data=...)."
+            )
+        is_density = self.kind == "density"
+        dtype = dtype_of(None, guide)
+        with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
+            q = guide.get_posterior()
+            u = q(torch.Size((draws,)))
+
+            def one(row: Tensor) -> tuple[Values, Tensor]:
+                parts = guide.constrained(row, {})
+                log_det = sum((d.sum() for _, _, d in parts), row.new_zeros(()))
+                return {s.name: v for s, v, _ in parts}, log_det
+
+            values, log_det = torch.func.vmap(one)(u)
+            return values, q.log_prob(u) - log_det if is_density else None
+
+    def _drawn(self, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """u (draw, D) as the guide gives it, and log q(u)."""
+        is_density = self.kind == "density"  # asked outside the seed: it may run the guide
+        dtype = dtype_of(self.model, self.guide)
+        with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
+            q = self.over_positions()
+            if q is not None:
+                u = q(torch.Size((draws,)))
+                return u, q.log_prob(u) if is_density else None
+            values, log_q = self._traced(draws)
+        u = self.potential.unconstrain(values)
+        if not is_density:
+            return u, None
+        _, log_det = self.potential(u)
+        return u, log_q + log_det
+
+    def _traced(self, draws: int) -> tuple[Values, Tensor]:
+        """Values of the sites and log q(z) of any Pyro guide, vectorised where it can be."""
+        data, names = self.potential.data, [site.name for site in self.sites]
+
+        def one(_: Tensor) -> tuple[Values, Tensor]:
+            trace = poutine.trace(self.guide).get_trace(**data)
+            values = {n: trace.nodes[n]["value"] for n in names}
+            return values, torch.as_tensor(_log_prob_sum(trace))
+
+        chunk = min(draws, self.potential.chunk)
+        pieces = []
+        for start in range(0, draws, chunk):
+            number = torch.zeros(min(chunk, draws - start), device=self.potential.device)
+            with recording():
+                try:
+                    pieces.append(torch.func.vmap(one, randomness="different")(number))
+                except RuntimeError:  # a guide that cannot be vectorised: draw by draw
+                    singles = [one(n) for n in number]
+                    stacked = {n: torch.stack([v[n] for v, _ in singles]) for n in names}
+                    pieces.append((stacked, torch.stack([q for _, q in singles])))
+        values = {n: torch.cat([v[n] for v, _ in pieces]) for n in names}
+        return values, torch.cat([q for _, q in pieces])
+
+    def _density(self) -> Density:
+        """log q(z), (S,), of values of the sites with S in front."""
+        q, potential = self.over_positions(), self.potential
+        if q is not None:
+
+            def of_position(values: Values) -> Tensor:
+                u = potential.unconstrain(values)
+                density: Tensor = q.log_prob(u) - potential(u)[1]
+                return density
+
+            return of_position
+
+        def one(values: Values) -> Tensor:
+            trace = poutine.trace(poutine.condition(self.guide, values)).get_trace(**potential.data)
+            total = sum(trace.nodes[n]["fn"].log_prob(v).sum() for n, v in values.items())
+            return torch.as_tensor(total)
+
+        def of_values(values: Values) -> Tensor:
+            with recording():
+                density: Tensor = torch.func.vmap(one, randomness="different")(values)
             return density
 
-        return of_position
+        return of_values
 
-    def one(values: dict[str, Tensor]) -> Tensor:
-        trace = poutine.trace(poutine.condition(fit.guide, values)).get_trace(**fit.potential.data)
-        total = sum(trace.nodes[n]["fn"].log_prob(v).sum() for n, v in values.items())
-        return torch.as_tensor(total)
+    def _has_fixed_sites(self) -> bool:
+        """Whether the guide gives a continuous site one value and no distribution.
 
-    def of_values(values: dict[str, Tensor]) -> Tensor:
-        with recording():
-            density: Tensor = torch.func.vmap(one, randomness="different")(values)
-        return density
-
-    return of_values
-
-
-def _draw_as_it_is(fit: Fit, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    dtype = dtype_of(fit.model, fit.guide)
-    with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
-        if isinstance(fit.guide, Whitened):
-            q = fit.guide.get_posterior()
-            u = q(torch.Size((draws,)))
-            if isinstance(fit.guide, Point):
-                return u[None], None
-            return u[None], q.log_prob(u)[None]
-        values, log_q = _draw_by_trace(fit, draws)
-    u = fit.potential.unconstrain(values)
-    if getattr(fit.guide, "family", None) == "delta":
-        return u[None], None
-    _, log_det = fit.potential(u)
-    return u[None], (log_q + log_det)[None]
+        An autoguide samples a Delta too, at a transform of what it drew before: its value moves.
+        """
+        if self.guide is None:
+            raise GuideError("This fit has neither a guide nor draws, so it approximates nothing.")
+        names = [site.name for site in self.sites if not site.discrete]
+        dtype = dtype_of(self.model, self.guide)
+        with local_parameters(), precision(dtype), random_state(0), torch.no_grad():
+            first = poutine.trace(self.guide).get_trace(**self.tensors).nodes
+            deltas = [n for n in names if n in first and _is_delta(first[n]["fn"])]
+            if not deltas:
+                return False
+            second = poutine.trace(self.guide).get_trace(**self.tensors).nodes
+        return any(torch.equal(first[n]["value"], second[n]["value"]) for n in deltas)
 
 
-def _draw_by_trace(fit: Fit, draws: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Values of the sites and log q(z) of any Pyro guide, vectorised where it can be."""
-    data, names = fit.potential.data, [site.name for site in fit.sites]
-
-    def one(_: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        trace = poutine.trace(fit.guide).get_trace(**data)
-        values = {n: trace.nodes[n]["value"] for n in names}
-        return values, torch.as_tensor(_log_prob_sum(trace))
-
-    chunk = min(draws, fit.potential.chunk)
-    pieces = []
-    for start in range(0, draws, chunk):
-        number = torch.zeros(min(chunk, draws - start), device=fit.potential.device)
-        with recording():
-            try:
-                pieces.append(torch.func.vmap(one, randomness="different")(number))
-            except RuntimeError:  # a guide that cannot be vectorised: draw by draw
-                singles = [one(n) for n in number]
-                stacked = {n: torch.stack([v[n] for v, _ in singles]) for n in names}
-                pieces.append((stacked, torch.stack([q for _, q in singles])))
-    values = {n: torch.cat([v[n] for v, _ in pieces]) for n in names}
-    return values, torch.cat([q for _, q in pieces])
+def _is_delta(fn: Any) -> bool:
+    while not isinstance(fn, dist.Delta) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
 
 
 def _log_prob_sum(trace: Any) -> Any:
@@ -128,29 +278,3 @@ def _log_prob_sum(trace: Any) -> Any:
         if node["type"] == "sample" and not node["is_observed"]:
             total = total + node["fn"].log_prob(node["value"]).sum()
     return total
-
-
-def _draw_without_model(fit: Fit, draws: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """What a loaded fit can give without model and data: z and log q(z)."""
-    if fit.draws is not None or not isinstance(fit.guide, Whitened):
-        raise DataError(
-            "This fit needs its model and data to give draws: gb.load(path, model=..., data=...)."
-        )
-    if any(site.varying for site in fit.sites):
-        raise DataError(
-            "A site's support depends on other sites, so the model and its data are needed to "
-            "give draws: gb.load(path, model=..., data=...)."
-        )
-    guide = fit.guide
-    with local_parameters(), precision(guide.center.dtype), random_state(seed), torch.no_grad():
-        q = guide.get_posterior()
-        u = q(torch.Size((draws,)))
-        log_q = q.log_prob(u)
-
-        def one(row: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-            parts = guide._constrained(row, {})
-            log_det = sum((d.sum() for _, _, d in parts), row.new_zeros(()))
-            return {s.name: v for s, v, _ in parts}, log_det
-
-        values, log_det = torch.func.vmap(one)(u)
-    return values, log_q - log_det

@@ -10,93 +10,126 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from guidebook.errors import DataError, GuideError, SettingError
-from guidebook.inference.fits.approximation import _draw_without_model, draw, is_discrete
+from guidebook.errors import DataError, GuideError
+from guidebook.inference.fits.approximation import Approximation
+from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graph import recording
-from guidebook.programs.labels import (
-    log_labellings,
-)
+from guidebook.programs.labels import log_labellings
 from guidebook.programs.owned import Owned
 from guidebook.programs.scope import local_parameters, precision, random_state
-from guidebook.programs.sites import Substitute, coordinate_names
+from guidebook.programs.sites import Site, Substitute, coordinate_names
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from guidebook.inference.fits.fit import Fit
-
-
+Arrays = dict[str, np.ndarray]
 COORDINATE = "unconstrained_dim"
 """Of the group unconstrained; a name that no plate of a user's model will have."""
 
-
 LARGEST_UNCONSTRAINED = 2000
-
+"""Dimension up to which the group unconstrained is made: it doubles what a tree holds."""
 
 LARGEST_CONSTANT = 10_000_000
+"""Numbers of an argument up to which constant_data repeats it."""
+
+DATA_GROUPS = ("observed_data", "constant_data")
 
 
 def to_datatree(
-    fit: Fit, draws: int, seed: int, *, log_likelihood: bool, posterior_predictive: bool
-) -> xr.DataTree:
+    approximation: Approximation, record: Record, draws: int, seed: int,
+    log_likelihood: bool = False, posterior_predictive: bool = False,
+) -> xr.DataTree:  # fmt: skip
     """The groups that `Fit.posterior` documents."""
+    check_whole(draws=(draws, 1))
+    if approximation.has_joint:
+        groups, u = _with_joint(approximation, draws, seed)
+    else:
+        groups, u = _without_joint(approximation, draws, seed), torch.zeros(0)
+    chains = next(iter(groups["posterior"].values())).shape[:2]
+    if "diverging" in record.notes:
+        groups["sample_stats"]["diverging"] = np.asarray(record.notes["diverging"])
+    if log_likelihood:
+        groups["log_likelihood"] = _grouped(_log_likelihood(approximation, u), chains)
+    if posterior_predictive:
+        groups["posterior_predictive"] = _grouped(_predictive(approximation, u, seed), chains)
+    tree = _assembled(groups, _dimensions(approximation, groups), approximation.sites)
+    _add_record(tree, approximation, record)
+    return tree
+
+
+def _with_joint(
+    approximation: Approximation, draws: int, seed: int
+) -> tuple[dict[str, Arrays], Tensor]:
+    """The groups of draws and data, and the positions (S, D) of all draws."""
+    potential = approximation.potential
+    u, log_q = approximation.draw(draws, seed)
+    chains, flat = tuple(u.shape[:2]), u.reshape(-1, u.shape[-1])
+    log_joint, log_det = potential(flat)
+    groups = {"posterior": _grouped(potential.constrain(flat), chains)}
+    stats = {"lp": log_joint + log_labellings(approximation.model)}
+    if log_q is not None:
+        stats["log_q"] = log_q.reshape(-1) - log_det
+    groups["sample_stats"] = _grouped(stats, chains)
+    if u.shape[-1] <= LARGEST_UNCONSTRAINED and not approximation.discrete:
+        _, grad = potential.value_and_grad(flat)
+        groups["unconstrained"] = _grouped({"position": flat, "gradient": grad}, chains)
+    return groups | _data_groups(approximation), flat
+
+
+def _without_joint(approximation: Approximation, draws: int, seed: int) -> dict[str, Arrays]:
+    values, log_q = approximation.draw_values(draws, seed)
+    stats = {} if log_q is None else {"log_q": log_q}
+    chains = (1, draws)
+    return {"posterior": _grouped(values, chains), "sample_stats": _grouped(stats, chains)}
+
+
+def _assembled(
+    groups: dict[str, Arrays], dims: dict[str, list[str]], sites: tuple[Site, ...]
+) -> xr.DataTree:
     import xarray as xr
     from arviz_base import dict_to_dataset, from_dict
 
-    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < 1:
-        raise SettingError(f"draws={draws!r} is out of range: give a whole number of at least 1.")
-    groups: dict[str, dict[str, Any]] = {}
-    known = fit.model is not None and fit.data is not None
-    if known:
-        u, log_q = draw(fit, draws, seed)
-        chains: tuple[int, ...] = tuple(u.shape[:2])
-        flat = u.reshape(-1, u.shape[-1])
-        log_joint, log_det = fit.potential(flat)
-        groups["posterior"] = _grouped(fit.potential.constrain(flat), chains)
-        stats = {"lp": log_joint + log_labellings(fit.model)}
-        if log_q is not None:
-            stats["log_q"] = log_q.reshape(-1) - log_det
-        groups["sample_stats"] = _grouped(stats, chains)
-        if u.shape[-1] <= LARGEST_UNCONSTRAINED and not is_discrete(fit):
-            _, grad = fit.potential.value_and_grad(flat)
-            groups["unconstrained"] = _grouped({"position": flat, "gradient": grad}, chains)
-        groups |= _data_groups(fit)
-    else:
-        values, log_q = _draw_without_model(fit, draws, seed)
-        groups["posterior"] = _grouped(values, (1, draws))
-        groups["sample_stats"] = {"log_q": _numpy(log_q)[None]}
-        flat, chains = torch.zeros(0), (1, draws)
-    diverging = fit.notes.get("diverging")
-    if diverging is not None:
-        groups["sample_stats"]["diverging"] = np.asarray(diverging)
-    if log_likelihood:
-        groups["log_likelihood"] = _grouped(_log_likelihood(fit, flat), chains)
-    if posterior_predictive:
-        groups["posterior_predictive"] = _grouped(_predictive(fit, flat, seed), chains)
-    dims, coords = _dimensions(fit, groups)
-    plain = {k: v for k, v in groups.items() if k not in ("observed_data", "constant_data")}
-    tree = from_dict(plain, dims=dims, coords=coords)
-    for name in ("observed_data", "constant_data"):
+    coords = {COORDINATE: coordinate_names(sites)} if "unconstrained" in groups else {}
+    drawn = {k: v for k, v in groups.items() if k not in DATA_GROUPS and v}
+    tree = from_dict(drawn, dims=dims, coords=coords)
+    for name in DATA_GROUPS:
         if groups.get(name):
-            kept = {k: dims.get(k, None) for k in groups[name]}
-            data = dict_to_dataset(
-                groups[name], dims={k: d for k, d in kept.items() if d}, sample_dims=[]
-            )
-            tree[name] = xr.DataTree(data)
-    history = dict_to_dataset(
-        {"objective": fit.history}, dims={"objective": ["step"]}, sample_dims=[]
-    )
-    tree["vi_fit"] = xr.DataTree(history)
-    tree["vi_fit"].attrs.update(_attributes(fit))
-    tree.attrs.update({"created_by": "guidebook", "engine": fit.engine})
+            own: Any = {k: dims[k] for k in groups[name] if k in dims}
+            tree[name] = xr.DataTree(dict_to_dataset(groups[name], dims=own, sample_dims=[]))
     return tree
+
+
+def _add_record(tree: xr.DataTree, approximation: Approximation, record: Record) -> None:
+    """The group vi_fit: what a file says of the fit to those who have the file alone."""
+    import xarray as xr
+    from arviz_base import dict_to_dataset
+
+    history = {"objective": record.history}
+    data = dict_to_dataset(history, dims={"objective": ["step"]}, sample_dims=[])
+    tree["vi_fit"] = xr.DataTree(data)
+    plain = {k: v for k, v in record.notes.items() if isinstance(v, (str, int, float, list, bool))}
+    guide = approximation.guide
+    tree["vi_fit"].attrs.update(
+        {
+            "kind": approximation.kind,
+            "status": record.status.name,
+            "seed": record.seed,
+            "seconds": record.seconds,
+            "engine": record.engine,
+            "family": getattr(guide, "family", "") or type(guide).__name__,
+            "notes": json.dumps(plain),
+            "discrete": int(approximation.discrete),
+        }
+    )
+    tree.attrs.update({"created_by": "guidebook", "engine": record.engine})
 
 
 # groups -----------------------------------------------------------------------------------------
 
 
-def _grouped(values: dict[str, Tensor], chains: Any) -> dict[str, np.ndarray]:
+def _grouped(values: dict[str, Tensor], chains: tuple[int, ...]) -> Arrays:
     return {n: _numpy(v).reshape(*chains, *v.shape[1:]) for n, v in values.items()}
 
 
@@ -104,10 +137,10 @@ def _numpy(value: Tensor) -> np.ndarray:
     return value.detach().double().cpu().numpy()
 
 
-def _data_groups(fit: Fit) -> dict[str, dict[str, np.ndarray]]:
-    potential = fit.potential
+def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
+    potential = approximation.potential
     with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
-        trace = poutine.trace(fit.model).get_trace(**potential.data)
+        trace = poutine.trace(potential.model).get_trace(**potential.data)
     observed = {n: trace.nodes[n]["value"].detach().cpu().numpy() for n in potential.observed}
     seen = {id(trace.nodes[n]["value"]) for n in potential.observed}
     rest = {
@@ -122,55 +155,40 @@ def _data_groups(fit: Fit) -> dict[str, dict[str, np.ndarray]]:
     return {"observed_data": observed, "constant_data": rest}
 
 
-def _dimensions(
-    fit: Fit, groups: dict[str, Any]
-) -> tuple[dict[str, list[str]], dict[str, list[Any]]]:
+def _dimensions(approximation: Approximation, groups: dict[str, Arrays]) -> dict[str, list[str]]:
     """ArviZ dimension names: those of the plates, then {site}_dim_{i}."""
+    sites = approximation.sites
+    events = {site.name: site.event_dim for site in sites}
+    plates = {s.name: tuple((name, dim) for name, dim, _ in s.plates) for s in sites}
+    if approximation.has_joint:  # of observed and deterministic sites too
+        plates = approximation.potential.plates
     dims: dict[str, list[str]] = {}
-    coords: dict[str, list[Any]] = {}
-    if fit.model is not None and fit.data is not None:
-        plates = fit.potential.plates
-        events = {site.name: site.event_dim for site in fit.sites}
-    else:
-        plates = {s.name: tuple((n, d) for n, d, _ in s.plates) for s in fit.sites}
-        events = {s.name: s.event_dim for s in fit.sites}
-    shapes = {
-        n: (v.shape[2:] if g not in ("observed_data", "constant_data") else v.shape)
-        for g, group in groups.items()
-        for n, v in group.items()
-    }
-    for name, stack in plates.items():
-        if name not in shapes or not stack:
-            continue
-        shape = shapes[name]
-        event = events.get(name, max(0, len(shape) + min(d for _, d in stack)))
-        labels = [f"{name}_dim_{i}" for i in range(len(shape))]
-        for plate, dim in stack:
-            place = len(shape) - event + dim
-            if 0 <= place < len(shape):
-                labels[place] = plate
-        dims[name] = labels
+    for group, values in groups.items():
+        for name, value in values.items():
+            shape = value.shape if group in DATA_GROUPS else value.shape[2:]
+            if plates.get(name):
+                dims[name] = _labels(name, shape, plates[name], events.get(name))
     if "unconstrained" in groups:
         dims |= {"position": [COORDINATE], "gradient": [COORDINATE]}
-        coords[COORDINATE] = coordinate_names(fit.sites)
-    return dims, coords
+    return dims
 
 
-def _attributes(fit: Fit) -> dict[str, str | int | float]:
-    simple = {k: v for k, v in fit.notes.items() if isinstance(v, (str, int, float, list, bool))}
-    return {
-        "status": fit.status.name,
-        "seed": fit.seed,
-        "seconds": fit.seconds,
-        "engine": fit.engine,
-        "family": getattr(fit.guide, "family", "") or type(fit.guide).__name__,
-        "notes": json.dumps(simple),
-        "discrete": int(is_discrete(fit)),
-    }
+def _labels(
+    name: str, shape: tuple[int, ...], plates: tuple[tuple[str, int], ...], event: int | None
+) -> list[str]:
+    """The dimensions of one site; without its event dimensions, all left of its plates' are."""
+    if event is None:
+        event = max(0, len(shape) + min(dim for _, dim in plates))
+    labels = [f"{name}_dim_{i}" for i in range(len(shape))]
+    for plate, dim in plates:
+        place = len(shape) - event + dim
+        if 0 <= place < len(shape):
+            labels[place] = plate
+    return labels
 
 
-def _log_likelihood(fit: Fit, u: Tensor) -> dict[str, Tensor]:
-    potential = fit.potential
+def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor]:
+    potential = approximation.potential
 
     def collect(trace: Any) -> dict[str, Tensor]:
         return {
@@ -185,11 +203,11 @@ def _signed(model: Any) -> Any:
     return model.function[0] if isinstance(model, Owned) else model
 
 
-def _predictive(fit: Fit, u: Tensor, seed: int) -> dict[str, Tensor]:
+def _predictive(approximation: Approximation, u: Tensor, seed: int) -> dict[str, Tensor]:
     """Replicated data: the model at the draws with its observed arguments left out."""
-    potential = fit.potential
+    potential = approximation.potential
     with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
-        trace = poutine.trace(fit.model).get_trace(**potential.data)
+        trace = poutine.trace(potential.model).get_trace(**potential.data)
     values = {id(trace.nodes[n]["value"]): n for n in potential.observed}
     given = {k for k, v in potential.data.items() if id(v) in values or k in potential.observed}
     if not given:
@@ -198,12 +216,14 @@ def _predictive(fit: Fit, u: Tensor, seed: int) -> dict[str, Tensor]:
             "to simulate. Write the model with y=None and obs=y."
         )
     data = {k: None if k in given else v for k, v in potential.data.items()}
-    if takes(_signed(fit.model), "size") and not any(isinstance(v, Tensor) for v in data.values()):
+    if takes(_signed(approximation.model), "size") and not any(
+        isinstance(v, Tensor) for v in data.values()
+    ):
         data["size"] = number_of_rows(potential.data)  # nothing else tells how many rows to draw
 
     def simulate(position: Tensor) -> dict[str, Tensor]:
-        with _Latents(position, {s.name for s in fit.sites}):
-            trace = poutine.trace(fit.model).get_trace(**data)
+        with _Latents(position, {s.name for s in approximation.sites}):
+            trace = poutine.trace(potential.model).get_trace(**data)
         return {n: trace.nodes[n]["value"] for n in potential.observed}
 
     pieces = []

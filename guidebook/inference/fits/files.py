@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.inference.fits.files."""
+"""Files of tensors and plain values: written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
@@ -12,21 +12,29 @@ import torch
 from guidebook.errors import FileError
 
 
-def usable(path: str | Path | None) -> Path | None:
+def usable(path: str | Path, given_as: str) -> Path:
     """The path, its folder made and writable.
+
+    `given_as` is what the caller wrote, with {} for the path: "checkpoint='{}'", "fit.save('{}')".
 
     Raises:
         FileError: it is not.
     """
-    if path is None:
-        return None
-    path = Path(path)
+    path, given = Path(path), given_as.format(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"checkpoint='{path}': its folder cannot be made ({error}).") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise FileError(f"checkpoint='{path}' cannot be written: give a file in a writable folder.")
+        raise FileError(
+            f"{given}: its folder cannot be made ({error}). Give a file in a writable folder."
+        ) from error
+    if path.is_dir():
+        raise FileError(
+            f"{given}: this is a folder and cannot be written. Give the path of a file."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise FileError(
+            f"{given}: its folder cannot be written to. Give a file in a writable folder."
+        )
     return path
 
 
@@ -75,4 +83,4 @@ def read(path: Path, kind: str) -> dict[str, Any]:
             f"'{path}' has format '{found}', this Guidebook reads version {version}: install the "
             "Guidebook that wrote it, or a newer one."
         )
-    raise FileError(f"'{path}' is not a {name}. Give another path, or remove the file.")
+    raise FileError(f"'{path}' is not a {name}. Give another path.")

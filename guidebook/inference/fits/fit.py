@@ -1,4 +1,4 @@
-"""What an engine returns: a frozen value that holds the approximation and how it was found."""
+"""What an engine returns: a frozen value that holds an approximation and how it was found."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from guidebook.errors import DataError
-from guidebook.inference.fits.status import Status
-from guidebook.programs.data import as_tensors, find_device
-from guidebook.programs.owned import dtype_of, parameters_of
+from guidebook.inference.fits.approximation import Approximation
+from guidebook.inference.fits.status import Record, Status
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site
 
@@ -28,14 +26,17 @@ class Fit:
 
     Attributes:
         model: the Pyro model, a copy with its trained parameters where it has any.
-        guide: the trained guide, a copy; None for sampling engines.
+        guide: the trained guide, a copy; None for engines that return draws.
         data: the model's keyword arguments as they were given; None after `load` without data.
         history: the objective (-ELBO) at every step, shape (steps,); empty for other engines.
         status: how it ended.
         seed, seconds, engine: as named.
         sites: the latent sites that q covers.
-        draws: unconstrained draws (chain, draw, D) of a sampling engine, else None.
+        draws: unconstrained positions (chain, draw, D) of an engine that returns draws, else None.
         notes: numbers and words of the engine (restarts' R-hat, divergences, log evidence, ...).
+        draws_are: what an engine that returns draws says they are: "chains" of a sampler, whose
+            R-hat means something, or "particles", which stand for the posterior together.
+        approximation: the value that says what q is (density, point, chains or particles).
     """
 
     model: Callable[..., Any] | None
@@ -49,23 +50,28 @@ class Fit:
     sites: tuple[Site, ...] = ()
     draws: Tensor | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    draws_are: Literal["chains", "particles"] = "chains"
 
     @cached_property
+    def approximation(self) -> Approximation:
+        """q, and what it approximates: its kind, its draws, the joint density."""
+        return Approximation(
+            self.model, self.guide, self.data, self.sites, self.draws, self.draws_are
+        )
+
+    @property
+    def record(self) -> Record:
+        """How it came about, without q."""
+        return Record(self.engine, self.status, self.seed, self.seconds, self.history, self.notes)
+
+    @property
     def potential(self) -> Potential:
         """The model's log density at the fit's data, recorded once and kept.
 
         Raises:
             DataError: the fit was loaded without its model or data.
         """
-        if self.model is None or self.data is None:
-            raise DataError(
-                "This fit was loaded without its model or its data, so log p(x, z) is not known. "
-                "Give them: gb.load(path, model=model, data=data)."
-            )
-        dtype = self.draws.dtype if self.draws is not None else dtype_of(self.model, self.guide)
-        device = next((p.device for p in parameters_of(self.model, self.guide)), None)
-        tensors = as_tensors(self.data, dtype, device or find_device(None, self.data))
-        return Potential(self.model, tensors, self.sites)
+        return self.approximation.potential
 
     def posterior(
         self,
@@ -79,24 +85,32 @@ class Fit:
 
         Groups: posterior; sample_stats with lp = log p(x, z) and log_q = log q(z) per draw;
         unconstrained with position u and gradient d log p(x, u) / du, on which Stein's identities
-        are checked; observed_data; constant_data; vi_fit with the objective per step; on request
-        log_likelihood and posterior_predictive. A sampler's own chains and draws are kept.
+        are checked; observed_data; constant_data; vi_fit with the objective per step, and as
+        attributes what q is (kind, family, discrete) and how it was found (engine, status, ...);
+        on request log_likelihood and posterior_predictive. Chains and particles are kept as they
+        are, whatever `draws`; only a density has log_q.
+
+        Raises:
+            SettingError: `draws` is not a whole number of at least 1.
+            DataError: model or data are needed and were not loaded; or no argument of the model can
+                be left out to predict.
+            GuideError: the model cannot run without its observed data.
         """
         from guidebook.inference.fits.datatree import to_datatree
 
         return to_datatree(
-            self,
-            draws,
-            seed,
-            log_likelihood=log_likelihood,
-            posterior_predictive=posterior_predictive,
+            self.approximation, self.record, draws, seed, log_likelihood, posterior_predictive
         )
 
     def save(self, path: str | Path) -> Path:
-        """Writes one file without pickled code and without the training data; see `load`."""
+        """Writes one file without pickled code and without the training data; see `load`.
+
+        Raises:
+            FileError: the path cannot be written; nothing is left behind.
+        """
         from guidebook.inference.fits.saving import save
 
-        return save(self, path)
+        return save(self.approximation, self.record, path)
 
     def __repr__(self) -> str:
         last = f", objective {self.history[-1]:.4g}" if len(self.history) else ""

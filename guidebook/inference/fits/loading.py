@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.inference.fits.loading."""
+"""A saved fit read back, with copies of what the file does not hold: model, data, a user's guide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from guidebook.inference.fits.files import read
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.saving import FORMAT
 from guidebook.inference.fits.status import Status
-from guidebook.inference.fits.supports import _decode_site, _decode_support
+from guidebook.inference.fits.supports import decode_site, decode_support
 from guidebook.programs.data import as_tensors
 from guidebook.programs.owned import Owned, copied
 from guidebook.programs.scope import local_parameters, precision, random_state
@@ -55,33 +55,39 @@ def load(
     if missing:
         raise FileError(f"'{path}' is damaged: it lacks {missing}. Save the fit again.")
     try:
-        sites = tuple(_decode_site(site) for site in content["sites"])
+        sites = tuple(decode_site(site) for site in content["sites"])
         status = Status[content["status"]]
         notes = json.loads(content["notes"])
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
     twin = _with_state(model, content["model"])
-    kind = content["guide"]
-    if kind is None:
+    kept = content["guide"]
+    if kept is None:
         restored = None
-    elif kind["family"] in FAMILIES:
-        restored = _restore_family(kind, sites, twin)
+    elif "options" in kept:
+        restored = _rebuilt(kept, sites, twin, path)
     else:
-        restored = _restore_given(kind, guide, data)
+        restored = _given(kept, guide, data)
     return Fit(
         twin, restored, data, content["history"].numpy(), status, content["seed"],
         content["seconds"], content["engine"], sites, content["draws"], notes,
+        content.get("draws_are", "chains"),
     )  # fmt: skip
 
 
-def _restore_family(kind: dict[str, Any], sites: tuple[Site, ...], model: Any) -> Whitened:
-    guide = FAMILIES[kind["family"]](model or _no_model, **kind["options"])
+def _rebuilt(
+    kept: dict[str, Any], sites: tuple[Site, ...], model: Any, path: str | Path
+) -> Whitened:
+    """A guide of gb.guides, made anew from its family, options and state."""
+    if kept["family"] not in FAMILIES:
+        raise FileError(
+            f"'{path}' holds a guide of the family '{kept['family']}', which this Guidebook does not "
+            "have: install the Guidebook that wrote it, or a newer one."
+        )
+    guide = FAMILIES[kept["family"]](model or _no_model, **kept["options"])
     with local_parameters():
-        guide.restore(sites, like=kind["state"]["center"])
-        for name in ("center", "factor", "unit"):  # a full factor replaces the diagonal one
-            if name in kind["state"]:
-                setattr(guide, name, kind["state"][name].clone())
-        guide.load_state_dict(kind["state"])
+        guide.restore(sites, like=kept["state"]["center"])
+        guide.load_state_dict(kept["state"])
     _, guide = copied(guide.model, guide)
     return guide
 
@@ -90,19 +96,20 @@ def _no_model(**data: Any) -> None:
     raise ModelError("This fit was loaded without its model: gb.load(path, model=model).")
 
 
-def _restore_given(kind: dict[str, Any], guide: Any, data: Mapping[str, Any] | None) -> Any:
+def _given(kept: dict[str, Any], guide: Any, data: Mapping[str, Any] | None) -> Any:
+    """A copy of the guide that the caller gives, with the saved parameters."""
     if guide is None:
         raise GuideError(
-            f"The file holds the parameters of a {kind['family']}, which is not one of gb.guides: "
-            "give the same guide untrained, gb.load(path, guide=...)."
+            f"The file holds the parameters of a guide of your own, {kept['family']}: give the same "
+            "guide untrained, gb.load(path, guide=...)."
         )
     _, twin = copied(guide, guide)
-    if "constraints" in kind:
+    if "constraints" in kept:
         owned = twin if isinstance(twin, Owned) else Owned(twin)
-        for name, value in kind["state"].items():
-            owned.adopt(name, value, _decode_support(kind["constraints"][name]))
+        for name, value in kept["state"].items():
+            owned.adopt(name, value, decode_support(kept["constraints"][name]))
         return owned
-    return _with_state(twin, kind["state"], what="guide", data=data)
+    return _with_state(twin, kept["state"], what="guide", data=data)
 
 
 def _with_state(

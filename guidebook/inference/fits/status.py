@@ -1,44 +1,65 @@
-"""NEEDS A DOCSTRING: guidebook.inference.fits.status."""
+"""How a fit came about and how it ended."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+import numpy as np
 
 
 class Status(Enum):
     """How a fit ended. The value is a sentence that says what to do about it."""
 
-    CONVERGED = "Converged: nothing in how the fit ended speaks against it."
+    CONVERGED = (
+        "Converged: the objective and the parameters had stopped moving (of chains: R-hat and the "
+        "effective sample sizes are within their limits)."
+    )
     STILL_MOVING = (
-        "Not converged: the iterates still move at the end. Raise steps (sweeps, iterations), or "
-        "continue from the checkpoint."
+        "Not converged: the parameters were still moving when the engine stopped. Raise steps "
+        "(sweeps, iterations), or continue from the checkpoint."
     )
     RESTARTS_DISAGREE = (
-        "Not converged: restarts end in different places (R-hat above 1.05). The objective has "
-        "several optima; raise steps, or use a richer guide or nuts."
+        "Not converged: the restarts ended in different places (R-hat above 1.05), so the "
+        "objective has several optima. Raise steps, or use a richer guide or nuts."
     )
     STOPPED_BY_NAN = (
-        "Stopped: the objective was not finite; the parameters are those before it. See "
-        "notes['nan'] for the site, the step and the likely cause."
+        "Stopped: the objective became infinite or NaN; the parameters are those of the step "
+        "before. notes['nan'] names the site, the step and the likely cause."
     )
     INTERRUPTED = (
-        "Interrupted: holds what had been fitted. Call the engine again, with the same checkpoint "
-        "if it takes one, to continue."
+        "Interrupted: the fit holds what had been reached. Call the engine again to finish, with "
+        "the same checkpoint if it takes one."
     )
     DIVERGENCES = (
-        "Not trustworthy: trajectories of NUTS diverged, so a region of the posterior was not "
-        "visited. Reparameterise (the non-centred model), or raise target_accept."
+        "Not trustworthy: trajectories of NUTS diverged, so part of the posterior may be missing "
+        "from the draws. Reparameterise (the non-centred model), or raise target_accept."
     )
     CHAINS_DISAGREE = (
-        "Not converged: R-hat above 1.01 or an effective sample size below 100 per chain. Raise "
-        "tune and draws."
+        "Not converged: R-hat is above 1.01 or an effective sample size is below 100 per chain. "
+        "Raise tune and draws."
     )
     NO_MODE = (
-        "No mode: the density has no maximum with positive curvature, so the Laplace approximation "
-        "does not exist. Use svi or nuts, or reparameterise."
+        "No mode: the log density has no maximum with negative definite Hessian, so the Laplace "
+        "approximation does not exist. Use svi or nuts, or reparameterise."
     )
     EXACT = "Exact: the guide is the posterior, up to rounding (checked on draws)."
 
     @property
     def good(self) -> bool:
+        """Whether the engine reached what it was after."""
         return self in (Status.CONVERGED, Status.EXACT)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is known of the making of a fit; attributes as those of `guidebook.Fit`."""
+
+    engine: str
+    status: Status
+    seed: int
+    seconds: float
+    history: np.ndarray
+    notes: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.inference.fits.supports."""
+"""Sites and their supports as plain values, for a file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from guidebook.errors import FileError
 from guidebook.models.energy.energy import plus_minus_one
 from guidebook.programs.sites import Site
 
-# sites ------------------------------------------------------------------------------------------
 
+def encode_site(site: Site) -> dict[str, Any]:
+    """The site, with None for a support that depends on other sites.
 
-def _encode_site(site: Site) -> dict[str, Any]:
+    Raises:
+        FileError: a support that a file cannot hold.
+    """
     return {
         "name": site.name,
         "shape": list(site.shape),
@@ -23,12 +26,13 @@ def _encode_site(site: Site) -> dict[str, Any]:
         "event_dim": site.event_dim,
         "plates": [list(p) for p in site.plates],
         "varying": site.varying,
-        "support": None if site.varying else _encode_support(site.support),
+        "support": None if site.varying else encode_support(site.support),
     }
 
 
-def _decode_site(kept: dict[str, Any]) -> Site:
-    support = constraints.real if kept["support"] is None else _decode_support(kept["support"])
+def decode_site(kept: dict[str, Any]) -> Site:
+    """The site that `encode_site` was given."""
+    support = constraints.real if kept["support"] is None else decode_support(kept["support"])
     return Site(
         kept["name"],
         torch.Size(kept["shape"]),
@@ -40,13 +44,14 @@ def _decode_site(kept: dict[str, Any]) -> Site:
     )
 
 
+# supports ---------------------------------------------------------------------------------------
+
 PLAIN = (
     "real", "real_vector", "positive", "nonnegative", "unit_interval", "simplex", "lower_cholesky",
     "corr_cholesky", "positive_definite", "ordered_vector", "positive_ordered_vector",
     "softplus_positive", "softplus_lower_cholesky", "unit_lower_cholesky", "sphere", "circular",
     "corr_matrix", "boolean", "one_hot", "nonnegative_integer", "positive_integer",
 )  # fmt: skip
-
 
 BOUNDED = {
     "_GreaterThan": (constraints.greater_than, ("lower_bound",)),
@@ -58,9 +63,14 @@ BOUNDED = {
 }
 
 
-def _encode_support(support: Any) -> list[Any]:
+def encode_support(support: Any) -> list[Any]:
+    """The name of a support and its bounds.
+
+    Raises:
+        FileError: a support that is not one of those known here.
+    """
     if isinstance(support, constraints.independent):
-        inner = _encode_support(support.base_constraint)
+        inner = encode_support(support.base_constraint)
         return ["independent", inner, support.reinterpreted_batch_ndims]
     if type(support) is type(plus_minus_one):
         return ["plus_minus_one"]
@@ -84,9 +94,10 @@ def _plain_bound(bound: Any) -> Any:
     return bound.detach().cpu() if isinstance(bound, Tensor) else bound
 
 
-def _decode_support(kept: list[Any]) -> Any:
+def decode_support(kept: list[Any]) -> Any:
+    """The support that `encode_support` was given."""
     if kept[0] == "independent":
-        return constraints.independent(_decode_support(kept[1]), kept[2])
+        return constraints.independent(decode_support(kept[1]), kept[2])
     if kept[0] == "plus_minus_one":
         return plus_minus_one
     if kept[0] in PLAIN:

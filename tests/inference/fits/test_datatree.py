@@ -142,7 +142,7 @@ def test_arviz_reads_it(tree):
 
 @pytest.mark.parametrize("draws", [0, -3, 2.5, True, "many"])
 def test_draws_out_of_range(fit, draws):
-    with pytest.raises(SettingError, match=r"draws=.*at least 1"):
+    with pytest.raises(SettingError, match=r"draws=.*whole number"):
         fit.posterior(draws)
 
 
