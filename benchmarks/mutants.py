@@ -33,11 +33,22 @@ ROOT = Path(__file__).resolve().parent.parent
 REASONS = ROOT / "benchmarks" / "survivors.json"
 
 PLAN: dict[str, tuple[str, ...]] = {
+    "guidebook/diagnostics/witnesses/testimony.py": (
+        "tests/diagnostics/witnesses/test_testimony.py",
+    ),
+    "guidebook/diagnostics/witnesses/importance.py": (
+        "tests/diagnostics/witnesses/test_importance.py",
+        "tests/diagnostics/witnesses/test_weights.py",
+    ),
+    "guidebook/diagnostics/witnesses/stein.py": (
+        "tests/diagnostics/witnesses/test_stein.py",
+        "tests/diagnostics/witnesses/test_stein_errors.py",
+    ),
     "guidebook/programs/plate.py": ("tests/programs/test_plate.py",),
+    "guidebook/inference/objectives/rows.py": ("tests/inference/objectives/test_rows.py",),
     "guidebook/inference/objectives/schedules.py": (
         "tests/inference/objectives/test_schedules.py",
     ),
-    "guidebook/inference/objectives/rows.py": ("tests/inference/objectives/test_rows.py",),
 }
 """A file, and the test files that pin it."""
 

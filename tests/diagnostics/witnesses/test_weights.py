@@ -1,0 +1,162 @@
+"""Importance weights: thresholds at their value, and every stated error against replications.
+
+A standard deviation over R = 200 replications has a relative error of 1 / sqrt(2 R) = 5 %, so a ratio to the
+stated error outside 0.75 to 1.25 is a false alarm below 1e-6.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.witnesses.importance import (
+    Importance,
+    evidence,
+    khat_limit,
+    khat_of_moment,
+    psis,
+    tail_inflation,
+    weighted_moments,
+)
+
+LOW, HIGH = 0.75, 1.25
+
+
+@pytest.mark.parametrize("size", [100, 400])
+def test_stated_errors_of_bounds_are_those_of_replications(size: int) -> None:
+    """log w ~ N(1, 0.5^2): the sd of both estimates over 200 replications is the stated one."""
+    rng = np.random.default_rng(0)
+    found = [evidence(rng.normal(1.0, 0.5, size)) for _ in range(200)]
+    for name in ("elbo", "log_evidence"):
+        spread = np.std([f[name] for f in found], ddof=1)
+        stated = math.sqrt(np.mean([f[f"{name}_se"] ** 2 for f in found]))
+        assert LOW < spread / stated < HIGH, name
+    # means: ELBO 1, log evidence 1 + 0.125 up to a bias of O(1 / S); five standard errors
+    for name, value in (("elbo", 1.0), ("log_evidence", 1.125)):
+        error = 5 * math.sqrt(np.mean([f[f"{name}_se"] ** 2 for f in found]) / 200)
+        assert abs(np.mean([f[name] for f in found]) - value) < error + 1 / size
+
+
+def test_bounds_of_two_draws_in_closed_form() -> None:
+    """w = 1 and 3: means 2 and log sqrt 3, variances (n - 1) 2 and (log 3)^2 / 2."""
+    found = evidence(np.log([1.0, 3.0]) + 7)
+    assert found["elbo"] == pytest.approx(7 + math.log(3) / 2)
+    assert found["elbo_se"] == pytest.approx(math.log(3) / 2)
+    assert found["log_evidence"] == pytest.approx(7 + math.log(2))
+    assert found["log_evidence_se"] == pytest.approx(math.sqrt(2) / 2 / math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("draws", "limit"),
+    [(100, 0.5), (1000, 2 / 3), (2000, 1 - 1 / math.log10(2000)), (4000, 0.7), (10**6, 0.7)],
+)
+def test_the_limit_of_khat(draws: int, limit: float) -> None:
+    assert khat_limit(draws) == pytest.approx(limit, rel=1e-12)
+
+
+def test_the_limit_of_very_few_draws_is_that_of_eleven() -> None:
+    assert khat_limit(2) == khat_limit(11) == pytest.approx(1 - 1 / math.log10(11))
+    assert khat_limit(12) > khat_limit(11)
+
+
+def test_weights_are_usable_below_the_limit() -> None:
+    weights = np.full(100, 0.01)  # a limit of 1 - 1 / log10 100
+    for khat, usable in ((0.4999, True), (0.5, False), (0.5001, False), (-math.inf, True)):
+        assert Importance(weights, khat, 0.1, 100.0).usable is usable
+
+
+@pytest.mark.parametrize(("size", "tail"), [(100, 20.0), (4000, 3 * math.sqrt(4000))])
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_the_error_of_khat_is_that_of_maximum_likelihood(
+    size: int, tail: float, scale: float
+) -> None:
+    """(1 + k) / sqrt(M), and 1 / sqrt(M) for bounded weights (scale 2: k < 0)."""
+    z = np.random.default_rng(1).normal(0, scale, size)
+    found = psis(-0.5 * z**2 * (1 - 1 / scale**2))
+    assert found is not None
+    assert found.khat_se == pytest.approx((1 + max(found.khat, 0)) / math.sqrt(tail))
+    assert (found.khat > 0) is (scale < 1)
+    assert found.ess == pytest.approx(1 / np.square(found.weights).sum())
+    assert found.weights.sum() == pytest.approx(1) and found.weights.min() > 0
+
+
+@pytest.mark.parametrize(("top", "bound"), [(0.0, 1e-3), (-5.0, 1e-3), (-1e7, 1e-2), (1e7, 1e-2)])
+def test_weights_that_differ_by_rounding_are_equal(top: float, bound: float) -> None:
+    """Below a thousandth, or 1e-9 of the log density where that is more."""
+    for share, equal in ((0.95, True), (1.05, False)):
+        log_ratio = top - bound * share * np.linspace(0, 1, 1000)
+        found = psis(log_ratio)
+        assert found is not None and (found.khat == -math.inf) is equal
+        if equal:
+            np.testing.assert_array_equal(found.weights, np.full(1000, 1e-3))
+            assert found.khat_se == 0.0 and found.ess == 1000.0
+
+
+def test_at_least_twenty_five_draws_of_positive_density() -> None:
+    log_ratio = np.random.default_rng(0).normal(size=200)
+    assert psis(log_ratio[:24]) is None
+    assert psis(log_ratio[:25]) is not None
+    few = np.where(np.arange(30) < 25, log_ratio[:30], -np.inf)
+    assert psis(few) is not None
+    few[0] = -np.inf
+    assert psis(few) is None
+
+
+@pytest.mark.parametrize("level", [-1e5, 500.0])
+def test_draws_without_density_have_no_weight(level: float) -> None:
+    log_ratio = np.random.default_rng(0).normal(size=1000) + level
+    log_ratio[::10] = -np.inf
+    found = psis(log_ratio)
+    assert found is not None
+    assert found.weights[::10].max() == 0.0 and found.weights[1::10].min() > 0
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"), [(4.35, True), (4.38, False), (8.0, False), (20.0, False)]
+)
+def test_ties_without_a_tail_need_a_tenth_of_the_draws(gap: float, said: bool) -> None:
+    """Two of 1,000 draws stand out by e^gap and the others are tied: no tail can be fitted.
+
+    Effective draws are (2 e^gap + 998)^2 / (2 e^(2 gap) + 998): 102, 97.5, 2 and 2.
+    """
+    found = psis(np.where(np.arange(1000) < 2, gap, 0.0))
+    assert (found is not None) is said
+    if found is not None:
+        expected = (2 * math.exp(gap) + 998) ** 2 / (2 * math.exp(2 * gap) + 998)
+        assert found.ess == pytest.approx(expected)
+
+
+def test_khat_of_a_moment_is_that_of_the_tilted_weights() -> None:
+    """w (1 + z^2), z standardised: neither the unit nor the origin of the values matters."""
+    rng = np.random.default_rng(2)
+    z = rng.normal(0, 0.8, 4000)
+    log_ratio = -0.5 * z**2 * (1 - 1 / 0.64)
+    tilted = psis(log_ratio + np.log1p(np.square((z - z.mean()) / z.std())))
+    assert tilted is not None
+    for values in (z, 7 - 1000 * z):
+        assert khat_of_moment(log_ratio, values) == pytest.approx(tilted.khat, abs=1e-9)
+    assert khat_of_moment(log_ratio, np.ones(4000)) == -math.inf
+    assert math.isnan(khat_of_moment(log_ratio[:20], z[:20]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"), [(-0.3, 1.0), (0.149, 1.0), (0.25, 1.4), (0.4, 2.0), (math.nan, 1.0)]
+)
+def test_tails_widen_by_four_times_their_shape_beyond_0_15(
+    shape: float, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importance.array_stats, "pareto_khat", lambda *_, **__: shape)
+    values = np.random.default_rng(0).normal(size=(100, 2))
+    np.testing.assert_allclose(tail_inflation(values), [factor, factor])
+    np.testing.assert_array_equal(tail_inflation(values[:99]), [1.0, 1.0])
+    values[:, 0] = 3.0
+    np.testing.assert_allclose(tail_inflation(values), [1.0, factor])
+
+
+def test_weighted_moments_in_closed_form() -> None:
+    values = np.array([[0.0, 1.0], [4.0, 1.0]])
+    for weights, mean, sd in ((None, 2.0, 2.0), (np.array([0.75, 0.25]), 1.0, math.sqrt(3))):
+        found = weighted_moments(values, weights)
+        np.testing.assert_allclose(found[0], [mean, 1.0])
+        np.testing.assert_allclose(found[1], [sd, 0.0], atol=1e-12)
