@@ -30,7 +30,8 @@ from torch.distributions import LowRankMultivariateNormal
 from benchmarks.captured import captured_block, captured_step
 from guidebook.catalogue import PAIRS
 from guidebook.inference.gradient.reference import registered
-from guidebook.inference.objectives.bounds import BetaELBO, ImportanceWeightedELBO
+from guidebook.inference.objectives.beta import BetaELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.relaxed import RelaxedELBO
 
 BATCH, RATE, PARTICLES = 128, 1e-3, 5

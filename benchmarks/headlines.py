@@ -37,8 +37,9 @@ from guidebook.diagnostics.measures.disentanglement import disentanglement
 from guidebook.errors import FileError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.guides.amortized.normal import AmortizedNormal
-from guidebook.inference.objectives.bounds import BetaELBO, ImportanceWeightedELBO
+from guidebook.inference.objectives.beta import BetaELBO
 from guidebook.inference.objectives.enumerated import EnumeratedELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.relaxed import RelaxedELBO
 from guidebook.inference.objectives.rows import row_log_weights
 from guidebook.inference.objectives.schedules import exponential, linear

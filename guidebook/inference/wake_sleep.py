@@ -33,7 +33,7 @@ from pyro.infer.autoguide import AutoGuide
 
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.objectives.wake_sleep import RowWakeSleep, _auxiliary
+from guidebook.inference.objectives.wake_sleep import RowWakeSleep, auxiliary_error
 from guidebook.inference.svi import svi
 
 
@@ -82,7 +82,7 @@ def wake_sleep(
     if not 0 <= insomnia <= 1:
         raise SettingError(f"insomnia={insomnia!r} is out of range: give a number from 0 to 1.")
     if isinstance(guide, AutoGuide):  # said here: an error while recording would only be a warning
-        raise _auxiliary(f"The guide is the autoguide {type(guide).__name__}")
+        raise auxiliary_error(f"The guide is the autoguide {type(guide).__name__}")
     objective = RowWakeSleep(particles, insomnia)
     fit = svi(
         model, guide, data, objective=objective, optim=optim, steps=steps, batch_size=batch_size,

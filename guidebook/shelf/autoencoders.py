@@ -25,7 +25,8 @@ from guidebook.guides.amortized.layers import AmortizedLayers
 from guidebook.guides.amortized.normal import AmortizedNormal, encoder_width
 from guidebook.guides.amortized.point import AmortizedDelta
 from guidebook.guides.exact.quadrature import QuadraturePosterior
-from guidebook.inference.objectives.bounds import BetaELBO, ImportanceWeightedELBO
+from guidebook.inference.objectives.beta import BetaELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.relaxed import RelaxedELBO
 from guidebook.inference.objectives.schedules import exponential, linear
 from guidebook.models.decoders.discrete_latent import DiscreteVAE

@@ -27,13 +27,11 @@ from guidebook.guides.amortized.corruption import (
 from guidebook.guides.amortized.flow import AmortizedFlow, flow_width
 from guidebook.guides.amortized.layers import AmortizedLayers
 from guidebook.guides.amortized.point import AmortizedDelta
-from guidebook.inference.objectives.bounds import (
-    BetaELBO,
-    ImportanceWeightedELBO,
-    StickingTheLanding,
-)
+from guidebook.inference.objectives.beta import BetaELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.relaxed import RelaxedELBO
 from guidebook.inference.objectives.schedules import exponential, linear
+from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
 from guidebook.models.decoders.hierarchical_latent import HierarchicalVAE
 from guidebook.models.decoders.latent import VAE

@@ -24,9 +24,10 @@ from torch import Tensor
 from guidebook.errors import GuideError, SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import check_whole
-from guidebook.inference.objectives.bounds import ImportanceWeightedELBO, StickingTheLanding
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.objective import differentiable
 from guidebook.inference.objectives.score import ScoreFunctionELBO
+from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import arguments, as_tensors, check, find_device
 from guidebook.programs.graph import recording
@@ -110,7 +111,7 @@ def gradient_noise(
     `gradient_noise(fit.model, fit.guide, fit.data, {...})`.
 
     Arguments: `data`, the rows the gradients are of; `objectives`, names to Pyro ELBOs or those of
-    `guidebook.inference.objectives.bounds`; `exact`, an objective without noise, such as `EnumeratedELBO()`;
+    `guidebook.inference.objectives`; `exact`, an objective without noise, such as `EnumeratedELBO()`;
     `draws` S and `seed`.
 
     Draws are vectorised where the objective has a `differentiable_loss`, and made one by one for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from guidebook.errors import GuideError
 from guidebook.guides.amortized.normal import (
     AmortizedPosterior,
+    Names,
     encoder_width,
     lower_triangle,
     tril_index,
@@ -53,9 +54,7 @@ class AmortizedFlow(AmortizedPosterior):
         transforms: int = 2,
         hidden: int = 32,
         bins: int = 8,
-        site: str = "z",
-        observed: str = "x",
-        plate: str = "row",
+        **names: Unpack[Names],
     ) -> None:
         if min(context, transforms, hidden, bins - 1) < 1:
             raise GuideError(
@@ -63,7 +62,7 @@ class AmortizedFlow(AmortizedPosterior):
                 f"bins={bins} at least 2."
             )
         width = flow_width(latent_dim, context)
-        super().__init__(encoder, latent_dim, width, site=site, observed=observed, plate=plate)
+        super().__init__(encoder, latent_dim, width, **names)
         self.flow = _identity_flow(latent_dim, context, transforms, hidden, bins)
         self.register_buffer("tril", tril_index(latent_dim), persistent=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +16,14 @@ from guidebook.programs.plate import rows
 
 SCALE_FLOOR = 1e-6
 """Added to every standard deviation: keeps log q finite when softplus underflows."""
+
+
+class Names(TypedDict, total=False):
+    """The keywords that every amortised guide takes: names in the model."""
+
+    site: str
+    observed: str
+    plate: str
 
 
 class AmortizedPosterior(PyroModule):

@@ -1,4 +1,12 @@
-"""NEEDS A DOCSTRING: guidebook.guides.autoguides.flow."""
+r"""A neural spline flow on the unconstrained scale, started at the normal of the mode.
+
+.. math:: u = m + L w, \qquad w = T^{-1}(\epsilon), \quad \epsilon \sim N(0, I_D), \qquad
+    \log q(u) = \log q_w(w) - \log |L|
+
+T is autoregressive, so that drawing and the density of what was drawn are one pass. Sources: Durkan
+et al. 2019, "Neural spline flows"; Kingma et al. 2016, "Improved variational inference with inverse
+autoregressive flow".
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,7 @@ import torch
 from pyro.contrib.zuko import ZukoToPyro
 from torch import Tensor
 
-from guidebook.guides.autoguides.whitened import Model, Whitened, _times
+from guidebook.guides.autoguides.whitened import Model, Whitened, scaled_by
 from guidebook.programs.scope import random_state
 
 
@@ -59,7 +67,7 @@ class _AffineOfFlow(ZukoToPyro):
 
     def __call__(self, shape: Any = ()) -> Tensor:
         w, log_prob = self.dist.rsample_and_log_prob(shape)
-        u = self.center + _times(self.factor, w)
+        u = self.center + scaled_by(self.factor, w)
         self.cache = {u: log_prob - self.log_det}
         return u
 

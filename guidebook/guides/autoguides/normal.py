@@ -1,4 +1,15 @@
-"""NEEDS A DOCSTRING: guidebook.guides.autoguides.normal."""
+r"""Normals on the unconstrained scale, in units of the posterior at its mode.
+
+.. math:: q(u) = N(m + L\, \mathrm{loc},\ \Sigma), \qquad \Sigma = \begin{cases}
+    \mathrm{diag}(d\, s)^2 & \text{mean field} \\
+    (L\, \mathrm{diag}(s)\, C)(L\, \mathrm{diag}(s)\, C)^\top & \text{full rank} \\
+    \mathrm{diag}(d\, s)\,(F F^\top + I)\,\mathrm{diag}(d\, s) & \text{low rank} \end{cases}
+
+with m, L, d as in `guidebook.guides.autoguides.whitened`, loc and s (D,), C lower triangular with a unit
+diagonal, F (D, rank). Sources: Kucukelbir et al. 2017, "Automatic differentiation variational
+inference"; Ong, Nott and Smith 2018, "Gaussian variational approximation with a factor covariance
+structure".
+"""
 
 from __future__ import annotations
 

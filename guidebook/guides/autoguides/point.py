@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.guides.autoguides.point."""
+"""A point on the unconstrained scale: its objective is log p(x, z), and its optimum the mode of z."""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""NEEDS A DOCSTRING: guidebook.guides.autoguides.whitened."""
+r"""Autoguides whose parameters are measured in units of the posterior at its mode.
+
+With T the map from the flat unconstrained position u (D,) to the sites, m the mode of the posterior
+and L L' the inverse curvature there,
+
+.. math:: z = T(u), \qquad u = m + L\,(\text{loc} + \text{noise of the family}), \qquad
+    d_i = \big[(L L^\top)^{-1}\big]_{ii}^{-1/2}
+
+so that one step size does for coordinates whose standard deviations are 0.001 and 10,000.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +87,7 @@ class Whitened(AutoContinuous):
 
     def shifted(self) -> Tensor:
         """m + L loc."""
-        return self.center + _times(self.factor, self.loc)
+        return self.center + scaled_by(self.factor, self.loc)
 
     def conditional_sd(self) -> Tensor:
         """d (D,): the standard deviation of each coordinate given the others under N(m, L L')."""
@@ -134,7 +143,8 @@ class Whitened(AutoContinuous):
         return {s.name: torch.stack([row[i][1] for row in rows]) for i, s in enumerate(self.sites)}
 
 
-def _times(factor: Tensor, vector: Tensor) -> Tensor:
+def scaled_by(factor: Tensor, vector: Tensor) -> Tensor:
+    """L v, (..., D), for v (..., D) and L (D, D), or (D,) the diagonal of a diagonal one."""
     return factor * vector if factor.dim() == 1 else vector @ factor.mT
 
 

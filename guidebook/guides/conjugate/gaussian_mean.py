@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import DataError
-from guidebook.guides.exact.normal_gamma import NormalGamma, _Prior
+from guidebook.guides.exact.normal_gamma import NormalGamma, NormalGammaPrior
 
 
-class GaussianMeanField(_Prior):
+class GaussianMeanField(NormalGammaPrior):
     r"""q(mu) q(tau) for `guidebook.models.gaussian_mean`, by its complete conditionals.
 
     .. math:: q(\mu) = N(m, v), \qquad q(\tau) = \mathrm{Gamma}(a_q, b_q)

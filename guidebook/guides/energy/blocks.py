@@ -1,4 +1,11 @@
-"""NEEDS A DOCSTRING: guidebook.guides.energy.mean_field.blocks."""
+r"""The hidden units of a Boltzmann machine given the visible ones, by blocks.
+
+.. math:: q(h \mid v) = \prod_b q_b(h_b \mid v), \qquad
+    q_b \propto \exp E_{q_{-b}}[-\beta E(v, h)],
+
+each block exact given the mean of the others, to a fixed point (`guidebook.guides.energy.mean_field`).
+Source: Saul & Jordan (1996), Exploiting tractable substructures in intractable networks.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ import pyro
 from torch import Tensor, nn
 
 from guidebook.errors import DataError, GuideError
-from guidebook.guides.energy.mean_field import MeanField, _partition, mean_field_fixed_point
+from guidebook.guides.energy.mean_field import MeanField, blocks_of, mean_field_fixed_point
 from guidebook.programs.plate import rows
 
 
@@ -50,7 +57,7 @@ class BlockMeanField(nn.Module):
     ) -> None:
         super().__init__()
         check_hidden(machine)
-        _partition(blocks, machine.hidden)
+        blocks_of(blocks, machine.hidden)
         # In a tuple, so that torch does not register the machine as a part of the guide.
         self._machine = (machine,)
         self.blocks, self.sweeps, self.restarts, self.seed = blocks, sweeps, restarts, seed

@@ -135,7 +135,7 @@ def mean_field_fixed_point(
     Raises SettingError for blocks above 16 units or that do not hold each unit once.
     """
     D = bias.shape[-1]
-    parts = [torch.tensor(part, device=bias.device) for part in _partition(blocks, D)]
+    parts = [torch.tensor(part, device=bias.device) for part in blocks_of(blocks, D)]
     # by NumPy: inside torch.func.vmap torch's own numbers would differ from draw to draw
     noise = np.random.default_rng(seed).uniform(-1, 1, (max(1, restarts), *bias.shape))
     m = torch.from_numpy(noise).to(bias)
@@ -187,7 +187,11 @@ def _choose(table: Tensor, best: Tensor) -> Tensor:
     return table.gather(0, index).squeeze(0)
 
 
-def _partition(blocks: int | Sequence[Sequence[int]], units: int) -> list[list[int]]:
+def blocks_of(blocks: int | Sequence[Sequence[int]], units: int) -> list[list[int]]:
+    """The blocks as lists of units: those given, or runs of `blocks` units, the last one shorter.
+
+    Raises SettingError unless they hold each unit once, and a block has at most 16 of them.
+    """
     if isinstance(blocks, int):
         if blocks < 1:
             raise SettingError(f"blocks={blocks}: a block has at least one unit.")

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.guides.exact.normal_gamma."""
+"""The exact posterior of a Gaussian's mean and precision under its conjugate prior."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NormalGamma(NamedTuple):
     rate: Tensor
 
 
-class _Prior(nn.Module):
+class NormalGammaPrior(nn.Module):
     """The prior of `guidebook.models.gaussian_mean` and what conjugacy makes of it."""
 
     def __init__(self, loc: float, strength: float, shape: float, rate: float) -> None:
@@ -58,7 +58,7 @@ class _Prior(nn.Module):
         )
 
 
-class NormalGammaPosterior(_Prior):
+class NormalGammaPosterior(NormalGammaPrior):
     r"""The posterior of `guidebook.models.gaussian_mean`, as a guide.
 
     .. math:: \tau \mid x \sim \mathrm{Gamma}(a_n, b_n), \qquad

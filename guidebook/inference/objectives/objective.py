@@ -1,4 +1,8 @@
-"""NEEDS A DOCSTRING: guidebook.inference.objectives.bounds.objective."""
+"""What an objective is: a differentiable loss of model and guide, and numbers that may be scheduled.
+
+Weights and temperatures may be numbers or schedules (`guidebook.inference.objectives.schedules`),
+which follow the steps of `svi`.
+"""
 
 from __future__ import annotations
 

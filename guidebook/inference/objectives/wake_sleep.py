@@ -1,4 +1,12 @@
-"""NEEDS A DOCSTRING: guidebook.inference.objectives.bounds.wake_sleep."""
+r"""Reweighted wake-sleep row by row: the objective that `guidebook.inference.wake_sleep` minimises.
+
+.. math:: -\sum_i \log \frac 1K \sum_k w_{ki} \ \text{ for the model}, \qquad
+    -\sum_i \sum_k v_{ki} \log q(z_{ki} \mid x_i), \quad v_{ki} = w_{ki} / \sum_j w_{ji}
+    \ \text{ for the guide},
+
+with the draws and v held fixed in the second. Source: Bornschein & Bengio (2015), Reweighted
+wake-sleep.
+"""
 
 from __future__ import annotations
 
@@ -113,10 +121,11 @@ def _sample_nodes(trace: Any) -> Iterator[Any]:
 def _refuse_auxiliary(guide_trace: Any) -> None:
     for node in _sample_nodes(guide_trace):
         if node["infer"].get("is_auxiliary"):
-            raise _auxiliary(f"The guide samples '{node['name']}'")
+            raise auxiliary_error(f"The guide samples '{node['name']}'")
 
 
-def _auxiliary(what: str) -> GuideError:
+def auxiliary_error(what: str) -> GuideError:
+    """The error of a guide that samples an auxiliary site: `what` says which, and where."""
     return GuideError(
         f"{what}, with an auxiliary site whose transform would let gradients pass that the inclusive "
         "KL must not have. Give a guide with one pyro.sample per latent site "

@@ -15,9 +15,10 @@ from guidebook.diagnostics.measures.gradients import gradient_noise
 from guidebook.errors import SettingError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.guides.amortized.normal import AmortizedNormal
-from guidebook.inference.objectives.bounds import ImportanceWeightedELBO, StickingTheLanding
 from guidebook.inference.objectives.enumerated import EnumeratedELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.relaxed import RelaxedELBO
+from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
 from guidebook.models.decoders.latent import VAE
 from guidebook.models.decoders.networks import mlp

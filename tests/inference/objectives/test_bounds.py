@@ -14,13 +14,11 @@ import guidebook as gb
 from guidebook.errors import FileError, GuideError, SettingError
 from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.guides.exact.conjugate import LinearGaussianPosterior
-from guidebook.inference.objectives.bounds import (
-    BetaELBO,
-    ImportanceWeightedELBO,
-    StickingTheLanding,
-)
+from guidebook.inference.objectives.beta import BetaELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.rows import row_log_weights
 from guidebook.inference.objectives.schedules import constant, cyclic, exponential, linear
+from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.models.decoders.latent import VAE, LinearVAE
 from guidebook.models.decoders.networks import mlp
 from guidebook.programs.scope import local_parameters
