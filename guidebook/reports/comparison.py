@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidebook.diagnostics.compare import Compared, compared
 from guidebook.inference.fits.fit import Fit
+from guidebook.programs.scope import alone
 from guidebook.reports.page import fragment, to_html
 from guidebook.reports.terminal import table
 
@@ -61,5 +62,6 @@ def compare(
             rows kept apart that a guide cannot read.
         NameNotFound: a reference name that is not among the fits.
     """
-    found = compared(fits, reference, seed, labels, held_out)
+    with alone():  # ArviZ, too, changes the warning filters of the process
+        found = compared(fits, reference, seed, labels, held_out)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

@@ -18,7 +18,7 @@ from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graph import recording
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.owned import Owned
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.scope import alone, local_parameters, precision, random_state
 from guidebook.programs.sites import Site, Substitute, coordinate_names
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ LARGEST_CONSTANT = 10_000_000
 DATA_GROUPS = ("observed_data", "constant_data")
 
 
+@alone()  # ArviZ, too, changes the warning filters of the process
 def to_datatree(
     approximation: Approximation, record: Record, draws: int, seed: int,
     log_likelihood: bool = False, posterior_predictive: bool = False,

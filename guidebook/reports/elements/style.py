@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from guidebook.programs.scope import quiet
+from guidebook.programs.scope import alone, quiet
 from guidebook.reports.elements.summaries import names_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def styled_draw(*args: P.args, **kwargs: P.kwargs) -> R:
-        with rc_context(_RC):
+        with alone(), rc_context(_RC):
             return draw(*args, **kwargs)
 
     return styled_draw
