@@ -49,6 +49,19 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/inference/objectives/schedules.py": (
         "tests/inference/objectives/test_schedules.py",
     ),
+    "guidebook/guides/conjugate/exponential_family.py": (
+        "tests/guides/conjugate/test_exponential_family.py",
+    ),
+    "guidebook/guides/conjugate/mixture.py": ("tests/guides/conjugate/test_mixture.py",),
+    "guidebook/guides/conjugate/factor.py": ("tests/guides/conjugate/test_factor.py",),
+    "guidebook/guides/conjugate/gaussian_mean.py": (
+        "tests/guides/conjugate/test_gaussian_mean.py",
+    ),
+    "guidebook/guides/conjugate/moments.py": ("tests/inference/test_ep.py",),
+    "guidebook/guides/conjugate/sites.py": ("tests/inference/test_ep.py",),
+    "guidebook/guides/exact/conjugate.py": ("tests/guides/exact/test_conjugate.py",),
+    "guidebook/guides/exact/normal_gamma.py": ("tests/guides/conjugate/test_gaussian_mean.py",),
+    "guidebook/guides/exact/quadrature.py": ("tests/guides/exact/test_quadrature.py",),
 }
 """A file, and the test files that pin it."""
 

@@ -80,7 +80,7 @@ def test_directions(
         words = found.worst()
         assert words.startswith(name) and way in words and number in words
         others = {"high", "low", "narrow", "wide"} - {way}
-        assert not any(other in words for other in others)
+        assert not any(other in words for other in others) and "-" not in words
         assert found.discrepancy == pytest.approx(expected, rel=1e-6)
         np.testing.assert_allclose(found.mean, 0, atol=1e-8)
         np.testing.assert_allclose(found.covariance, np.diag(SD**2), atol=1e-8)
@@ -162,3 +162,25 @@ def test_correlated_coordinates_from_their_surface() -> None:
         assert found is not None and found.covariance is not None
         np.testing.assert_allclose(found.covariance, covariance, atol=1e-8)
         np.testing.assert_allclose(found.mean, [2.0, 2.0], atol=1e-8)
+
+
+def test_the_weighted_regression_in_closed_form() -> None:
+    """g = -u - u^3 over weighted draws: P = -sum w m g / sum w m^2, m = u - sum w u."""
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal(500)
+    weights = rng.gamma(0.5, 1.0, 500)
+    weights /= weights.sum()
+    gradient = -u - u**3
+    found = stein(u[:, None], gradient[:, None], ["u"], weights)
+    assert found is not None and found.covariance is not None
+    moved = u - weights @ u
+    precision = -(weights @ (moved * gradient)) / (weights @ moved**2)
+    centre = weights @ gradient
+    assert found.covariance[0, 0] == pytest.approx(1 / precision)
+    assert found.mean[0] == pytest.approx(weights @ u + centre / precision)
+    assert found.shift[0] == pytest.approx(centre / math.sqrt(precision))
+    assert found.sd_ratio[0] == pytest.approx(math.sqrt(precision * (weights @ moved**2)))
+    residual = gradient - centre + precision * moved
+    variance = weights @ residual**2 / (1 - weights @ weights)
+    expected = math.sqrt(variance * (weights @ weights) / precision)
+    assert found.shift_se[0] == pytest.approx(expected)
