@@ -21,7 +21,8 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import arguments, as_tensors, check, find_device
-from guidebook.programs.mode import Climb, Start
+from guidebook.programs.gaussian import Start
+from guidebook.programs.mode import Climb
 from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.potential import Potential
 from guidebook.programs.scope import local_parameters, precision, random_state

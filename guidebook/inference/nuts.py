@@ -22,8 +22,9 @@ from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.programs.check import check_model
 from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.gaussian import Start
 from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
-from guidebook.programs.mode import Start, find_start
+from guidebook.programs.mode import find_start
 from guidebook.programs.owned import Joined, copied, working_precision
 from guidebook.programs.potential import Potential
 from guidebook.programs.scope import local_parameters, precision, quiet, random_state

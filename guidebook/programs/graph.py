@@ -177,6 +177,30 @@ def _drop_views_of_nothing(graph: torch.fx.GraphModule) -> None:
     graph.recompile()
 
 
+def without_grad(graph: Callable[..., Any]) -> Callable[..., Any]:
+    """The graph, of which nobody asks for a gradient."""
+
+    def run(u: Tensor) -> Any:
+        with torch.no_grad():
+            return graph(u)
+
+    return run
+
+
+def mapped(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The function of every tensor of a result, a dict or a tuple of tensors."""
+    if isinstance(result, dict):
+        return {key: function(value) for key, value in result.items()}
+    return tuple(function(value) for value in result)
+
+
+def joined(pieces: list[Any]) -> Any:
+    """Results of one kind, each a dict or a tuple of tensors, joined along the first dimension."""
+    if isinstance(pieces[0], dict):
+        return {key: torch.cat([p[key] for p in pieces]) for key in pieces[0]}
+    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
+
+
 def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[..., Any]:
     """The graph compiled by Inductor; the graph itself, with one warning, where that fails.
 

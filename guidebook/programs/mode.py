@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
@@ -21,31 +20,13 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from guidebook.programs.gaussian import Start, elbo, fitted
+from guidebook.programs.graph import CannotRecord, recording
 from guidebook.programs.potential import Potential
+from guidebook.programs.scope import local_parameters
 
 FULL_CURVATURE_UP_TO = 600
 ITERATIONS = 1000
-DRAWS = 256
-
-
-@dataclass(frozen=True)
-class Start:
-    """N(center, factor factor'), factor (D, D) lower triangular or (D,); and how it was come by.
-
-    log_mass is Laplace's estimate of the log integral around the centre:
-    log p(x, u) + D/2 log(2 pi) + log |det factor|. `mode` says that the centre is a local maximum.
-    """
-
-    center: Tensor
-    factor: Tensor
-    log_density: float
-    mode: bool
-
-    @property
-    def log_mass(self) -> float:
-        diagonal = self.factor if self.factor.dim() == 1 else self.factor.diagonal()
-        log_det = float(diagonal.log().sum())
-        return self.log_density + 0.5 * len(self.center) * math.log(2 * math.pi) + log_det
 
 
 def find_start(potential: Potential) -> Start:
@@ -198,81 +179,8 @@ class Climb:
         return torch.as_tensor(np.array(array), dtype=p.dtype, device=p.device)
 
 
-def elbo(potential: Potential, start: Start) -> float:
-    """E_q log p(x, u) - E_q log q(u) of the start's Gaussian, over fixed draws; -inf if not finite."""
-    u, noise = _draws(potential, start)
-    value = _elbo(potential.value_and_grad(u)[0], start, noise)
-    return value if math.isfinite(value) else -math.inf
-
-
-def _elbo(log_density: Tensor, start: Start, noise: Tensor) -> float:
-    diagonal = start.factor if start.factor.dim() == 1 else start.factor.diagonal()
-    entropy = diagonal.log().sum() + 0.5 * noise.square().sum(1).mean()
-    return float(log_density.mean() + entropy) + 0.5 * noise.shape[1] * math.log(2 * math.pi)
-
-
-def _draws(potential: Potential, start: Start) -> tuple[Tensor, Tensor]:
-    """Antithetic draws of the Gaussian, the same noise for every call (u and noise, (S, D))."""
-    dimension = len(start.center)
-    half = max(DRAWS, 4 * dimension) if potential.vectorised else max(16, 2 * dimension)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(half, dimension, generator=generator, dtype=torch.float64)
-    noise = torch.cat([noise, -noise]).to(start.center)
-    factor = start.factor
-    shift = noise * factor if factor.dim() == 1 else noise @ factor.T
-    return start.center + shift, noise
-
-
-def fitted(potential: Potential, start: Start, iterations: int = 60) -> Start:
-    """The Gaussian of highest ELBO from here, by damped fixed-point steps over fixed draws.
-
-    At the optimum E_q[grad log p] = 0 and E_q[-Hessian log p] = C^-1 (Opper and Archambeau 2009,
-    "The variational Gaussian approximation revisited"). By Stein's lemma the expected Hessian is
-    the slope of the gradient on the draws, so no second derivative is taken.
-    """
-    rate, height = 1.0, elbo(potential, start)
-    for _ in range(iterations):
-        u, noise = _draws(potential, start)
-        _, grad = potential.value_and_grad(u)
-        if not bool(grad.isfinite().all()):
-            return start
-        # in whitened coordinates: g = L' grad, slope about -I when done
-        white = grad @ start.factor
-        mean = white.mean(0)
-        # not LAPACK's default driver, whose last digits depend on where its workspace lies in memory
-        slope = torch.linalg.lstsq(noise, white - mean, driver="gels").solution
-        curvature = -0.5 * (slope + slope.T)
-        eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        gap = max(float(mean.abs().max()), float((curvature - eye).abs().max()))
-        if gap < 1e-3:
-            return start
-        while True:
-            step = _stepped(start, mean, curvature, rate)
-            trial = elbo(potential, step)
-            if trial > height:
-                break
-            rate /= 2
-            if rate < 1e-3:
-                return start
-        start, height, rate = step, trial, min(1.0, 1.5 * rate)
-    return start
-
-
-def _stepped(start: Start, mean: Tensor, curvature: Tensor, rate: float) -> Start:
-    values, vectors = torch.linalg.eigh(curvature)
-    precision = (1 - rate) + rate * values.clamp(0.1, 10.0)  # at most tenfold a step
-    inner = vectors * precision.rsqrt()
-    move = vectors @ ((vectors.T @ mean) / precision)
-    length = float(move.norm()) / math.sqrt(len(move))
-    move = move * min(rate, 3.0 / max(length, 1e-30))
-    inner = torch.linalg.cholesky(inner @ inner.T)
-    return Start(start.center + start.factor @ move, start.factor @ inner, -math.inf, mode=False)
-
-
 def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    from guidebook.programs.graph import CannotRecord, recording
-    from guidebook.programs.scope import local_parameters
-
+    """log p(x, u) and its gradient at u (D,), by the small graph of one position where there is one."""
     try:
         graph = potential.single()
     except CannotRecord:
@@ -280,7 +188,7 @@ def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
         def eager(u: Tensor) -> tuple[Tensor, Tensor]:
             with local_parameters(), recording():
-                value, grad = potential._value_and_grad(u)
+                value, grad = potential.value_and_grad_at(u)
             return value.detach(), grad.detach()
 
         return eager

@@ -7,7 +7,6 @@ with its gradient and Hessian. Discrete sites marked for enumeration are summed 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,15 +16,21 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import ModelError
-from guidebook.programs.graph import CannotRecord, record, recording
+from guidebook.programs.graph import CannotRecord, joined, mapped, record, recording, without_grad
 from guidebook.programs.scope import local_parameters, precision, random_state
-from guidebook.programs.sites import Site, Substitute, bijection, is_enumerated, latent_sites
+from guidebook.programs.sites import (
+    Inverse,
+    PriorDraw,
+    Site,
+    Substitute,
+    is_enumerated,
+    latent_sites,
+)
 
 ELEMENTS_AT_ONCE = 4_000_000
 
@@ -38,6 +43,7 @@ class Potential:
         vectorised: False once the model has shown that it must be run draw by draw.
         derived, observed: names of the deterministic and of the observed sites.
         plates: name to (plate, dim) of every site's plates.
+        plate_nesting: how deep the plates go, of a model with enumerated sites; None without.
     """
 
     def __init__(
@@ -47,7 +53,7 @@ class Potential:
         with local_parameters(), precision(self.dtype), torch.no_grad():
             self.sites = sites or latent_sites(model, self.data)
             nodes = _sample_nodes(model, self.data)
-        self._nesting = _plate_nesting(nodes)
+        self.plate_nesting = _plate_nesting(nodes)
         self.derived = tuple(n for n, node in nodes.items() if _depends_on_latents(node))
         self.observed = tuple(
             n for n, node in nodes.items() if node["is_observed"] and not is_deterministic(node)
@@ -70,26 +76,27 @@ class Potential:
         """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
         substitute = Substitute(u)
         model = self.model
-        if self._nesting is not None:
-            model = poutine.enum(model, first_available_dim=-1 - self._nesting)
+        if self.plate_nesting is not None:
+            model = poutine.enum(model, first_available_dim=-1 - self.plate_nesting)
         with substitute:
             trace = poutine.trace(model).get_trace(**self.data)
         values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
         log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
-        if self._nesting is not None:
-            log_joint = TraceEinsumEvaluator(trace, True, self._nesting).log_prob(trace)
+        if self.plate_nesting is not None:
+            log_joint = TraceEinsumEvaluator(trace, True, self.plate_nesting).log_prob(trace)
         else:
             log_joint = u.new_zeros(())
             for node in trace.nodes.values():
                 if node["type"] == "sample" and not site_is_subsample(node):
-                    log_joint = log_joint + _scaled(node).sum()
+                    log_joint = log_joint + scaled_log_prob(node).sum()
         return log_joint, log_det, values
 
     def _log_density(self, u: Tensor) -> Tensor:
         log_joint, log_det, _ = self._evaluate(u)
         return log_joint + log_det
 
-    def _value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad_at(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, u) and its gradient (D,) at u (D,), computed by Pyro: for recording."""
         grad, value = torch.func.grad_and_value(self._log_density)(u)
         return value, grad
 
@@ -102,7 +109,7 @@ class Potential:
         if "single" not in self._graphs:
             u = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
             with local_parameters(), precision(self.dtype):
-                self._graphs["single"] = record(self._value_and_grad, u)
+                self._graphs["single"] = record(self.value_and_grad_at, u)
         return self._graphs["single"]  # type: ignore[return-value]
 
     @property
@@ -118,7 +125,7 @@ class Potential:
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) (S,) and its gradient (S, D) at u (S, D)."""
-        return self._batched("gradient", self._value_and_grad, u)
+        return self._batched("gradient", self.value_and_grad_at, u)
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
@@ -155,7 +162,7 @@ class Potential:
         """u (S, D) of values of the sites, each (S, *shape)."""
 
         def invert(one: dict[str, Tensor]) -> Tensor:
-            inverse = _Invert(one)
+            inverse = Inverse(one)
             with inverse:
                 self.model(**self.data)
             return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
@@ -173,7 +180,7 @@ class Potential:
         rows = []
         with local_parameters(), precision(self.dtype), random_state(seed), torch.no_grad():
             for _ in range(count):
-                drawn = _DrawPrior()
+                drawn = PriorDraw()
                 with recording(), drawn:
                     self.model(**self.data)
                 flat = [drawn.flat[site.name].reshape(-1) for site in self.sites]
@@ -188,8 +195,8 @@ class Potential:
             short = size - len(piece)
             padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
             result = self._surely(self._graph(key, function, padded), padded)
-            pieces.append(_map(result, partial(_first, len(piece))))
-        return _join(pieces)
+            pieces.append(mapped(result, partial(_first, len(piece))))
+        return joined(pieces)
 
     def _surely(self, graph: Callable[..., Any], u: Tensor) -> Any:
         """The graph at u; rows at which a factorisation fails get NaN instead of failing all."""
@@ -217,7 +224,7 @@ class Potential:
             mask = bad.reshape(-1, *[1] * (value.dim() - 1))
             return torch.where(mask, torch.full_like(value, math.nan), value)
 
-        return _map(graph(good), spoilt)
+        return mapped(graph(good), spoilt)
 
     @property
     def cost(self) -> int:
@@ -235,7 +242,7 @@ class Potential:
             vectorised = torch.func.vmap(function, randomness="different")
             with local_parameters(), precision(self.dtype):
                 try:
-                    self._graphs[name] = _without_grad(record(vectorised, u))
+                    self._graphs[name] = without_grad(record(vectorised, u))
                 except CannotRecord:
                     self.vectorised = False
                     self._graphs[name] = self._one_by_one(function)
@@ -246,46 +253,10 @@ class Potential:
 
         def loop(u: Tensor) -> Any:
             with local_parameters(), precision(self.dtype), recording():
-                results = [_map(function(row), lambda t: t[None]) for row in u]
-            return _map(_join(results), lambda t: t.detach())
+                results = [mapped(function(row), lambda t: t[None]) for row in u]
+            return mapped(joined(results), lambda t: t.detach())
 
         return loop
-
-
-class _Invert(Messenger):
-    """Runs a model with the sites at given values and keeps u = T^-1(z) of each."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-        self.flat: dict[str, Tensor] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            value = self.values[msg["name"]].reshape(msg["fn"].shape())
-            self.flat[msg["name"]] = bijection(msg["fn"].support).inv(value)
-            msg["value"], msg["done"] = value, True
-
-
-class _DrawPrior(Messenger):
-    """Draws every latent site from its prior and keeps u; a flat prior gives N(0, 2^2) in u."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flat: dict[str, Tensor] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
-            return
-        fn = msg["fn"]
-        transform = bijection(fn.support)
-        flat = torch.full((), math.nan)
-        with contextlib.suppress(NotImplementedError):
-            flat = transform.inv(fn.sample())
-        if not bool(flat.isfinite().all()):
-            flat = 2 * torch.randn(transform.inverse_shape(fn.shape()))
-        self.flat[msg["name"]] = flat
-        msg["value"], msg["done"] = transform(flat), True
 
 
 def _sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,7 +293,7 @@ def _plate_nesting(nodes: Mapping[str, Any]) -> int | None:
     return -min(dims, default=0)
 
 
-def _scaled(node: Any) -> Tensor:
+def scaled_log_prob(node: Any) -> Tensor:
     """The site's log density with its mask and plate scale."""
     from pyro.distributions.util import scale_and_mask
 
@@ -337,23 +308,3 @@ def _first(n: int, value: Tensor) -> Tensor:
 def _rounded(n: int) -> int:
     """A few batch sizes serve all: the next power of two."""
     return 1 << max(0, n - 1).bit_length()
-
-
-def _without_grad(graph: Callable[..., Any]) -> Callable[..., Any]:
-    def run(u: Tensor) -> Any:
-        with torch.no_grad():
-            return graph(u)
-
-    return run
-
-
-def _map(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(result, dict):
-        return {key: function(value) for key, value in result.items()}
-    return tuple(function(value) for value in result)
-
-
-def _join(pieces: list[Any]) -> Any:
-    if isinstance(pieces[0], dict):
-        return {key: torch.cat([p[key] for p in pieces]) for key in pieces[0]}
-    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))

@@ -15,7 +15,9 @@ gradient by them; engines that need one refuse such a model.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +100,42 @@ class Substitute(Messenger):
         self.log_dets[msg["name"]] = log_abs_det(transform, flat, value, msg["fn"].event_dim)
         msg["value"] = value
         msg["done"] = True
+
+
+class Inverse(Messenger):
+    """Runs a model with the sites at given values and keeps u = T^-1(z) of each."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+        self.flat: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            value = self.values[msg["name"]].reshape(msg["fn"].shape())
+            self.flat[msg["name"]] = bijection(msg["fn"].support).inv(value)
+            msg["value"], msg["done"] = value, True
+
+
+class PriorDraw(Messenger):
+    """Draws every latent site from its prior and keeps u; a flat prior gives N(0, 2^2) in u."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
+            return
+        fn = msg["fn"]
+        transform = bijection(fn.support)
+        flat = torch.full((), math.nan)
+        with contextlib.suppress(NotImplementedError):
+            flat = transform.inv(fn.sample())
+        if not bool(flat.isfinite().all()):
+            flat = 2 * torch.randn(transform.inverse_shape(fn.shape()))
+        self.flat[msg["name"]] = flat
+        msg["value"], msg["done"] = transform(flat), True
 
 
 def bijection(support: constraints.Constraint) -> Any:

@@ -11,7 +11,8 @@ import scipy.stats
 import torch
 from pyro.distributions import constraints
 
-from guidebook.programs.mode import Climb, elbo, find_start
+from guidebook.programs.gaussian import elbo
+from guidebook.programs.mode import Climb, find_start
 from guidebook.programs.potential import Potential
 
 

@@ -13,7 +13,7 @@ from guidebook.diagnostics.measures.information import Estimate
 from guidebook.errors import GuidebookError
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.labels import log_labellings
-from guidebook.programs.potential import _scaled
+from guidebook.programs.potential import scaled_log_prob
 
 DRAWS = 2000
 
@@ -49,7 +49,7 @@ def elbo_forms(
 
 
 def _forms(fit: Fit, exact: Any, evidence: Any, draws: int, seed: int) -> Bound:
-    if fit.potential._nesting is None:
+    if fit.potential.plate_nesting is None:
         return bound(fit, exact=exact, log_evidence=evidence, draws=draws, seed=seed)
     return summed_out(fit, exact=exact, log_evidence=evidence, draws=draws, seed=seed)
 
@@ -72,7 +72,7 @@ def summed_out(
 
     def prior_of(trace: Any) -> dict[str, Tensor]:
         terms = [
-            _scaled(node).sum()
+            scaled_log_prob(node).sum()
             for name, node in trace.nodes.items()
             if name in names and not site_is_subsample(node)
         ]

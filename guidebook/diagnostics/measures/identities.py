@@ -93,7 +93,7 @@ def bound(
     if fit.draws is not None or fit.guide is None:
         raise GuideError(f"A fit of {fit.engine} has draws and no density q: it has no ELBO.")
     potential = fit.potential
-    if potential._nesting is not None:
+    if potential.plate_nesting is not None:
         raise ModelError(
             "The model sums discrete sites out, so prior and likelihood are not separate: use "
             "bound_by_enumeration, or a model without them."

@@ -23,8 +23,9 @@ from guidebook.diagnostics.witnesses.importance import (
 )
 from guidebook.diagnostics.witnesses.testimony import _flat
 from guidebook.inference.fits.fit import Fit
+from guidebook.programs.gaussian import Start, elbo
 from guidebook.programs.labels import canonical_positions, log_labellings
-from guidebook.programs.mode import Climb, Start, elbo
+from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
 
 STARTS = 36

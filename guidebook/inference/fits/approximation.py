@@ -40,8 +40,9 @@ Kind = Literal["density", "point", "chains", "particles"]
 Values = dict[str, Tensor]
 Density = Callable[[Values], Tensor]
 _NO_JOINT = (
-    "This fit was loaded without its model or its data, so log p(x, z) is not known. Give them: "
-    "gb.load(path, model=model, data=data)."
+    "This fit holds no model or no data (it was loaded without them, or fitted to batches that it does "
+    "not keep), so log p(x, z) is not known. Give them: gb.load(path, model=model, data=data), or "
+    "dataclasses.replace(fit, data=data)."
 )
 
 

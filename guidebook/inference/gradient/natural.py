@@ -21,7 +21,8 @@ from guidebook.inference.fits.running import bar_of, stoppable
 from guidebook.inference.fits.status import Status
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import as_tensors
-from guidebook.programs.mode import Start, find_start
+from guidebook.programs.gaussian import Start
+from guidebook.programs.mode import find_start
 from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.potential import Potential
 from guidebook.programs.scope import local_parameters, precision, random_state
