@@ -19,6 +19,7 @@ Three facts make recording work:
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 import warnings
@@ -33,9 +34,10 @@ from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 
-from guidebook.errors import GuidebookError
+from guidebook.errors import GuidebookError, ModelError
 from guidebook.programs.scope import quiet, replaced, validation
 
 SECONDS_TO_COMPILE = 4.0
@@ -199,6 +201,35 @@ def joined(pieces: list[Any]) -> Any:
     if isinstance(pieces[0], dict):
         return {key: torch.cat([p[key] for p in pieces]) for key in pieces[0]}
     return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
+
+
+def spared(graph: Callable[..., Any], u: Tensor) -> Any:
+    """The graph at u; rows at which a factorisation fails get NaN instead of failing all."""
+    try:
+        return graph(u)
+    except LinAlgError:
+        pass
+    fine = torch.zeros(len(u), dtype=torch.bool)
+    for start in range(len(u)):
+        same = u[start : start + 1].expand_as(u)
+        try:
+            graph(same)
+            fine[start] = True
+        except LinAlgError:
+            continue
+    if not bool(fine.any()):
+        raise ModelError(
+            "A matrix of the model is not positive definite at any of the positions tried. Add "
+            "a small number to its diagonal."
+        )
+    good = torch.where(fine[:, None].to(u.device), u, u[fine.nonzero()[0]])
+    bad = ~fine.to(u.device)
+
+    def spoilt(value: Tensor) -> Tensor:
+        mask = bad.reshape(-1, *[1] * (value.dim() - 1))
+        return torch.where(mask, torch.full_like(value, math.nan), value)
+
+    return mapped(graph(good), spoilt)
 
 
 def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[..., Any]:

@@ -7,7 +7,6 @@ with its gradient and Hessian. Discrete sites marked for enumeration are summed 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,10 +17,16 @@ from pyro import poutine
 from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from guidebook.errors import ModelError
-from guidebook.programs.graph import CannotRecord, joined, mapped, record, recording, without_grad
+from guidebook.programs.graph import (
+    CannotRecord,
+    joined,
+    mapped,
+    record,
+    recording,
+    spared,
+    without_grad,
+)
 from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import (
     Inverse,
@@ -194,37 +199,9 @@ class Potential:
         for piece in u.split(size):
             short = size - len(piece)
             padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
-            result = self._surely(self._graph(key, function, padded), padded)
+            result = spared(self._graph(key, function, padded), padded)
             pieces.append(mapped(result, partial(_first, len(piece))))
         return joined(pieces)
-
-    def _surely(self, graph: Callable[..., Any], u: Tensor) -> Any:
-        """The graph at u; rows at which a factorisation fails get NaN instead of failing all."""
-        try:
-            return graph(u)
-        except LinAlgError:
-            pass
-        fine = torch.zeros(len(u), dtype=torch.bool)
-        for start in range(len(u)):
-            same = u[start : start + 1].expand_as(u)
-            try:
-                graph(same)
-                fine[start] = True
-            except LinAlgError:
-                continue
-        if not bool(fine.any()):
-            raise ModelError(
-                "A matrix of the model is not positive definite at any of the positions tried. Add "
-                "a small number to its diagonal."
-            )
-        good = torch.where(fine[:, None].to(u.device), u, u[fine.nonzero()[0]])
-        bad = ~fine.to(u.device)
-
-        def spoilt(value: Tensor) -> Tensor:
-            mask = bad.reshape(-1, *[1] * (value.dim() - 1))
-            return torch.where(mask, torch.full_like(value, math.nan), value)
-
-        return mapped(graph(good), spoilt)
 
     @property
     def cost(self) -> int:
