@@ -18,8 +18,6 @@ Kucukelbir and McAuliffe 2017, "Variational inference: a review for statistician
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,14 +27,21 @@ import torch
 
 from guidebook.errors import DataError, GuideError, SettingError
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.fits.opening import finished
-from guidebook.inference.fits.running import bar_of, check_whole, stoppable
+from guidebook.inference.fits.opening import Run, opened
+from guidebook.inference.fits.running import Steps, check_whole
 from guidebook.inference.fits.status import Status
-from guidebook.inference.protocols.conjugate import START_ROWS, observed, structured, whole_pass
-from guidebook.programs.data import arguments, as_tensors, check, find_device, number_of_rows
+from guidebook.inference.protocols.conjugate import (
+    REMEDY,
+    START_ROWS,
+    ConditionallyConjugate,
+    UpdatesItself,
+    observed,
+    whole_pass,
+)
+from guidebook.inference.protocols.require import require
+from guidebook.programs.data import number_of_rows
 from guidebook.programs.owned import copied
-from guidebook.programs.rows import some_rows
-from guidebook.programs.scope import precision, random_state
+from guidebook.programs.rows import chunks, some_rows
 
 CHUNK = 8192
 
@@ -75,47 +80,36 @@ def cavi(
         GuideError: the guide lacks the structure, or a sweep lowers the ELBO.
         DataError, ModelError, SettingError: as `svi`.
     """
-    started = time.perf_counter()
-    check_whole(sweeps=(sweeps, 1), restarts=(restarts, 1), seed=(seed, 0), chunk=(chunk, 1))
+    check_whole(sweeps=(sweeps, 1), restarts=(restarts, 1), chunk=(chunk, 1))
     if not 0 <= tolerance < 1:
         raise SettingError(f"tolerance={tolerance!r} is out of range: give 0 <= tolerance < 1.")
-    simple = hasattr(guide, "coordinate_updates")
-    if not simple:
-        structured(guide, "cavi")
-    where = find_device(device, data)
-    data = arguments(model, data)
-    check(data)
+    if not isinstance(guide, UpdatesItself):
+        require(guide, ConditionallyConjugate, "cavi", REMEDY)
     runs: list[Ascent] = []
-    with (
-        random_state(seed), precision(torch.float64), stoppable() as stop,
-        bar_of("cavi", sweeps * restarts, progress) as bar,
-    ):  # fmt: skip
-        for restart in range(restarts):
-            story, family = copied(model, guide)
-            for part in (story, family):
-                if isinstance(part, torch.nn.Module):
-                    part.double().to(where)
-            if simple:
-                steps = family.coordinate_updates(as_tensors(data, torch.float64, where))
-            else:
-                steps = _sweeps(family, data, seed + restart, chunk, where, stop)
-            runs.append(_ascend(family, steps, sweeps, tolerance, stop, bar))
-            if stop.is_set():
-                break
-    best = max(runs, key=lambda run: run.elbo)
+    with opened(
+        "cavi", model, guide, data, seed=seed, device=device, dtype=torch.float64, check=None
+    ) as run:
+        with run.steps(sweeps * restarts, shown=progress, unit="sweep") as steps:
+            for restart in range(restarts):
+                twins = copied(run.model, run.guide)
+                elbos = _sweeps(run, twins[1], seed + restart, chunk, steps)
+                runs.append(_ascend(twins, elbos, sweeps, tolerance, steps))
+                if steps.stopped:
+                    break
+        best = max(runs, key=lambda one: one.elbo)
+        run.model, run.guide = best.pair
+        sites = run.sites_of_some_rows()
     notes: dict[str, Any] = {"sweeps": len(best.elbos) - 1}
     if restarts > 1:
-        notes["restarts_objective"] = [-run.elbo for run in runs]
-    status = Status.INTERRUPTED if stop.is_set() else best.status
-    history = -np.array(best.elbos)
-    return finished(story, best.guide, data, where, history, status, seed, started, "cavi", notes)
+        notes["restarts_objective"] = [-one.elbo for one in runs]
+    return run.fit(best.status, -np.array(best.elbos), sites=sites, notes=notes)
 
 
 @dataclass
 class Ascent:
-    """One run: its guide, the ELBO of every sweep, how it ended."""
+    """One run: its model and guide, the ELBO of every sweep, how it ended."""
 
-    guide: Any
+    pair: tuple[Any, Any]
     elbos: list[float]
     status: Status
 
@@ -124,15 +118,15 @@ class Ascent:
         return self.elbos[-1]
 
 
-def _sweeps(
-    guide: Any, data: Mapping[str, Any], seed: int, chunk: int, device: torch.device,
-    stop: threading.Event,
-) -> Iterator[float]:  # fmt: skip
+def _sweeps(run: Run, guide: Any, seed: int, chunk: int, steps: Steps) -> Iterator[Any]:
     """Yield the ELBO of the guide as it is, then update it, and so on."""
-    start = observed(some_rows(data, START_ROWS, seed, device))
-    natural = guide.initial_natural(start, number_of_rows(data), seed)
+    if isinstance(guide, UpdatesItself):
+        yield from guide.coordinate_updates(run.tensors)
+        return
+    start = observed(some_rows(run.data, START_ROWS, seed, run.device))
+    natural = guide.initial_natural(start, number_of_rows(run.data), seed)
     while True:
-        found = whole_pass(guide, natural, data, chunk, device, stop)
+        found = whole_pass(guide, natural, chunks(run.data, chunk, run.device), steps)
         if found is None:
             return
         elbo, message = found
@@ -142,13 +136,12 @@ def _sweeps(
 
 
 def _ascend(
-    guide: Any, steps: Iterator[Any], sweeps: int, tolerance: float, stop: threading.Event,
-    bar: Any,
-) -> Ascent:  # fmt: skip
+    pair: tuple[Any, Any], found: Iterator[Any], sweeps: int, tolerance: float, steps: Steps
+) -> Ascent:
     """Run sweeps until the ELBO no longer rises; the guide is that of the last ELBO."""
     elbos: list[float] = []
-    for found in steps:
-        elbo = float(found)
+    for value in found:
+        elbo = float(value)
         if not np.isfinite(elbo):
             raise DataError(
                 f"The ELBO is {elbo} after {len(elbos)} sweeps: data of extreme scale, or a prior "
@@ -157,12 +150,13 @@ def _ascend(
         if elbos and elbo < elbos[-1] - ROUNDING * max(1.0, abs(elbo)):
             raise GuideError(
                 f"A sweep of cavi lowered the ELBO from {elbos[-1]:.10g} to {elbo:.10g}, which no "
-                f"conjugate update does: the parts of {type(guide).__name__} do not belong together."
+                f"conjugate update does: the parts of {type(pair[1]).__name__} do not belong together."
             )
         elbos.append(elbo)
-        bar(elbo)
+        steps.advance()
+        steps.show(elbo=elbo)
         if len(elbos) > 1 and elbos[-1] - elbos[-2] <= tolerance * max(1.0, abs(elbo)):
-            return Ascent(guide, elbos, Status.CONVERGED)
-        if len(elbos) > sweeps or stop.is_set():
+            return Ascent(pair, elbos, Status.CONVERGED)
+        if len(elbos) > sweeps or steps.stopped:
             break
-    return Ascent(guide, elbos or [-np.inf], Status.STILL_MOVING)
+    return Ascent(pair, elbos or [-np.inf], Status.STILL_MOVING)

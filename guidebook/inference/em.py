@@ -17,8 +17,6 @@ other variants".
 from __future__ import annotations
 
 import math
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,14 +28,21 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import DataError, GuideError, SettingError
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.fits.running import bar_of, check_whole, stoppable
+from guidebook.inference.fits.opening import Run, opened
+from guidebook.inference.fits.running import Steps, check_whole
 from guidebook.inference.fits.status import Status
-from guidebook.inference.protocols.maximisation import ExpectationMaximization, Tensors, _structure
+from guidebook.inference.protocols.maximisation import (
+    REMEDY,
+    ExpectationMaximization,
+    PartialMaximization,
+    Tensors,
+)
+from guidebook.inference.protocols.require import require
 from guidebook.programs.check import check_pair
-from guidebook.programs.data import arguments, as_tensors, check, find_device, number_of_rows
-from guidebook.programs.owned import copied, dtype_of, make_local
+from guidebook.programs.data import as_tensors, number_of_rows
+from guidebook.programs.owned import dtype_of, make_local
 from guidebook.programs.rows import chunks, some_rows
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.scope import precision
 from guidebook.programs.sites import Site, latent_sites
 
 CHUNK = 16_384
@@ -95,47 +100,33 @@ def em(
         GuideError: the guide lacks methods, does not fit the model, or its steps lower L.
         DataError, ModelError, SettingError: as `svi`.
     """
-    started = time.perf_counter()
-    check_whole(
-        iterations=(iterations, 1), restarts=(restarts, 1), seed=(seed, 0), chunk=(chunk, 1)
-    )
-    if partial is not None:
-        check_whole(partial=(partial, 1))
+    check_whole(iterations=(iterations, 1), restarts=(restarts, 1), chunk=(chunk, 1))
     if not 0 <= tolerance < 1:
         raise SettingError(f"tolerance={tolerance!r} is out of range: give 0 <= tolerance < 1.")
-    _structure(guide, partial)
-    where = find_device(device, data)
-    data = arguments(model, data)
-    check(data)
-    if not number_of_rows(data):
-        raise DataError("data holds no rows: give the observed array of the model.")
-    twin, family = copied(model, guide)
-    structure = _structure(family, partial)
-    with random_state(seed), precision(torch.float64), stoppable() as stop:
-        climb = _Climb(structure, data, where, chunk, tolerance, partial, stop)
-        runs: list[_Run] = []
-        with bar_of("em", iterations * restarts, progress) as bar:
-            for restart in range(restarts):
-                own = _seed_of(seed, restart)
-                start = structure.start(some_rows(data, START_ROWS, own, where), own)
-                if not runs:  # model and guide that do not fit each other are found out at once
-                    _trained(structure, twin, start, data, where, chunk)
-                runs.append(climb.run(start, iterations, bar))
-                if stop.is_set():
-                    break
-        best = max(runs, key=lambda run: (not run.nan, run.objective))
-        model, guide, sites = _trained(structure, twin, best.parameters, data, where, chunk)
-    status = Status.INTERRUPTED if stop.is_set() else best.status
-    notes = _notes(best, structure)
+    require(guide, ExpectationMaximization, "em", REMEDY)
+    if partial is not None:
+        check_whole(partial=(partial, 1))
+        complete = "Leave partial=None for its complete M-step."
+        require(guide, PartialMaximization, f"em with partial={partial}", complete)
+    with (
+        opened("em", model, guide, data, seed=seed, device=device, check=None) as run,
+        precision(torch.float64),
+    ):
+        if not number_of_rows(run.data):
+            raise DataError("data holds no rows: give the observed array of the model.")
+        with run.steps(iterations * restarts, shown=progress, unit="iteration") as steps:
+            climb = _Climb(run, chunk, tolerance, partial, steps)
+            climbs = climb.from_starts(iterations, restarts)
+        best = max(climbs, key=lambda one: (not one.nan, one.objective))
+        notes = _notes(best, run.guide)
+        run.model, run.guide, sites = _trained(run, best.parameters, chunk)
     if restarts > 1:
-        notes |= {"restarts": restarts, "restarts_objective": [-run.objective for run in runs]}
-    seconds = time.perf_counter() - started
-    history = -np.array(best.objectives)
-    return Fit(model, guide, data, history, status, seed, seconds, "em", sites, notes=notes)
+        notes |= {"restarts": restarts, "restarts_objective": [-one.objective for one in climbs]}
+    return run.fit(best.status, -np.array(best.objectives), sites=sites, notes=notes)
 
 
 @dataclass
-class _Run:
+class _Ascent:
     """One climb: parameters whose objective is the last one, and every objective before."""
 
     parameters: Tensors
@@ -152,61 +143,75 @@ class _Climb:
     """What every climb shares: the steps, the data, and when to stop."""
 
     def __init__(
-        self, structure: Any, data: Mapping[str, Any], device: torch.device, chunk: int,
-        tolerance: float, partial: int | None, stop: threading.Event,
-    ) -> None:  # fmt: skip
-        self.structure, self.data, self.device, self.chunk = structure, data, device, chunk
-        self.tolerance, self.partial, self.stop = tolerance, partial, stop
+        self, run: Run, chunk: int, tolerance: float, partial: int | None, steps: Steps
+    ) -> None:
+        self.run, self.structure, self.chunk = run, run.guide, chunk
+        self.tolerance, self.partial, self.steps = tolerance, partial, steps
 
-    def run(self, start: Tensors, iterations: int, bar: Callable[[float], None]) -> _Run:
+    def from_starts(self, iterations: int, restarts: int) -> list[_Ascent]:
+        """One climb from each start, until Ctrl-C."""
+        ascents: list[_Ascent] = []
+        for restart in range(restarts):
+            seed = _seed_of(self.run.seed, restart)
+            rows = some_rows(self.run.data, START_ROWS, seed, self.run.device)
+            start = self.structure.start(rows, seed)
+            if not ascents:  # model and guide that do not fit each other are found out at once
+                _trained(self.run, start, self.chunk)
+            ascents.append(self.climbed(start, iterations))
+            if self.steps.stopped:
+                break
+        return ascents
+
+    def climbed(self, start: Tensors, iterations: int) -> _Ascent:
         """E- and M-steps from a start until they no longer climb."""
-        run, ahead, reach, statistics = _Run(start), start, 1.0, Tensors()
+        ascent, ahead, reach, statistics = _Ascent(start), start, 1.0, Tensors()
         for iteration in range(iterations + 1):
             try:
                 if iteration:
                     ahead, reach = self._m_step(statistics, ahead, reach)
                 found = self._e_step(ahead)
             except LinAlgError as error:  # a covariance has become singular
-                self._not_finite(run, iteration, f"not defined ({str(error).splitlines()[0]})")
-                return run
+                self._not_finite(ascent, iteration, f"not defined ({str(error).splitlines()[0]})")
+                return ascent
             if found is None:  # interrupted: what was evaluated before is kept
-                return run
+                return ascent
             statistics, objective = found
             if not math.isfinite(objective):
-                self._not_finite(run, iteration, str(objective))
-                return run
-            gain = objective - run.objective
+                self._not_finite(ascent, iteration, str(objective))
+                return ascent
+            gain = objective - ascent.objective
             size = max(1.0, abs(objective))
             if gain < -ROUNDING * size:
                 raise GuideError(
-                    f"The objective of em fell from {run.objective:.10g} to {objective:.10g} in "
+                    f"The objective of em fell from {ascent.objective:.10g} to {objective:.10g} in "
                     f"iteration {iteration}, which no E- and M-step does: e_step, m_step and "
                     f"log_prior of {type(self.structure).__name__} do not belong together."
                 )
-            if run.objectives and gain <= 0:  # by rounding: the parameters before are kept
-                objective = run.objective
+            if ascent.objectives and gain <= 0:  # by rounding: the parameters before are kept
+                objective = ascent.objective
             else:
-                run.parameters = ahead
-            run.objectives.append(objective)
-            if self._converged(run, gain, size):
-                run.status = Status.CONVERGED
-                return run
+                ascent.parameters = ahead
+            ascent.objectives.append(objective)
+            if self._converged(ascent, gain, size):
+                ascent.status = Status.CONVERGED
+                return ascent
             if iteration:
-                bar(objective)
-        return run
+                self.steps.advance()
+                self.steps.show(objective=objective)
+        return ascent
 
-    def _converged(self, run: _Run, gain: float, size: float) -> bool:
+    def _converged(self, ascent: _Ascent, gain: float, size: float) -> bool:
         """Whether neither the last gain nor all that would follow it matters."""
         allowed = self.tolerance * size
-        return gain <= allowed and _remaining(run.objectives) <= max(allowed, NEGLIGIBLE)
+        return gain <= allowed and _remaining(ascent.objectives) <= max(allowed, NEGLIGIBLE)
 
     @torch.no_grad()
     def _e_step(self, parameters: Tensors) -> tuple[Tensors, float] | None:
         """Statistics and objective over all rows; None when it was interrupted."""
         totals: Tensors = {}
         objective = float(self.structure.log_prior(parameters))
-        for rows in chunks(self.data, self.chunk, self.device):
-            if self.stop.is_set():
+        for rows in chunks(self.run.data, self.chunk, self.run.device):
+            if self.steps.stopped:
                 return None
             statistics, log_evidence = self.structure.e_step(rows, parameters)
             objective += float(log_evidence)
@@ -248,14 +253,14 @@ class _Climb:
                 reach /= 2
         return parameters, 1.0  # at the top, up to rounding
 
-    def _not_finite(self, run: _Run, iteration: int, objective: str) -> None:
-        if not run.objectives:
+    def _not_finite(self, ascent: _Ascent, iteration: int, objective: str) -> None:
+        if not ascent.objectives:
             raise GuideError(
                 f"The objective of em is {objective} at the start of "
                 f"{type(self.structure).__name__}: its start must have a finite log p(x | theta)."
             )
-        run.status = Status.STOPPED_BY_NAN
-        run.nan = (
+        ascent.status = Status.STOPPED_BY_NAN
+        ascent.nan = (
             f"the objective was {objective} in iteration {iteration}: a variance fell to 0 or a "
             "weight vanished; use a prior, fewer components or fewer latents"
         )
@@ -268,33 +273,30 @@ def _seed_of(seed: int, restart: int) -> int:
     return int(np.random.SeedSequence((int(seed), restart)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _trained(
-    structure: ExpectationMaximization, model: Any, parameters: Tensors, data: Mapping[str, Any],
-    device: torch.device, chunk: int,
-) -> tuple[Any, Any, tuple[Site, ...]]:  # fmt: skip
+def _trained(run: Run, parameters: Tensors, chunk: int) -> tuple[Any, Any, tuple[Site, ...]]:
     """Model and guide with these parameters, checked on the first rows, and the latent sites."""
-    with local_parameters(), torch.no_grad():
-        story, family = structure.finished(model, parameters)
+    with torch.no_grad():
+        story, family = run.guide.finished(run.model, parameters)
         for part in (story, family):
             make_local(part)
             if isinstance(part, torch.nn.Module):
-                part.to(device)
+                part.to(run.device)
         dtype = dtype_of(story, family)
-        rows = as_tensors(next(chunks(data, chunk, device)), dtype, device)
+        rows = as_tensors(next(chunks(run.data, chunk, run.device)), dtype, run.device)
         with precision(dtype):
             check_pair(story, family, rows)
             return story, family, latent_sites(story, rows)
 
 
-def _notes(run: _Run, structure: ExpectationMaximization) -> dict[str, Any]:
-    notes: dict[str, Any] = {"iterations": max(0, len(run.objectives) - 1)}
-    if run.objectives:
-        prior = float(structure.log_prior(run.parameters))
-        notes |= {"log_likelihood": run.objective - prior, "log_prior": prior}
-    if len(run.objectives) > 2:
-        notes["remaining"] = _remaining(run.objectives)
-    if run.nan:
-        notes["nan"] = run.nan
+def _notes(ascent: _Ascent, structure: ExpectationMaximization) -> dict[str, Any]:
+    notes: dict[str, Any] = {"iterations": max(0, len(ascent.objectives) - 1)}
+    if ascent.objectives:
+        prior = float(structure.log_prior(ascent.parameters))
+        notes |= {"log_likelihood": ascent.objective - prior, "log_prior": prior}
+    if len(ascent.objectives) > 2:
+        notes["remaining"] = _remaining(ascent.objectives)
+    if ascent.nan:
+        notes["nan"] = ascent.nan
     return notes
 
 

@@ -24,25 +24,21 @@ for machine learning", section 3.6; parallel updates: van Gerven, Cseke, de Lang
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from guidebook.errors import GuideError, SettingError
 from guidebook.guides.conjugate.sites import Sites
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.opening import Run, opened, pair_runs
+from guidebook.inference.fits.running import check_whole
 from guidebook.inference.protocols.propagation import propagate
-from guidebook.inference.protocols.sites import HasSites
-from guidebook.programs.check import check_pair
-from guidebook.programs.data import arguments, as_tensors, check, find_device
-from guidebook.programs.owned import copied, working_precision
-from guidebook.programs.scope import local_parameters, precision, random_state
-from guidebook.programs.sites import latent_sites
+from guidebook.inference.protocols.require import require
+from guidebook.inference.protocols.sites import REMEDY, HasSites
 
+FIRST_DAMPING = {"sequential": 1.0, "parallel": 0.8}
 CHECKED = 8
 """Draws at which the guide's prior and sites are held against the model's log density."""
 
@@ -81,39 +77,35 @@ def ep(
         SettingError: sweeps, schedule, damping or tolerance out of range.
         DataError, ModelError: as `svi`.
     """
-    started = time.perf_counter()
-    _check_settings(guide, sweeps, schedule, damping, tolerance)
-    first = damping if damping is not None else (1.0 if schedule == "sequential" else 0.8)
-    where = find_device(device, data)
-    data = arguments(model, data)
-    check(data)
-    fit = working_precision(
-        model,
-        guide,
-        lambda dtype: _fitted(
-            model, guide, data, where, dtype, seed, sweeps, schedule, first, tolerance, progress
-        ),
-    )
-    return replace(fit, seconds=time.perf_counter() - started)
-
-
-def _fitted(
-    story: Any, family: Any, data: dict[str, Any], where: torch.device, dtype: torch.dtype, seed: int,
-    sweeps: int, schedule: str, damping: float, tolerance: float, progress: bool,
-) -> Fit:  # fmt: skip
-    model, guide = copied(story, family)
-    with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():
-        tensors = as_tensors(data, dtype, where)
-        sites = guide.sites(**tensors)
-        check_pair(model, guide, tensors)
-        known = latent_sites(model, tensors)
-        run = propagate(sites, sweeps, schedule, damping, tolerance, progress)
-        q = run.q
-        guide.hold(q.site_precision, q.site_shift, q.loc, q.covariance)
-    history = np.array(run.history)
-    fit = Fit(model, guide, data, history, run.status, seed, 0.0, "ep", known, notes=run.notes)
-    _same_density(fit, sites)
+    check_whole(sweeps=(sweeps, 1))
+    require(guide, HasSites, "ep", REMEDY)
+    if schedule not in FIRST_DAMPING:
+        raise SettingError(f"schedule={schedule!r} is unknown: give 'sequential' or 'parallel'.")
+    first = FIRST_DAMPING[schedule] if damping is None else damping
+    if not 0 < first <= 1:
+        raise SettingError(
+            f"damping={damping!r} is out of range: give a number in (0, 1], or None."
+        )
+    if not tolerance > 0:
+        raise SettingError(f"tolerance={tolerance!r} is out of range: give a positive number.")
+    with (
+        opened("ep", model, guide, data, seed=seed, device=device, check=_sites_run) as run,
+        torch.no_grad(),
+    ):
+        sites, latent = run.guide.sites(**run.tensors), run.latent_sites()
+        with run.steps(sweeps, shown=progress, unit="sweep") as steps:
+            found = propagate(sites, steps, schedule, first, tolerance)
+        q = found.q
+        run.guide.hold(q.site_precision, q.site_shift, q.loc, q.covariance)
+        fit = run.fit(found.status, found.history, sites=latent, notes=found.notes)
+        _same_density(fit, sites)
     return fit
+
+
+def _sites_run(run: Run) -> None:
+    """The guide's sites see the data first: they say better than the model what is wrong with them."""
+    run.guide.sites(**run.tensors)
+    pair_runs(run)
 
 
 # is the pair a pair ------------------------------------------------------------------------------
@@ -147,25 +139,3 @@ def _same_density(fit: Fit, sites: Sites) -> None:
             f"The guide's prior and sites are not the model's: log p(theta, x) differs by {gap:.3g}. "
             "Give guide and model the same likelihood and the same prior (scale, variances)."
         )
-
-
-def _check_settings(
-    guide: Any, sweeps: int, schedule: str, damping: float | None, tolerance: float
-) -> None:
-    if not isinstance(guide, HasSites):
-        missing = [name for name in ("sites", "hold", "position") if not hasattr(guide, name)]
-        raise GuideError(
-            f"ep needs a guide with sites, and {type(guide).__name__} has no {', no '.join(missing)}. "
-            "Use gb.guides.ProbitSites, LogisticSites or ClutterSites with their models, or svi or "
-            "laplace with this one."
-        )
-    if isinstance(sweeps, bool) or not isinstance(sweeps, (int, np.integer)) or sweeps < 1:
-        raise SettingError(f"sweeps={sweeps!r} is out of range: give a whole number of at least 1.")
-    if schedule not in ("sequential", "parallel"):
-        raise SettingError(f"schedule={schedule!r} is unknown: give 'sequential' or 'parallel'.")
-    if damping is not None and not 0 < damping <= 1:
-        raise SettingError(
-            f"damping={damping!r} is out of range: give a number in (0, 1], or None."
-        )
-    if not tolerance > 0:
-        raise SettingError(f"tolerance={tolerance!r} is out of range: give a positive number.")

@@ -21,8 +21,6 @@ Sources: Hoffman, Blei, Wang and Paisley 2013, "Stochastic variational inference
 from __future__ import annotations
 
 import math
-import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,16 +30,26 @@ import torch
 from guidebook.errors import SettingError
 from guidebook.guides.autoguides.whitened import Whitened
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.fits.opening import finished
-from guidebook.inference.fits.running import bar_of, check_whole, stoppable
-from guidebook.inference.fits.status import Status
-from guidebook.inference.gradient.natural import GAUSSIAN_STEPS, _ended, _gaussian
-from guidebook.inference.protocols.conjugate import START_ROWS, divergence, observed, structured
+from guidebook.inference.fits.opening import Run, opened
+from guidebook.inference.fits.running import check_whole
+from guidebook.inference.gradient.natural import (
+    GAUSSIAN_STEPS,
+    StepSizes,
+    climbed,
+    ended,
+    natural_gaussian,
+)
+from guidebook.inference.protocols.conjugate import (
+    REMEDY,
+    START_ROWS,
+    ConditionallyConjugate,
+    divergence,
+    observed,
+)
+from guidebook.inference.protocols.require import require
 from guidebook.programs.batches.minibatches import MiniBatches
-from guidebook.programs.data import arguments, check, find_device, number_of_rows
-from guidebook.programs.owned import copied
+from guidebook.programs.data import number_of_rows
 from guidebook.programs.rows import ArrayRows, some_rows
-from guidebook.programs.scope import precision, random_state
 
 BATCH = 2048
 
@@ -80,69 +88,62 @@ def natural_svi(
         SettingError: a setting out of range, or batch_size with a Gaussian guide of all rows.
         DataError, ModelError: as `svi`.
     """
-    started = time.perf_counter()
-    whole = {"steps": (1 if steps is None else steps, 1), "seed": (seed, 0)}
-    check_whole(**whole, batch_size=(BATCH if batch_size is None else batch_size, 1))
+    check_whole(
+        steps=(1 if steps is None else steps, 1),
+        batch_size=(BATCH if batch_size is None else batch_size, 1),
+    )
     if not 0 <= forgetting <= 1 or not 1 <= delay < math.inf:
         raise SettingError(
             f"forgetting={forgetting} and delay={delay}: give 0 <= forgetting <= 1 (above 0.5 with "
             "mini-batches) and delay >= 1, so that no step is larger than 1."
         )
-    where = find_device(device, data)
-    data = arguments(model, data)
-    check(data)
-    sizes = (delay, forgetting)
+    sizes = StepSizes(delay, forgetting)
     if isinstance(guide, Whitened):
         if batch_size not in (None, BATCH):
             raise SettingError(
                 "natural_svi takes all rows at every step of a Gaussian guide: leave batch_size "
                 "out, or use svi with batch_size."
             )
-        return _gaussian(model, guide, data, steps or GAUSSIAN_STEPS, sizes, seed, progress, where,
-                         started)  # fmt: skip
-    structured(guide, "natural_svi")
-    story, family = copied(model, guide)
-    family.double().to(where)
-    count = number_of_rows(data)
-    batch = count if batch_size is None else min(batch_size, count)
-    steps = steps or max(200, math.ceil(count / batch))
-    with (
-        random_state(seed), precision(torch.float64), stoppable() as stop,
-        bar_of("natural_svi", steps, progress) as bar,
-    ):  # fmt: skip
-        history = _steps(family, data, steps, batch, sizes, seed, where, stop, bar)
+        with opened(
+            "natural_svi", model, natural_gaussian(guide), data, seed=seed, device=device
+        ) as run:
+            history = climbed(run, steps or GAUSSIAN_STEPS, sizes, progress)
+        notes: dict[str, Any] = {"steps": len(history)}
+        return run.fit(ended(history), history, sites=run.guide.sites, notes=notes)
+    require(guide, ConditionallyConjugate, "natural_svi", REMEDY)
+    with opened(
+        "natural_svi", model, guide, data, seed=seed, device=device, dtype=torch.float64, check=None
+    ) as run:
+        count = number_of_rows(run.data)
+        batch = count if batch_size is None else min(batch_size, count)
+        steps = steps or max(200, math.ceil(count / batch))
+        history = _stepped(run, steps, batch, sizes, progress)
+        sites = run.sites_of_some_rows()
     notes = {"steps": len(history), "batch_size": batch, "passes": len(history) * batch / count}
-    status = Status.INTERRUPTED if stop.is_set() else _ended(history)
-    return finished(
-        story, family, data, where, history, status, seed, started, "natural_svi", notes
-    )
+    return run.fit(ended(history), history, sites=sites, notes=notes)
 
 
 @torch.no_grad()
-def _steps(
-    guide: Any, data: Mapping[str, Any], steps: int, batch: int, sizes: tuple[float, float],
-    seed: int, device: torch.device, stop: threading.Event, bar: Callable[[float], None],
-) -> np.ndarray:  # fmt: skip
+def _stepped(run: Run, total: int, batch: int, sizes: StepSizes, progress: bool) -> np.ndarray:
     """Take the steps in place; returns -ELBO by each mini-batch, before its step."""
-    arrays = ArrayRows(data)
-    rows = MiniBatches(arrays, arrays.whole, batch, seed, torch.float64, device)
-    start = observed(some_rows(data, START_ROWS, seed, device))
+    guide, seed = run.guide, run.seed
+    arrays = ArrayRows(run.data)
+    rows = MiniBatches(arrays, arrays.whole, batch, seed, run.dtype, run.device)
+    start = observed(some_rows(run.data, START_ROWS, seed, run.device))
     natural = guide.initial_natural(start, rows.count, seed)
     prior, history = guide.prior, []
     whole = rows.take(np.arange(rows.count)) if batch == rows.count else None
-    for step in range(steps):
-        if stop.is_set():
-            break
-        x = observed(whole or rows.batch(step))
-        bound, message = guide.local(x, guide.expected(natural))
-        scale = rows.count / len(x)
-        elbo = scale * float(bound) - float(divergence(guide, natural, prior))
-        history.append(-elbo)
-        bar(elbo)
-        rate = (step + sizes[0]) ** -sizes[1]
-        natural = {
-            name: torch.lerp(value, prior[name] + scale * message[name], rate)
-            for name, value in natural.items()
-        }
+    with run.steps(total, shown=progress) as steps:
+        for step in steps:
+            x = observed(whole or rows.batch(step))
+            bound, message = guide.local(x, guide.expected(natural))
+            scale = rows.count / len(x)
+            elbo = scale * float(bound) - float(divergence(guide, natural, prior))
+            history.append(-elbo)
+            steps.show(elbo=elbo)
+            natural = {
+                name: torch.lerp(value, prior[name] + scale * message[name], sizes.at(step))
+                for name, value in natural.items()
+            }
     guide.adopt(natural)
     return np.array(history)

@@ -7,7 +7,6 @@ Vehtari et al. 2021, "Rank-normalization, folding, and localization: an improved
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,22 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.errors import SettingError
+from guidebook.errors import ModelError, SettingError
 from guidebook.inference.fits.chains import agree, convergence
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.opening import Run, model_runs, opened
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
-from guidebook.programs.check import check_model
-from guidebook.programs.data import arguments, as_tensors, check, find_device
-from guidebook.programs.gaussian import Start
 from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
+from guidebook.programs.gaussian import Start
 from guidebook.programs.mode import find_start
-from guidebook.programs.owned import Joined, copied, working_precision
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import local_parameters, precision, quiet, random_state
-from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.scope import quiet
 
 GRADIENTS_PER_DRAW = 10
+PATIENCE = 0.2
+"""Seconds between two looks at whether Ctrl-C was pressed."""
 
 
 def nuts(
@@ -51,93 +49,61 @@ def nuts(
     status and `notes`. Chains start from draws around the Gaussian that `svi` starts from, spread
     twice as wide. R-hat must be at most 1.01 and the effective sample size at least 100 a chain.
 
+    Ctrl-C keeps the draws made so far: as many of each chain as chains of equal length have.
+
     Raises:
         ModelError: the model cannot be recorded, or its density is zero everywhere tried.
         DataError, SettingError: as `svi`.
     """
-    started = time.perf_counter()
     check_whole(draws=(draws, 4), tune=(tune, 10), chains=(chains, 1))
     if not 0 < target_accept < 1:
         raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
-    where = find_device(device, data)
-    data = arguments(model, data)
-    check(data)
-    story = model
-    model, sites, u, diverging, dtype = working_precision(
-        story,
-        None,
-        lambda dtype: _sampled(
-            story, data, where, dtype, draws, tune, chains, seed, target_accept, progress
-        ),
-    )
+    with opened("nuts", model, None, data, seed=seed, device=device, check=model_runs) as run:
+        sites = run.latent_sites()
+        potential = Potential(run.model, run.tensors, sites)
+        start = find_start(potential)
+        gradient = _gradient(potential, chains * (draws + tune) * GRADIENTS_PER_DRAW)
+    u, diverging = _sampled(
+        run, _for_nutpie(potential, start, gradient), draws=draws, tune=tune, chains=chains,
+        target_accept=target_accept, progress_bar=progress,
+    )  # fmt: skip
     rhat, ess = convergence(u)
     notes = {
         "rhat": rhat,
         "ess": ess,
         "divergences": int(diverging.sum()),
         "diverging": diverging.astype(int).tolist(),
-        "draws": draws,
+        "draws": u.shape[1],
         "tune": tune,
-        "chains": chains,
+        "chains": u.shape[0],
     }
     status = Status.CONVERGED
     if diverging.any():
         status = Status.DIVERGENCES
-    elif not agree(rhat, ess, chains):
+    elif not agree(rhat, ess, len(u)):
         status = Status.CHAINS_DISAGREE
-    seconds = time.perf_counter() - started
-    position = torch.as_tensor(u, dtype=dtype, device=where)
-    return Fit(
-        model, None, data, np.empty(0), status, seed, seconds, "nuts", sites, position, notes
-    )
+    position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
+    return run.fit(status, sites=sites, draws=position, notes=notes)
 
 
-def _sampled(
-    story: Any, data: dict[str, Any], where: torch.device, dtype: torch.dtype, draws: int,
-    tune: int, chains: int, seed: int, target_accept: float, progress: bool,
-) -> tuple[Any, tuple[Site, ...], np.ndarray, np.ndarray, torch.dtype]:  # fmt: skip
-    model, _ = copied(story, Joined(story, story))
-    with local_parameters(), precision(dtype), random_state(seed):
-        tensors = as_tensors(data, dtype, where)
-        check_model(model, tensors)
-        with torch.no_grad():
-            sites = latent_sites(model, tensors)
-        potential = Potential(model, tensors, sites)
-        start = find_start(potential)
-        gradient = _gradient(potential, draws, tune, chains)
-    u, diverging = _sample(
-        gradient, potential, start, draws, tune, chains, seed, target_accept, progress
-    )
-    return model, sites, u, diverging, dtype
-
-
-def _gradient(
-    potential: Potential, draws: int, tune: int, chains: int
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     try:
         graph = potential.single()
     except CannotRecord as error:
-        from guidebook.errors import ModelError
-
         raise ModelError(
             f"nuts needs a model that can be recorded, and this one reads values ({error}). Write "
             "it without .item() and without control flow that depends on latent values."
         ) from error
-    calls = chains * (draws + tune) * GRADIENTS_PER_DRAW
     if not worth_compiling(graph, calls, potential.device):
         return graph
     example = torch.zeros(potential.dimension, dtype=potential.dtype, device=potential.device)
     return compile_graph(graph, [example])
 
 
-def _sample(
-    gradient: Callable[[Tensor], tuple[Tensor, Tensor]], potential: Potential, start: Start,
-    draws: int, tune: int, chains: int, seed: int, target_accept: float, progress: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """u (chain, draw, D) and whether each draw diverged, (chain, draw)."""
-    with quiet():  # nutpie imports arviz, which warns of its own refactoring
-        import nutpie
-
+def _for_nutpie(
+    potential: Potential, start: Start, gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Any:
+    """The density as nutpie's model; chains start around the Gaussian, spread twice as wide."""
     dimension = potential.dimension
 
     def make_logp() -> Callable[..., tuple[float, np.ndarray]]:
@@ -159,14 +125,50 @@ def _sample(
         noise = np.random.default_rng(seed_of_chain).standard_normal(dimension)
         return center + 2 * (factor * noise if factor.ndim == 1 else factor @ noise)
 
-    compiled = nutpie.compiled_pyfunc.from_pyfunc(
+    return _nutpie().compiled_pyfunc.from_pyfunc(
         dimension, make_logp, make_expand, [np.dtype(np.float64)], [(dimension,)], ["u"],
         make_initial_point_fn=initial,
     )  # fmt: skip
-    with quiet():
-        trace = nutpie.sample(
-            compiled, draws=draws, tune=tune, chains=chains, cores=min(chains, 2), seed=seed,
-            progress_bar=progress, target_accept=target_accept, save_warmup=False,
+
+
+def _sampled(run: Run, compiled: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """u (chain, draw, D) and whether each draw diverged, (chain, draw); at Ctrl-C those there are.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C before there were four draws.
+    """
+    chains, draws = settings["chains"], settings["draws"]
+    with run.steps(chains * draws, shown=False) as steps, quiet():
+        sampler = _nutpie().sample(
+            compiled, **settings, cores=min(chains, 2), seed=run.seed, save_warmup=False,
+            blocking=False,
         )  # fmt: skip
+        try:
+            trace = None
+            while trace is None:
+                try:
+                    trace = sampler.abort() if steps.stopped else sampler.wait(timeout=PATIENCE)
+                except TimeoutError:
+                    continue
+        except BaseException:
+            sampler.cancel()
+            raise
     u = np.asarray(trace.posterior["u"].values)
-    return u, np.asarray(trace.sample_stats["diverging"].values).astype(bool)
+    diverging = np.asarray(trace.sample_stats["diverging"].values).astype(bool)
+    kept, length = _whole_chains(np.isfinite(u).all(-1).sum(1))
+    if length < 4:
+        raise KeyboardInterrupt
+    return u[kept, :length], diverging[kept, :length]
+
+
+def _whole_chains(lengths: np.ndarray) -> tuple[np.ndarray, int]:
+    """Which chains to keep, and how many draws of each: the rectangle with the most draws."""
+    order = np.argsort(-lengths, kind="stable")
+    number = int(np.argmax(lengths[order] * np.arange(1, len(lengths) + 1))) + 1
+    return np.sort(order[:number]), int(lengths[order[number - 1]])
+
+
+def _nutpie() -> Any:
+    with quiet():  # nutpie imports arviz, which warns of its own refactoring
+        import nutpie
+    return nutpie

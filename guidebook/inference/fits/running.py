@@ -1,8 +1,13 @@
-"""NEEDS A DOCSTRING: guidebook.inference.fits.running."""
+"""The loop of an engine: numbered steps, one progress bar, one interruption; and whole numbers checked.
+
+Ctrl-C does not break a step in two. It sets a flag that the loop reads, so that the engine ends with
+what it has; a second Ctrl-C interrupts at once, as Python does.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,27 +18,6 @@ import numpy as np
 from guidebook.errors import SettingError
 
 
-def bar_of(engine: str, total: int, shown: bool) -> Any:
-    """A context with a function that moves a progress bar by one and shows the ELBO."""
-
-    @contextlib.contextmanager
-    def context() -> Iterator[Callable[[float], None]]:
-        if not shown:
-            yield lambda elbo: None
-            return
-        from tqdm.auto import tqdm
-
-        with tqdm(total=total, desc=engine, leave=False, disable=None) as bar:
-
-            def move(elbo: float) -> None:
-                bar.set_postfix(elbo=f"{elbo:.6g}", refresh=False)
-                bar.update()
-
-            yield move
-
-    return context()
-
-
 def check_whole(**given: tuple[Any, int]) -> None:
     """Raise SettingError for a setting (value, least) that is not a whole number of at least that."""
     for name, (value, least) in given.items():
@@ -41,6 +25,64 @@ def check_whole(**given: tuple[Any, int]) -> None:
             raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
         if value >= 2**63:
             raise SettingError(f"{name}={value} is out of range: give a whole number below 2^63.")
+
+
+class Steps:
+    """Iterates over the numbers of the steps, from `done` to `total` - 1, until Ctrl-C.
+
+    Attributes:
+        total, done: all steps, and those that lie behind.
+        stopped: whether Ctrl-C was pressed; a long step may read it and end early.
+    """
+
+    def __init__(self, total: int, done: int, stop: threading.Event, bar: Any) -> None:
+        self.total, self.done = total, done
+        self._stop, self._bar = stop, bar
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def __iter__(self) -> Iterator[int]:
+        while self.done < self.total and not self.stopped:
+            yield self.done
+            self.advance()
+
+    def advance(self, steps: int = 1) -> None:
+        """Counts steps taken; iterating does it by itself, one at a time."""
+        self.done += steps
+        if self._bar is not None:
+            self._bar.update(steps)
+
+    def show(self, **values: float | str) -> None:
+        """Numbers and words beside the bar; those that are not finite or empty are left out."""
+        if self._bar is None:
+            return
+        words = {name: _written(value) for name, value in values.items()}
+        self._bar.set_postfix({name: word for name, word in words.items() if word}, refresh=False)
+
+
+def _written(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+@contextlib.contextmanager
+def counted(
+    engine: str, total: int, *, shown: bool, unit: str = "step", done: int = 0
+) -> Iterator[Steps]:
+    """The steps of an engine; with a progress bar if it is `shown` and the screen is a terminal."""
+    with stoppable() as stop:
+        if not shown:
+            yield Steps(total, done, stop, None)
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(
+            total=total, initial=done, desc=engine, unit=unit, leave=False, disable=None
+        ) as bar:
+            yield Steps(total, done, stop, bar)
 
 
 @contextlib.contextmanager
@@ -80,3 +122,24 @@ def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, 
             bar.update(now - bar.n)
 
         yield move
+
+
+def bar_of(engine: str, total: int, shown: bool) -> Any:
+    """A context with a function that moves a progress bar by one and shows the ELBO."""
+
+    @contextlib.contextmanager
+    def context() -> Iterator[Callable[[float], None]]:
+        if not shown:
+            yield lambda elbo: None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=engine, leave=False, disable=None) as bar:
+
+            def move(elbo: float) -> None:
+                bar.set_postfix(elbo=f"{elbo:.6g}", refresh=False)
+                bar.update()
+
+            yield move
+
+    return context()

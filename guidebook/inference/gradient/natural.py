@@ -1,13 +1,19 @@
-"""NEEDS A DOCSTRING: guidebook.inference.gradient.natural."""
+r"""Natural gradients of a Gaussian guide of any model; `guidebook.inference.natural_svi` has the equations.
+
+A step moves the natural parameters (P m, -P/2) of q(u) = N(m, P^-1) by a share rho towards those that
+the gradient of log p(x, u), averaged over fresh antithetic draws of q, asks for. The expected Hessian
+is taken from the gradients alone, by Stein's lemma: it is their slope on the draws.
+
+Sources: Khan and Nielsen 2018, "Fast yet simple natural-gradient descent for variational inference in
+complex models"; Lin, Khan and Schmidt 2019, "Stein's lemma for the reparameterization trick with
+exponential family mixtures".
+"""
 
 from __future__ import annotations
 
 import math
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +21,11 @@ from torch import Tensor
 
 from guidebook.errors import GuideError
 from guidebook.guides.autoguides.normal import FullRank, MeanField
-from guidebook.guides.autoguides.whitened import Whitened
-from guidebook.inference.fits.fit import Fit
-from guidebook.inference.fits.running import bar_of, stoppable
+from guidebook.inference.fits.opening import Run
 from guidebook.inference.fits.status import Status
-from guidebook.programs.check import check_pair
-from guidebook.programs.data import as_tensors
 from guidebook.programs.gaussian import Start
 from guidebook.programs.mode import find_start
-from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import local_parameters, precision, random_state
 
 GAUSSIAN_STEPS = 500
 
@@ -37,7 +37,17 @@ CALM = 4.0
 """The objective's last tenth may differ from the tenth before by so many standard errors."""
 
 
-def _ended(history: np.ndarray) -> Status:
+class StepSizes(NamedTuple):
+    """Robbins-Monro sizes rho_t = (t + delay)^-forgetting, t = 0, 1, ..."""
+
+    delay: float
+    forgetting: float
+
+    def at(self, step: int) -> float:
+        return float((step + self.delay) ** -self.forgetting)
+
+
+def ended(history: np.ndarray) -> Status:
     """Whether the objective still falls: its last tenth against the tenth before."""
     tenth = len(history) // 10
     if tenth < 5:
@@ -48,68 +58,55 @@ def _ended(history: np.ndarray) -> Status:
     return Status.CONVERGED if abs(last.mean() - before.mean()) <= allowed else Status.STILL_MOVING
 
 
-# Gaussian guides of models without conjugacy -------------------------------------------------------
+def natural_gaussian(guide: Any) -> Any:
+    """The guide, if it is a normal whose natural parameters are free: `full_rank`, `mean_field`.
 
-
-def _gaussian(
-    model: Any, guide: Whitened, data: dict[str, Any], steps: int, sizes: tuple[float, float],
-    seed: int, progress: bool, where: torch.device, started: float,
-) -> Fit:  # fmt: skip
+    Raises:
+        GuideError: another family.
+    """
     if not isinstance(guide, (FullRank, MeanField)):
         raise GuideError(
             f"natural_svi has natural parameters for full_rank and mean_field, not for "
             f"{guide.family}: fit it with svi."
         )
-
-    def attempt(dtype: torch.dtype) -> Fit:
-        story, family = copied(model, guide)
-        with local_parameters(), precision(dtype), random_state(seed), stoppable() as stop:
-            tensors = as_tensors(data, dtype, where)
-            check_pair(story, family, tensors)
-            family.to(where)
-            potential = Potential(story, tensors, family.sites)
-            start = find_start(potential)
-            if isinstance(family, MeanField):
-                family.start_at(start.center, start.factor)  # which takes its conditional scales
-                start = replace(start, center=family.center, factor=family.conditional_sd())
-            with bar_of("natural_svi", steps, progress) as bar:
-                end, history = _climb(potential, start, steps, sizes, seed, stop, bar)
-            family.start_at(end.center, end.factor)
-        status = Status.INTERRUPTED if stop.is_set() else _ended(history)
-        return Fit(story, family, data, history, status, seed, 0.0, "natural_svi", family.sites)
-
-    fit = working_precision(model, guide, attempt)
-    notes = {"steps": len(fit.history)}
-    return replace(fit, seconds=time.perf_counter() - started, notes=notes)
+    return guide
 
 
-def _climb(
-    potential: Potential, start: Start, steps: int, sizes: tuple[float, float], seed: int,
-    stop: threading.Event, bar: Callable[[float], None],
-) -> tuple[Start, np.ndarray]:  # fmt: skip
-    """Natural-gradient steps over fresh draws, in the coordinates that the current factor whitens."""
-    generator = torch.Generator().manual_seed(seed)
-    history = []
-    half = max(DRAWS, 4 * len(start.center))
-    for step in range(steps):
-        if stop.is_set():
-            break
-        noise = torch.randn(half, len(start.center), generator=generator, dtype=torch.float64)
-        noise = torch.cat([noise, -noise]).to(start.center)
-        flat = start.factor.dim() == 1
-        u = start.center + (noise * start.factor if flat else noise @ start.factor.T)
-        value, grad = potential.value_and_grad(u)
-        elbo = float(value.mean()) + _entropy(start)
-        if not math.isfinite(elbo) or not bool(grad.isfinite().all()):
-            raise GuideError(
-                f"The density is not finite at a draw of the guide in step {step}: the guide is far "
-                "wider than the posterior's support. Use svi, or reparameterise the model."
-            )
-        history.append(-elbo)
-        bar(elbo)
-        rate = (step + sizes[0]) ** -sizes[1]
-        start = _natural_step(start, noise, grad, rate)
-    return start, np.array(history)
+def climbed(run: Run, total: int, sizes: StepSizes, progress: bool) -> np.ndarray:
+    """Fit the guide of the run in place; returns -ELBO before each step, (steps,).
+
+    The steps are taken in the coordinates that the current factor whitens.
+
+    Raises:
+        GuideError: the density is not finite at a draw.
+    """
+    guide, history = run.guide, []
+    potential = Potential(run.model, run.tensors, guide.sites)
+    start = find_start(potential)
+    if isinstance(guide, MeanField):
+        guide.start_at(start.center, start.factor)  # which takes its conditional scales
+        start = replace(start, center=guide.center, factor=guide.conditional_sd())
+    dimension = len(start.center)
+    generator = torch.Generator().manual_seed(run.seed)
+    half = max(DRAWS, 4 * dimension)
+    with run.steps(total, shown=progress) as steps:
+        for step in steps:
+            noise = torch.randn(half, dimension, generator=generator, dtype=torch.float64)
+            noise = torch.cat([noise, -noise]).to(start.center)
+            flat = start.factor.dim() == 1
+            u = start.center + (noise * start.factor if flat else noise @ start.factor.T)
+            value, grad = potential.value_and_grad(u)
+            elbo = float(value.mean()) + _entropy(start)
+            if not math.isfinite(elbo) or not bool(grad.isfinite().all()):
+                raise GuideError(
+                    f"The density is not finite at a draw of the guide in step {step}: the guide is "
+                    "far wider than the posterior's support. Use svi, or reparameterise the model."
+                )
+            history.append(-elbo)
+            steps.show(elbo=elbo)
+            start = _natural_step(start, noise, grad, sizes.at(step))
+    guide.start_at(start.center, start.factor)
+    return np.array(history)
 
 
 def _natural_step(start: Start, noise: Tensor, grad: Tensor, rate: float) -> Start:

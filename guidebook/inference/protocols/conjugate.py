@@ -1,17 +1,25 @@
-"""NEEDS A DOCSTRING: guidebook.inference.protocols.conjugate."""
+r"""Conditionally conjugate models with the local latents summed out under q.
+
+Each block has an exponential family with statistics t, natural parameters eta and prior eta0, and
+
+.. math:: \mathrm{ELBO}(\eta) = \sum_i L_i(E_q[t]) - \sum_b \mathrm{KL}(q_b \| p_b), \qquad
+    L_i = \log \sum_z \exp E_q[\log p(x_i, z \mid \beta)].
+
+The gradient of sum_i L_i by E_q[t_b], added to eta0_b, is the natural parameter that maximises the
+ELBO over block b: `cavi` and `natural_svi` need nothing else.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from guidebook.errors import DataError, GuideError
+from guidebook.errors import DataError
 from guidebook.guides.conjugate.exponential_family import ExponentialFamily, kl_divergence
-from guidebook.programs.rows import chunks
+from guidebook.inference.fits.running import Steps
 
 Natural = dict[str, Tensor]
 
@@ -50,20 +58,28 @@ class ConditionallyConjugate(Protocol):
         ...
 
 
-METHODS = ("families", "prior", "initial_natural", "expected", "local", "adopt")
+@runtime_checkable
+class UpdatesItself(Protocol):
+    """What `cavi` takes of a guide instead: a sweep of its own."""
+
+    def coordinate_updates(self, data: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield the ELBO of the guide as it is, then update every block once, and so on."""
+        ...
+
+
+REMEDY = "For a Gaussian mixture there is gb.guides.MixtureMeanField; fit other models with svi."
 
 
 @torch.no_grad()
 def whole_pass(
-    guide: Any, natural: Natural, data: Mapping[str, Any], chunk: int, device: torch.device,
-    stop: threading.Event,
-) -> tuple[float, Natural] | None:  # fmt: skip
+    guide: Any, natural: Natural, pieces: Iterable[Mapping[str, Any]], steps: Steps
+) -> tuple[float, Natural] | None:
     """The ELBO at these natural parameters and the messages of all rows; None if interrupted."""
     expected, prior = guide.expected(natural), guide.prior
     total: Natural = {}
     elbo = -float(divergence(guide, natural, prior))
-    for piece in chunks(data, chunk, device):
-        if stop.is_set():
+    for piece in pieces:
+        if steps.stopped:
             return None
         bound, message = guide.local(observed(piece), expected)
         elbo += float(bound)
@@ -76,21 +92,6 @@ def divergence(guide: Any, natural: Natural, prior: Natural) -> Tensor:
     return torch.stack(
         [kl_divergence(guide.families[n], natural[n], prior[n]).sum() for n in natural]
     ).sum()
-
-
-# shared by the conjugate engines -----------------------------------------------------------------
-
-
-def structured(guide: Any, engine: str) -> None:
-    """Raise GuideError if the guide is not `ConditionallyConjugate`."""
-    missing = [name for name in METHODS if not hasattr(guide, name)]
-    if missing:
-        name = getattr(guide, "__name__", type(guide).__name__)
-        raise GuideError(
-            f"{engine} needs a guide that knows its complete conditionals, and {name} lacks "
-            f"{', '.join(missing)}. For a Gaussian mixture there is gb.guides.MixtureMeanField; "
-            "fit other models with svi."
-        )
 
 
 def observed(data: Mapping[str, Any]) -> Tensor:

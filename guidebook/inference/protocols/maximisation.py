@@ -1,4 +1,11 @@
-"""NEEDS A DOCSTRING: guidebook.inference.protocols.maximisation."""
+r"""The two steps of expectation maximisation, and the exact posterior that belongs to them.
+
+.. math:: S(\theta) = E_{p(z \mid x, \theta)}[s(x, z)], \qquad
+    \theta \leftarrow \arg\max_{\theta'} E_{p(z \mid x, \theta)}[\log p(x, z \mid \theta')]
+    + \log p(\theta'),
+
+where log p(x, z | theta) depends on the data and latents through the statistics s alone.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +13,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
-
-from guidebook.errors import GuideError
 
 Tensors = dict[str, Tensor]
 
@@ -17,9 +22,8 @@ class ExpectationMaximization(Protocol):
     """What `em` asks of a guide: the exact posterior of the local latents, and the two steps.
 
     Parameters and statistics are dicts of float64 tensors. `rows` and `data` are the model's keyword
-    arguments as tensors, with all or some of the rows. A guide may also offer
-    `expected_log_joint(statistics, parameters)`, E[log p(x, z | parameters)] summed over the rows and
-    differentiable, with parameters that are free real numbers: then M-steps may be partial.
+    arguments as tensors, with all or some of the rows. A guide whose parameters are free real numbers
+    may also be a `PartialMaximization`.
     """
 
     def start(self, data: Mapping[str, Any], seed: int) -> Tensors:
@@ -43,26 +47,16 @@ class ExpectationMaximization(Protocol):
         ...
 
 
-METHODS = ("start", "e_step", "m_step", "log_prior", "finished")
+REMEDY = (
+    "For linear Gaussian decoders there is gb.guides.FactorPosterior; fit other pairs with svi, which "
+    "trains the model's parameters too."
+)
 
 
-# the structure, and what is kept ----------------------------------------------------------------
+@runtime_checkable
+class PartialMaximization(Protocol):
+    """What `em` asks for besides, where an M-step is to be a few gradient steps."""
 
-
-def _structure(guide: Any, partial: int | None) -> ExpectationMaximization:
-    """The guide, if it has what `em` asks for."""
-    name = getattr(guide, "__name__", type(guide).__name__)
-    if not isinstance(guide, ExpectationMaximization):
-        missing = [method for method in METHODS if not hasattr(guide, method)]
-        raise GuideError(
-            f"em needs a guide that is the exact posterior of the local latents, with an E- and an "
-            f"M-step, and {name} lacks {', '.join(missing)}. For linear Gaussian decoders there is "
-            "gb.guides.FactorPosterior; fit other pairs with svi, which trains the model's "
-            "parameters too."
-        )
-    if partial is not None and not hasattr(guide, "expected_log_joint"):
-        raise GuideError(
-            f"partial={partial} needs the method expected_log_joint(statistics, parameters), which "
-            f"{name} lacks: leave partial=None for its complete M-step."
-        )
-    return guide
+    def expected_log_joint(self, statistics: Tensors, parameters: Tensors) -> Tensor:
+        """E[log p(x, z | parameters)] summed over the rows, a differentiable scalar."""
+        ...

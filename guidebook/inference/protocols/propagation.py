@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from guidebook.errors import GuideError
 from guidebook.guides.conjugate.moments import Tilted
 from guidebook.guides.conjugate.sites import Sites
-from guidebook.inference.fits.running import stoppable
+from guidebook.inference.fits.running import Steps
 from guidebook.inference.fits.status import Status
 
 LEAST_DAMPING = 0.05
@@ -52,7 +51,7 @@ class Propagated(NamedTuple):
 
 
 def propagate(
-    sites: Sites, sweeps: int, schedule: str, damping: float, tolerance: float, progress: bool
+    sites: Sites, steps: Steps, schedule: str, damping: float, tolerance: float
 ) -> Propagated:
     """Sweeps until the residual is below the tolerance; arguments as `ep`.
 
@@ -63,24 +62,19 @@ def propagate(
     history: list[float] = []
     least, at = math.inf, 0
     status = Status.STILL_MOVING
-    with stoppable() as stop:
-        for done in _counted(sweeps, progress):
-            if schedule == "parallel":
-                q = _together(sites, q, look, damping)
-            else:
-                q = _one_by_one(sites, q, damping)
-            look = _look(sites, q, prior)
-            history.append(-look.log_evidence)
-            if look.residual < tolerance and bool(look.usable.all()):
-                status = Status.CONVERGED
-                break
-            if look.residual < least:
-                least, at = look.residual, done
-            elif done - at >= PATIENCE:
-                damping, least, at = max(LEAST_DAMPING, damping / 2), look.residual, done
-            if stop.is_set():
-                status = Status.INTERRUPTED
-                break
+    for done in steps:
+        together = schedule == "parallel"
+        q = _together(sites, q, look, damping) if together else _one_by_one(sites, q, damping)
+        look = _look(sites, q, prior)
+        history.append(-look.log_evidence)
+        steps.show(log_evidence=look.log_evidence, residual=look.residual)
+        if look.residual < tolerance and bool(look.usable.all()):
+            status = Status.CONVERGED
+            break
+        if look.residual < least:
+            least, at = look.residual, done
+        elif done - at >= PATIENCE:
+            damping, least, at = max(LEAST_DAMPING, damping / 2), look.residual, done
     whole = bool(look.usable.all())  # else the estimate is not that of all rows
     notes = {
         **({"log_evidence_ep": look.log_evidence} if whole else {}),
@@ -211,11 +205,3 @@ def _marginals(sites: Sites, q: _Gaussian, index: Tensor) -> tuple[Tensor, Tenso
 def _partition(mean: Tensor, variance: Tensor) -> Tensor:
     """F(m, v) = k/2 log v + |m|^2 / (2 v), for m (b, k): the log-normaliser without its constant."""
     return 0.5 * (mean.shape[-1] * variance.log() + mean.square().sum(-1) / variance)
-
-
-def _counted(sweeps: int, progress: bool) -> Iterable[int]:
-    if not progress:
-        return range(sweeps)
-    from tqdm.auto import tqdm
-
-    return tqdm(range(sweeps), unit="sweep", desc="ep", leave=False, disable=None)

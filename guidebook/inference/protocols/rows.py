@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.inference.protocols.rows."""
+r"""Amortised guides: q(z | x) = \prod_i q(z_i | x_i), one distribution for each row of the data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from torch import Tensor
 
 @runtime_checkable
 class RowPosterior(Protocol):
-    """A guide that gives q(z | x) of every row: batch shape (n,), event shape (d,)."""
+    """A guide with q(z_i | x_i) as a distribution, for the latent `site` given the rows `observed`."""
 
     site: str
     observed: str
 
-    def posterior(self, x: Tensor) -> Any: ...
+    def posterior(self, x: Tensor) -> Any:
+        """q(z | x) of the rows x (n, ...): batch shape (n,), event shape (d,)."""
+        ...
 
 
 @runtime_checkable
 class RowGuide(Protocol):
-    """A guide that reads `observed` and samples inside the plate `plate`: one site, or several."""
+    """A guide that reads the rows `observed` and samples, inside the plate `plate`, one site or more."""
 
     observed: str
     plate: str
