@@ -12,14 +12,12 @@ gradient.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import trange
 
 from guidebook.errors import DataError, ModelError, SettingError
 from guidebook.guides.energy.blocks import BlockMeanField
@@ -31,11 +29,11 @@ from guidebook.inference.energy.correlations import (
     largest,
 )
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.opening import Run, opened
+from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.models.energy.boltzmann import BoltzmannMachine
 from guidebook.models.energy.enumeration import MOST_UNITS
-from guidebook.programs.data import arguments, as_tensors, check
-from guidebook.programs.owned import copied
 
 ModelTerm = Literal["auto", "enumeration", "gibbs", "cd", "pcd"]
 SETTLED = 1e-3
@@ -61,7 +59,8 @@ def boltzmann_learning(
     chains: int = 100,
     weight_decay: float = 0.0,
     seed: int = 0,
-    progress: bool = False,
+    device: str | torch.device | None = None,
+    progress: bool = True,
 ) -> Fit:
     """A Fit whose model is a trained copy; its guide is q(h | v), exact where that is known.
 
@@ -85,64 +84,94 @@ def boltzmann_learning(
     `history` is - sum_n log p(v_n) where the model term is exact; else an estimate of the negative
     log pseudo-likelihood, - sum_n sum_i log p(v_ni | the other units), which is not comparable.
 
+    `device`, None for where the machine is. Ctrl-C keeps the weights of the steps taken so far.
+
     Raises ModelError for another kind of model or a term that cannot be enumerated; DataError for
     values other than -1 and +1; SettingError for settings out of range.
     """
-    started = time.perf_counter()
-    _check_settings(model, model_term, sweeps, steps, rate, chains, weight_decay)
-    data = arguments(model, data)
-    check(data)
-    machine, _ = copied(model, model)
-    v = _rows(machine, as_tensors(data, machine.bias.dtype, machine.bias.device))
-    if batch_size is not None and not 1 <= batch_size <= len(v):
-        raise SettingError(
-            f"batch_size={batch_size} of {len(v)} rows: give 1 to {len(v)}, or None."
-        )
-    term = _term(machine, model_term)
-    exact = term == "enumeration"
-    steady = exact and batch_size is None
-    # momentum multiplies the rate by ten, and chains must keep up with the weights
-    momentum = 0.9 if exact else 0.0
-    generator = torch.Generator(device=v.device).manual_seed(seed)
-    learner = Correlations(machine, term, sweeps, weight_decay, generator)
-    state = learner.coin_flips(chains)
-    history, gap = np.empty(steps), torch.inf
-    velocity = [torch.zeros_like(p) for p in learner.parameters]
-    for step in trange(steps, disable=not progress, desc="boltzmann learning"):
-        batch = v if batch_size is None else v[_some(len(v), batch_size, generator)]
-        slope, loss, state = learner.gradient(batch, state)
-        history[step] = loss * len(v) / len(batch)
-        if not np.isfinite(history[step]):
-            raise ModelError(
-                f"The objective is {history[step]} at step {step}: the weights grow without bound. "
-                "Lower the rate, or give weight_decay."
+    _check_settings(model, model_term, rate, weight_decay)
+    check_whole(sweeps=(sweeps, 1), steps=(steps, 1), chains=(chains, 1))
+    place = model.bias.device if device is None else device
+    with opened(
+        "boltzmann_learning", model, None, data, seed=seed, device=place, check=None
+    ) as run:
+        machine, v = run.model, _rows(run.model, run.tensors)
+        if batch_size is not None and not 1 <= batch_size <= len(v):
+            raise SettingError(
+                f"batch_size={batch_size} of {len(v)} rows: give 1 to {len(v)}, or None."
             )
-        gap = largest(slope)
-        learner.move(slope, velocity, rate if steady else rate * (1 - step / steps), momentum)
-        if steady and gap < SETTLED / 100:
-            history = history[: step + 1]
-            break
-    few = few_enough(machine)
-    if not steady:
-        gap = learner.distance(v, few)
-    done = gap < (SETTLED if steady else NEARLY + (0.0 if few else 4 / FRESH_CHAINS**0.5))
-    machine.given = None  # log Z was that of the weights before
-    return Fit(
-        machine,
-        _posterior(machine),
-        data,
-        history,
-        Status.CONVERGED if done else Status.STILL_MOVING,
-        seed,
-        time.perf_counter() - started,
-        "boltzmann learning",
-        notes={
-            "model_term": term,
-            "objective": "log likelihood" if exact else "pseudo-likelihood",
-            "gradient": gap,
-        }
-        | ({} if done else {"remedy": REMEDY}),
-    )
+        term = _term(machine, model_term)
+        plan = _Plan(steps, rate, batch_size, chains, exact=term == "enumeration")
+        generator = torch.Generator(device=v.device).manual_seed(seed)
+        learner = Correlations(machine, term, sweeps, weight_decay, generator)
+        history, gap = _climbed(run, learner, v, plan, progress)
+        few = few_enough(machine)
+        if not plan.steady:
+            gap = learner.distance(v, few)
+        machine.given = None  # log Z was that of the weights before
+        run.guide = _posterior(machine)
+    limit = SETTLED if plan.steady else NEARLY + (0.0 if few else 4 / FRESH_CHAINS**0.5)
+    notes = {
+        "model_term": term,
+        "objective": "log likelihood" if plan.exact else "pseudo-likelihood",
+        "gradient": gap,
+    }
+    if gap < limit:
+        return run.fit(Status.CONVERGED, history, notes=notes)
+    return run.fit(Status.STILL_MOVING, history, notes=notes | {"remedy": REMEDY})
+
+
+class _Plan(NamedTuple):
+    """How gradient ascent goes: of every row and state (steady), or of samples of them."""
+
+    steps: int
+    rate: float
+    batch_size: int | None
+    chains: int
+    exact: bool
+
+    @property
+    def steady(self) -> bool:
+        return self.exact and self.batch_size is None
+
+    @property
+    def momentum(self) -> float:
+        """It multiplies the rate by ten, and chains must keep up with the weights."""
+        return 0.9 if self.exact else 0.0
+
+    def rate_at(self, step: int) -> float:
+        return self.rate if self.steady else self.rate * (1 - step / self.steps)
+
+
+def _climbed(
+    run: Run, learner: Correlations, v: Tensor, plan: _Plan, progress: bool
+) -> tuple[list[float], float]:
+    """The objective of every step taken, and the largest part of the last gradient.
+
+    Raises ModelError where the objective is not finite.
+    """
+    state = learner.coin_flips(plan.chains)
+    history: list[float] = []
+    gap = torch.inf
+    velocity = [torch.zeros_like(p) for p in learner.parameters]
+    with run.steps(plan.steps, shown=progress) as steps:
+        for step in steps:
+            batch = v
+            if plan.batch_size is not None:
+                batch = v[_some(len(v), plan.batch_size, learner.generator)]
+            slope, loss, state = learner.gradient(batch, state)
+            history.append(loss * len(v) / len(batch))
+            if not math.isfinite(history[-1]):
+                raise ModelError(
+                    f"The objective is {history[-1]} at step {step}: the weights grow without bound. "
+                    "Lower the rate, or give weight_decay."
+                )
+            gap = largest(slope)
+            steps.show(objective=history[-1], gradient=gap)
+            learner.move(slope, velocity, plan.rate_at(step), plan.momentum)
+            if plan.steady and gap < SETTLED / 100:
+                break
+    return history, gap
 
 
 # settings and data ------------------------------------------------------------------------------
@@ -166,9 +195,7 @@ def _term(machine: BoltzmannMachine, term: str) -> str:
     return term
 
 
-def _check_settings(
-    model: Any, term: str, sweeps: int, steps: int, rate: float, chains: int, decay: float
-) -> None:
+def _check_settings(model: Any, term: str, rate: float, decay: float) -> None:
     if not isinstance(model, BoltzmannMachine):
         raise ModelError(
             f"boltzmann_learning learns a guidebook.models.BoltzmannMachine, not a "
@@ -180,11 +207,10 @@ def _check_settings(
         raise SettingError(
             f"There is no model_term {term!r}: give 'auto', 'enumeration', 'gibbs', 'cd' or 'pcd'."
         )
-    if min(sweeps, steps, chains) < 1 or not rate > 0 or not decay >= 0:
-        raise SettingError(
-            f"sweeps={sweeps}, steps={steps} and chains={chains} must be at least 1, rate={rate} "
-            f"positive and weight_decay={decay} not negative."
-        )
+    if not rate > 0:
+        raise SettingError(f"rate={rate} is out of range: give a positive number.")
+    if not decay >= 0:
+        raise SettingError(f"weight_decay={decay} is out of range: give 0 or a positive number.")
 
 
 def _rows(machine: BoltzmannMachine, tensors: Mapping[str, Any]) -> Tensor:

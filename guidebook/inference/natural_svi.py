@@ -38,6 +38,7 @@ from guidebook.inference.gradient.natural import (
     climbed,
     ended,
     natural_gaussian,
+    step_sizes,
 )
 from guidebook.inference.protocols.conjugate import (
     REMEDY,
@@ -92,21 +93,15 @@ def natural_svi(
         steps=(1 if steps is None else steps, 1),
         batch_size=(BATCH if batch_size is None else batch_size, 1),
     )
-    if not 0 <= forgetting <= 1 or not 1 <= delay < math.inf:
-        raise SettingError(
-            f"forgetting={forgetting} and delay={delay}: give 0 <= forgetting <= 1 (above 0.5 with "
-            "mini-batches) and delay >= 1, so that no step is larger than 1."
-        )
-    sizes = StepSizes(delay, forgetting)
+    sizes = step_sizes(delay, forgetting)
     if isinstance(guide, Whitened):
         if batch_size not in (None, BATCH):
             raise SettingError(
                 "natural_svi takes all rows at every step of a Gaussian guide: leave batch_size "
                 "out, or use svi with batch_size."
             )
-        with opened(
-            "natural_svi", model, natural_gaussian(guide), data, seed=seed, device=device
-        ) as run:
+        normal = natural_gaussian(guide)
+        with opened("natural_svi", model, normal, data, seed=seed, device=device) as run:
             history = climbed(run, steps or GAUSSIAN_STEPS, sizes, progress)
         notes: dict[str, Any] = {"steps": len(history)}
         return run.fit(ended(history), history, sites=run.guide.sites, notes=notes)

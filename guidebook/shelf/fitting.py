@@ -65,13 +65,14 @@ def trained_model(pair: Pair, data: Mapping[str, Any], **settings: Any) -> Any:
     if not any(p.requires_grad for p in model.parameters()):  # it comes with its parameters
         return model
     if isinstance(model, BoltzmannMachine):
-        known = {n: settings[n] for n in ("seed", "weight_decay", "steps") if n in settings}
-        learned = boltzmann_learning(model, data, **known).model
+        names = ("seed", "device", "weight_decay", "steps", "progress")
+        known = {n: settings[n] for n in names if n in settings}
+        learned = _complete(boltzmann_learning(model, data, **known)).model
         assert isinstance(learned, torch.nn.Module)
         return learned.requires_grad_(False)
     if "em" in pair.roads:  # the road of every pair with trained parameters that has one
         shared = {name: settings[name] for name in ("seed", "device") if name in settings}
-        trained = em(model, pair.roads["em"][1](model), data, **shared).model
+        trained = _complete(em(model, pair.roads["em"][1](model), data, **shared)).model
     else:
         trained = _svi(model, pair.exact(model), data, **settings).model
     assert isinstance(trained, torch.nn.Module)

@@ -13,7 +13,7 @@ from guidebook import Status
 from guidebook.errors import DataError, GuideError, SettingError
 from guidebook.guides.conjugate.mixture import MixtureMeanField, hard_assignments
 from guidebook.inference.cavi import cavi
-from guidebook.inference.gradient.natural import _natural_step
+from guidebook.inference.gradient.natural import natural_step
 from guidebook.inference.natural_svi import natural_svi
 from guidebook.inference.protocols.conjugate import whole_pass
 from guidebook.models.hierarchical import eight_schools
@@ -221,7 +221,7 @@ def test_steps_find_a_gaussian_from_anywhere(diagonal, rate):
         noise = torch.randn(20, 3, dtype=torch.float64)
         noise = torch.cat([noise, -noise])
         grad = -(far.center + noise @ matrix.T - mean) @ precision
-        far = _natural_step(far, noise, grad, rate)
+        far = natural_step(far, noise, grad, rate)
     matrix = torch.diag(far.factor) if diagonal else far.factor
     torch.testing.assert_close(far.center, mean, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(matrix @ matrix.T, torch.linalg.inv(precision), rtol=1e-8,
@@ -239,7 +239,7 @@ def test_one_step_is_the_equation_of_the_module(diagonal):
     noise = torch.randn(20, 3, dtype=torch.float64)
     noise = torch.cat([noise, -noise])
     grad = -(start.center + noise * scale - mean) @ target
-    step = _natural_step(start, noise, grad, 0.3)
+    step = natural_step(start, noise, grad, 0.3)
     precision = 0.7 * scale.pow(-2) + 0.3 * target.diagonal()
     moved = start.center - 0.3 * (target @ (start.center - mean)) / precision
     torch.testing.assert_close(step.center, moved, rtol=1e-10, atol=1e-10)

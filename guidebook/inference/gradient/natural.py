@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.errors import GuideError
+from guidebook.errors import GuideError, SettingError
 from guidebook.guides.autoguides.normal import FullRank, MeanField
 from guidebook.inference.fits.opening import Run
 from guidebook.inference.fits.status import Status
@@ -45,6 +45,16 @@ class StepSizes(NamedTuple):
 
     def at(self, step: int) -> float:
         return float((step + self.delay) ** -self.forgetting)
+
+
+def step_sizes(delay: float, forgetting: float) -> StepSizes:
+    """The sizes, none above 1; SettingError where delay or forgetting would make one larger."""
+    if not 0 <= forgetting <= 1 or not 1 <= delay < math.inf:
+        raise SettingError(
+            f"forgetting={forgetting} and delay={delay}: give 0 <= forgetting <= 1 (above 0.5 with "
+            "mini-batches) and delay >= 1, so that no step is larger than 1."
+        )
+    return StepSizes(delay, forgetting)
 
 
 def ended(history: np.ndarray) -> Status:
@@ -104,12 +114,12 @@ def climbed(run: Run, total: int, sizes: StepSizes, progress: bool) -> np.ndarra
                 )
             history.append(-elbo)
             steps.show(elbo=elbo)
-            start = _natural_step(start, noise, grad, sizes.at(step))
+            start = natural_step(start, noise, grad, sizes.at(step))
     guide.start_at(start.center, start.factor)
     return np.array(history)
 
 
-def _natural_step(start: Start, noise: Tensor, grad: Tensor, rate: float) -> Start:
+def natural_step(start: Start, noise: Tensor, grad: Tensor, rate: float) -> Start:
     """The convex combination of natural parameters, whitened; precision changes at most tenfold."""
     if start.factor.dim() == 1:
         white = grad * start.factor
