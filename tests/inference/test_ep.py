@@ -375,7 +375,7 @@ def test_what_does_not_fit_is_named():
         ep(probit_regression, ProbitSites(scale=2.0), data, progress=False)
     with pytest.raises(GuideError, match="are not the model's"):
         ep(logistic_regression, ProbitSites(scale=2.5), data, progress=False)
-    with pytest.raises(GuideError, match=r"HasSites.*lacks sites, hold, position.*laplace"):
+    with pytest.raises(GuideError, match=r"HasSites.*lacks hold, position.*laplace"):
         ep(probit_regression, gb.guides.full_rank(probit_regression), data, progress=False)
     with pytest.raises(DataError, match="other than 0 and 1"):
         ep(probit_regression, ProbitSites(), {**data, "y": data["y"] + 1}, progress=False)
