@@ -20,8 +20,8 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
-from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
 from guidebook.programs.gaussian import Start
+from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
 from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
 from guidebook.programs.scope import quiet
