@@ -127,14 +127,25 @@ def test_a_curvature_of_rounding_is_no_maximum(curvature: float, maximum: bool) 
         assert found.discrepancy == math.inf and "no maximum" in found.worst()
 
 
-@pytest.mark.parametrize(("curvature", "maximum"), [(1.0, True), (0.0, False), (-1.0, False)])
-def test_a_surface_without_a_maximum(curvature: float, maximum: bool) -> None:
+@pytest.mark.parametrize(
+    ("curvatures", "maximum"),
+    [
+        ((1.0, 1.0), True),
+        ((1.0, 1.2e-8), True),
+        ((1.0, 0.8e-8), False),
+        ((1e-4, 0.5e-8), True),
+        ((100.0, 0.8e-6), False),
+        ((1.0, -1.0), False),
+    ],
+)
+def test_a_surface_without_a_maximum(curvatures: tuple[float, float], maximum: bool) -> None:
+    """Limits are relative to the largest curvature, in units of the draws."""
     u = np.random.default_rng(0).standard_normal((1000, 2))
-    lp = -0.5 * np.square(u) @ np.array([1.0, curvature]) + 0.7 * u[:, 0] * u[:, 1] * (
-        curvature == -1
-    )
-    found = stein_from_surface(u, lp, ["a", "b"])
+    u = np.linalg.qr(u - u.mean(0))[0] * math.sqrt(1000)
+    found = stein_from_surface(u, -0.5 * np.square(u) @ np.array(curvatures), ["a", "b"])
     assert found is not None and (found.covariance is not None) is maximum
+    both_ = stein(u, -u * np.array(curvatures), ["a", "b"])
+    assert both_ is not None and (both_.covariance is not None) is maximum
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.098, True), (0.102, False)])

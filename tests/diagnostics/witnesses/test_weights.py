@@ -160,3 +160,29 @@ def test_weighted_moments_in_closed_form() -> None:
         found = weighted_moments(values, weights)
         np.testing.assert_allclose(found[0], [mean, 1.0])
         np.testing.assert_allclose(found[1], [sd, 0.0], atol=1e-12)
+
+
+def test_weights_beyond_the_range_of_a_float() -> None:
+    """log w = 0 and 2,000: a quarter of the weights carries the evidence."""
+    found = evidence(np.array([0.0, 0.0, 0.0, 2000.0]))
+    assert found["log_evidence"] == pytest.approx(2000 - math.log(4))
+    assert found["log_evidence_se"] == pytest.approx(1.0)
+    assert found["elbo"] == pytest.approx(500.0)
+
+
+def test_the_smoothed_tail_is_three_roots_of_the_draws() -> None:
+    """M = min(S / 5, 3 sqrt S) = 190 of 4,000: all other weights keep their ratios."""
+    log_ratio = np.random.default_rng(0).normal(0, 1.5, 4000)
+    found = psis(log_ratio)
+    assert found is not None
+    off = np.log(found.weights) - log_ratio
+    assert 188 <= (np.abs(off - np.median(off)) > 1e-9).sum() <= 190
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_heavy_tails_widen_in_any_unit(unit: float) -> None:
+    """A Student t of 2 degrees of freedom has the shape 1/2: 1 + 4 (0.5 - 0.15) = 2.4."""
+    rng = np.random.default_rng(0)
+    values = unit * np.column_stack([rng.normal(size=50_000), rng.standard_t(2, size=50_000)])
+    light, heavy = tail_inflation(values)
+    assert light == pytest.approx(1, abs=0.2) and heavy == pytest.approx(2.4, abs=0.6)
