@@ -42,7 +42,8 @@ def load(
         model: the model function, or a module of the same architecture: it gets the saved
             parameters, in a copy.
         guide: for guides other than gb.guides: the same guide, untrained (an AmortizedNormal with
-            the same encoder, a Pyro autoguide, a guide function).
+            the same encoder, a Pyro autoguide, a guide function). A guide that reads the model is
+            made of the model given here, and then reads the copy with the saved parameters.
         data: the model's keyword arguments, needed for lp, gradients and predictions; draws of
             gb.guides need neither model nor data.
 
@@ -60,14 +61,15 @@ def load(
         notes = json.loads(content["notes"])
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
-    twin = _with_state(model, content["model"])
+    twin, given = copied(model, guide)  # together, for guides that hold their model
+    twin = _with_state(twin, content["model"])
     kept = content["guide"]
     if kept is None:
         restored = None
     elif "options" in kept:
         restored = _rebuilt(kept, sites, twin, path)
     else:
-        restored = _given(kept, guide, data)
+        restored = _given(kept, given, data)
     return Fit(
         twin, restored, data, content["history"].numpy(), status, content["seed"],
         content["seconds"], content["engine"], sites, content["draws"], notes,
@@ -97,19 +99,18 @@ def _no_model(**data: Any) -> None:
 
 
 def _given(kept: dict[str, Any], guide: Any, data: Mapping[str, Any] | None) -> Any:
-    """A copy of the guide that the caller gives, with the saved parameters."""
+    """The guide, which is a copy of the caller's, with the saved parameters."""
     if guide is None:
         raise GuideError(
             f"The file holds the parameters of a guide of your own, {kept['family']}: give the same "
             "guide untrained, gb.load(path, guide=...)."
         )
-    _, twin = copied(guide, guide)
     if "constraints" in kept:
-        owned = twin if isinstance(twin, Owned) else Owned(twin)
+        owned = guide if isinstance(guide, Owned) else Owned(guide)
         for name, value in kept["state"].items():
             owned.adopt(name, value, decode_support(kept["constraints"][name]))
         return owned
-    return _with_state(twin, kept["state"], what="guide", data=data)
+    return _with_state(guide, kept["state"], what="guide", data=data)
 
 
 def _with_state(
@@ -117,24 +118,23 @@ def _with_state(
 ) -> Any:
     if part is None or not state:
         return part
-    twin, _ = copied(part, part)
-    if not isinstance(twin, nn.Module):
-        owned = Owned(twin)
+    if not isinstance(part, nn.Module):
+        owned = Owned(part)
         for name, value in state.items():
             owned.adopt(name, value, constraints.real)
         return owned
-    if data is not None and not list(twin.parameters()):
+    if data is not None and not list(part.parameters()):
         dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
         tensors = as_tensors(data, dtype, torch.device("cpu"))
         with local_parameters(), precision(dtype), random_state(0), torch.no_grad():
-            twin(**tensors)  # a lazy Pyro autoguide makes its parameters at the first call
+            part(**tensors)  # a lazy Pyro autoguide makes its parameters at the first call
     try:
-        twin.load_state_dict(state)
-        twin.eval()  # as svi hands it back
+        part.load_state_dict(state)
+        part.eval()  # as svi hands it back
     except RuntimeError as error:
         kind = GuideError if what == "guide" else ModelError
         raise kind(
             f"The {what} given does not have the saved parameters ({str(error).splitlines()[-1].strip()}). "
             f"Give the {what} of the same architecture; a lazy Pyro autoguide needs data= too."
         ) from error
-    return twin
+    return part

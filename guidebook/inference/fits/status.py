@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from guidebook.inference.fits.chains import ESS_PER_CHAIN, RHAT_LIMIT
+
 
 class Status(Enum):
     """How a fit ended. The value is a sentence that says what to do about it."""
@@ -38,8 +40,8 @@ class Status(Enum):
         "from the draws. Reparameterise (the non-centred model), or raise target_accept."
     )
     CHAINS_DISAGREE = (
-        "Not converged: R-hat is above 1.01 or an effective sample size is below 100 per chain. "
-        "Raise tune and draws."
+        f"Not converged: R-hat is above {RHAT_LIMIT} or an effective sample size is below "
+        f"{ESS_PER_CHAIN} per chain. Raise tune and draws."
     )
     NO_MODE = (
         "No mode: the log density has no maximum with negative definite Hessian, so the Laplace "
