@@ -61,7 +61,8 @@ def load(
         notes = json.loads(content["notes"])
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
-    twin, given = copied(model, guide)  # together, for guides that hold their model
+    pair: tuple[Any, Any] = (model, guide)
+    twin, given = copied(*pair)  # together, for guides that hold their model
     twin = _with_state(twin, content["model"])
     kept = content["guide"]
     if kept is None:
