@@ -44,13 +44,40 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_stein.py",
         "tests/diagnostics/witnesses/test_stein_errors.py",
     ),
+    "guidebook/diagnostics/witnesses/transport.py": (
+        "tests/diagnostics/witnesses/test_transport.py",
+        "tests/diagnostics/witnesses/test_transport_and_modes.py",
+    ),
+    "guidebook/diagnostics/witnesses/modes.py": (
+        "tests/diagnostics/witnesses/test_modes.py",
+        "tests/diagnostics/witnesses/test_transport_and_modes.py",
+    ),
+    "guidebook/diagnostics/witnesses/reference.py": (
+        "tests/diagnostics/witnesses/test_reference.py",
+    ),
     "guidebook/programs/plate.py": ("tests/programs/test_plate.py",),
-    "guidebook/inference/objectives/rows.py": ("tests/inference/objectives/test_rows.py",),
+    "guidebook/programs/sites.py": ("tests/programs/test_unconstrained.py",),
+    "guidebook/inference/objectives/rows.py": (
+        "tests/inference/objectives/test_rows.py",
+        "tests/inference/objectives/test_row_densities.py",
+    ),
+    "guidebook/inference/objectives/objective.py": ("tests/inference/objectives/test_bounds.py",),
+    "guidebook/inference/objectives/beta.py": ("tests/inference/objectives/test_bounds.py",),
+    "guidebook/inference/objectives/importance.py": ("tests/inference/objectives/test_bounds.py",),
+    "guidebook/inference/objectives/sticking.py": ("tests/inference/objectives/test_bounds.py",),
+    "guidebook/inference/objectives/fixed.py": ("tests/inference/objectives/test_bounds.py",),
+    "guidebook/inference/objectives/score.py": (
+        "tests/inference/objectives/test_score.py",
+        "tests/inference/objectives/test_score_estimator.py",
+    ),
+    "guidebook/inference/objectives/enumerated.py": ("tests/inference/objectives/test_relaxed.py",),
+    "guidebook/inference/objectives/relaxed.py": ("tests/inference/objectives/test_relaxed.py",),
     "guidebook/inference/objectives/schedules.py": (
         "tests/inference/objectives/test_schedules.py",
     ),
     "guidebook/guides/conjugate/exponential_family.py": (
         "tests/guides/conjugate/test_exponential_family.py",
+        "tests/guides/conjugate/test_leading_dimensions.py",
     ),
     "guidebook/guides/conjugate/mixture.py": ("tests/guides/conjugate/test_mixture.py",),
     "guidebook/guides/conjugate/factor.py": ("tests/guides/conjugate/test_factor.py",),
