@@ -22,7 +22,7 @@ and Neal 1995, "The wake-sleep algorithm for unsupervised neural networks".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,17 @@ from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.objectives.wake_sleep import RowWakeSleep, auxiliary_error
 from guidebook.inference.svi import svi
+from guidebook.programs.rows import Rows
 
 
 def wake_sleep(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | Rows | Iterable[Mapping[str, Any]],
     *,
     steps: int | None = None,
     batch_size: int | None = None,
+    size: int | None = None,
     particles: int = 16,
     insomnia: float = 1.0,
     optim: Any = None,
@@ -86,7 +88,7 @@ def wake_sleep(
     objective = RowWakeSleep(particles, insomnia)
     fit = svi(
         model, guide, data, objective=objective, optim=optim, steps=steps, batch_size=batch_size,
-        device=device, seed=seed, compile=compile, progress=progress, checkpoint=checkpoint,
+        size=size, device=device, seed=seed, compile=compile, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     notes = {**fit.notes, "particles": particles, "insomnia": insomnia, "kl": "inclusive"}
     return replace(fit, engine="wake_sleep", notes=notes)

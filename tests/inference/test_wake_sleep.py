@@ -1,5 +1,8 @@
 """The inclusive KL: marginal variances where the exclusive one gives conditional variances."""
 
+import os
+import signal
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -12,6 +15,7 @@ import guidebook as gb
 from guidebook.errors import GuideError, SettingError
 from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.guides.exact.conjugate import LinearGaussianPosterior
+from guidebook.inference.gradient import run as loop
 from guidebook.inference.objectives.wake_sleep import RowWakeSleep
 from guidebook.inference.wake_sleep import wake_sleep
 from guidebook.models.decoders.latent import LinearVAE
@@ -206,3 +210,37 @@ def test_bad_settings_are_named():
         )  # fmt: skip
     with pytest.raises(GuideError, match="autoguide FullRank"):
         wake_sleep(Mean(), gb.guides.full_rank(Mean()), y, steps=1, progress=False)
+
+
+def test_ctrl_c_keeps_what_there_is_and_the_checkpoint_continues_it(monkeypatch, tmp_path):
+    model, data = correlated()
+    path = tmp_path / "fit.checkpoint"
+
+    def fit(**settings):
+        return wake_sleep(
+            model, linear_guide(), data, steps=60, compile="graph", progress=False, **settings
+        )
+
+    whole, advance = fit(), loop.advance
+
+    def interrupted(step, done, upto, stop):
+        done = advance(step, done, 20, stop)
+        os.kill(os.getpid(), signal.SIGINT)
+        return advance(step, done, upto, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "advance", interrupted)
+        stopped = fit(checkpoint=path)
+    assert (stopped.status, stopped.engine) == (gb.Status.INTERRUPTED, "wake_sleep")
+    np.testing.assert_array_equal(stopped.history, whole.history[:20])
+    np.testing.assert_array_equal(fit(checkpoint=path).history, whole.history)
+
+
+def test_an_iterable_of_batches_with_its_size():
+    model, data = correlated()
+    x = torch.as_tensor(data["x"])
+    batches = [{"x": x[start : start + 10]} for start in range(0, len(x) // 10 * 10, 10)]
+    fit = wake_sleep(
+        model, linear_guide(), batches, size=len(x), steps=12, progress=False, compile="graph"
+    )  # fmt: skip
+    assert np.isfinite(fit.history).all() and fit.notes["size"] == len(x)
