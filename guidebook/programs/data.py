@@ -73,11 +73,12 @@ def check(data: Mapping[str, Any]) -> None:
     for name, value in data.items():
         if not is_array(value):
             continue
-        if 0 in np.shape(value):
+        array = value if isinstance(value, (Tensor, np.ndarray)) else _from_sequence(value)
+        if 0 in array.shape:
             raise DataError(
-                f"'{name}' is empty (shape {tuple(np.shape(value))}): give at least one row."
+                f"'{name}' is empty (shape {tuple(array.shape)}): give at least one row."
             )
-        where = _first_not_finite(value)
+        where = _first_not_finite(array)
         if where is not None:
             index, found = where
             raise DataError(
@@ -91,8 +92,7 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray, list, tuple)) and not isinstance(value, str)
 
 
-def _first_not_finite(value: Any) -> tuple[tuple[int, ...], str] | None:
-    array = value if isinstance(value, (Tensor, np.ndarray)) else _from_sequence(value)
+def _first_not_finite(array: Any) -> tuple[tuple[int, ...], str] | None:
     for start in range(0, max(1, len(array) if np.ndim(array) else 1), BLOCK):
         block = array[start : start + BLOCK] if np.ndim(array) else array
         block = block.detach().cpu().numpy() if isinstance(block, Tensor) else np.asarray(block)
@@ -112,9 +112,11 @@ def _from_sequence(value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise DataError(f"a list in data is ragged and makes no array: {error}.") from error
+        raise DataError(f"A list in data is ragged and makes no array: {error}.") from error
     if array.dtype == object:
-        raise DataError("a list in data holds values that are not numbers.")
+        raise DataError(
+            "A list in data holds values that are not numbers: give numbers, or leave it out."
+        )
     return array
 
 

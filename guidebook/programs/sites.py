@@ -139,8 +139,21 @@ class PriorDraw(Messenger):
 
 
 def bijection(support: constraints.Constraint) -> Any:
-    """From the real numbers to the support; the identity where the support is discrete."""
-    return identity_transform if support.is_discrete else biject_to(support)
+    """From the real numbers to the support; the identity where the support is discrete.
+
+    Raises:
+        ModelError: torch knows none, as for positive definite matrices and the sphere.
+    """
+    if support.is_discrete:
+        return identity_transform
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"A latent site has the support {support}, and no bijection between it and the real "
+            "numbers is known. Write the site in free coordinates: a covariance matrix by "
+            "LKJCholesky and positive scales, a direction by a normal vector."
+        ) from error
 
 
 def some_value(fn: Any) -> Tensor:

@@ -1,0 +1,164 @@
+"""The run before the recording: what does not fit is said in one sentence."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import constraints
+from pyro.infer.autoguide import AutoNormal
+
+from guidebook.errors import DataError, GuideError, ModelError
+from guidebook.programs.check import check_model, check_pair
+from guidebook.programs.scope import local_parameters, validation
+
+Y = torch.tensor([0.5, 1.5, 2.5])
+
+
+def model(y=None):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", 3):
+        pyro.sample("y", dist.Normal(loc, scale), obs=y)
+
+
+def guide(y=None):
+    pyro.sample("loc", dist.Normal(0.0, 1.0))
+    pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+
+
+def without(name):
+    return pyro.poutine.block(guide, hide=[name])
+
+
+def with_extra(y=None, **options):
+    guide()
+    pyro.sample("more", dist.Normal(0.0, 1.0), **options)
+
+
+def misspelt(y=None):
+    pyro.sample("loc", dist.Normal(0.0, 1.0))
+    pyro.sample("scales", dist.LogNormal(0.0, 1.0))
+
+
+def wide(y=None):
+    pyro.sample("loc", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+
+
+def negative(y=None):
+    pyro.sample("loc", dist.Normal(0.0, 1.0))
+    pyro.sample("scale", dist.Delta(torch.tensor(-1.0)))
+
+
+def broken(y=None):
+    raise RuntimeError("out of coffee")
+
+
+def test_a_pair_that_fits_passes():
+    check_pair(model, guide, {"y": Y})
+    check_model(model, {"y": Y})
+
+
+def test_a_lazy_guide_is_built():
+    with local_parameters():
+        auto = AutoNormal(model)
+        check_pair(model, auto, {"y": Y})
+    assert len(list(auto.parameters())) == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (without("scale"), "no site for 'scale'"),
+        (misspelt, "no site for 'scale'.*It has 'scales': rename it"),
+        (with_extra, r"samples 'more', which is not a latent site .*'loc', 'scale'"),
+        (wide, r"'loc': the guide gives shape \(2,\), the model has \(\)"),
+        (negative, "'scale': the guide gives a value outside the model's support"),
+        (broken, "The guide fails when it is run on the data: RuntimeError: out of coffee"),
+    ],
+)
+def test_a_guide_that_does_not_fit(family, message):
+    with pytest.raises(GuideError, match=message):
+        check_pair(model, family, {"y": Y})
+
+
+def test_an_auxiliary_site_is_the_guides_own():
+    check_pair(model, lambda y: with_extra(y, infer={"is_auxiliary": True}), {"y": Y})
+
+
+def test_an_enumerated_site_needs_no_site_in_the_guide():
+    def mixture(y=None):
+        model(y)
+        with pyro.plate("other", 3):
+            pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+
+    check_pair(mixture, guide, {"y": Y})
+
+
+def counts(y=None):
+    rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
+    with pyro.plate("row", 3):
+        pyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def rate_guide(y=None):
+    pyro.sample("rate", dist.Gamma(1.0, 1.0))
+
+
+@pytest.mark.parametrize("look", [lambda data: check_model(counts, data),
+                                  lambda data: check_pair(counts, rate_guide, data)])  # fmt: skip
+def test_observations_that_cannot_be(look):
+    look({"y": torch.tensor([0.0, 1.0, 2.0])})
+    with pytest.raises(ModelError, match="outside the support"):
+        look({"y": torch.tensor([0.0, -1.0, 2.0])})
+    with pytest.raises((DataError, ModelError), match="shape"):
+        look({"y": torch.tensor(1.0)})
+
+
+def nothing_latent(y=None):
+    pyro.sample("y", dist.Normal(torch.zeros(3), 1.0).to_event(1), obs=y)
+
+
+def test_a_model_without_latents_or_that_fails():
+    for look in (
+        lambda: check_model(nothing_latent, {"y": Y}),
+        lambda: check_pair(nothing_latent, lambda y: None, {"y": Y}),
+    ):
+        with pytest.raises(ModelError, match="no latent site"):
+            look()
+    with pytest.raises(ModelError, match=r"The model fails .* out of coffee"):
+        check_model(broken, {"y": Y})
+
+
+def test_errors_of_the_library_and_interrupts_come_through_unchanged():
+    def refusing(y=None):
+        raise DataError("as it is")
+
+    def stopped(y=None):
+        raise KeyboardInterrupt
+
+    with pytest.raises(DataError, match=r"^as it is$"):
+        check_model(refusing, {"y": Y})
+    with pytest.raises(KeyboardInterrupt):
+        check_model(stopped, {"y": Y})
+
+
+def test_parameters_are_validated_whatever_the_user_has_set():
+    def impossible(y=None):
+        pyro.sample("z", dist.Normal(0.0, torch.tensor(-1.0)))
+
+    with validation(False):
+        with pytest.raises(ModelError, match="scale"):
+            check_model(impossible, {"y": Y})
+        assert not pyro.settings.get("validate_distributions_torch")
+
+
+def test_a_support_that_the_guide_must_meet_is_named():
+    def inside(y=None):
+        pyro.sample("p", dist.Beta(2.0, 2.0))
+
+    def outside(y=None):
+        pyro.sample("p", dist.Delta(torch.tensor(1.5)))
+
+    with pytest.raises(GuideError, match=str(constraints.unit_interval).replace("(", r"\(")[:8]):
+        check_pair(inside, outside, {"y": Y})

@@ -1,0 +1,149 @@
+"""The user's data: names, values, tensors, rows, device."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from guidebook.errors import DataError, SettingError
+from guidebook.programs import data as module
+from guidebook.programs.data import (
+    arguments,
+    as_tensor,
+    as_tensors,
+    check,
+    find_device,
+    forget_pages,
+    has_rows,
+    number_of_rows,
+    takes,
+)
+
+CPU = torch.device("cpu")
+
+
+def model(x, y=None, *, size=None):
+    return x, y, size
+
+
+def test_names_that_fit_come_back_as_a_new_dict():
+    given = {"x": 1, "y": 2}
+    found = arguments(model, given)
+    assert found == given
+    assert found is not given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1.0], "must be a dict of the model's keyword arguments, not list"),
+        ({"x": 1, "yy": 2}, "'yy'.*Did you mean y"),
+        ({"x": 1, "quantity": 2}, r"'quantity'.*It takes \['x', 'y', 'size'\]"),
+        ({"y": 1}, r"needs \['x'\]"),
+    ],
+)
+def test_names_that_do_not_fit(given, message):
+    with pytest.raises(DataError, match=message):
+        arguments(model, given)
+
+
+def test_what_says_nothing_of_its_arguments_takes_all():
+    assert arguments(lambda **data: None, {"anything": 1}) == {"anything": 1}
+    assert arguments(functools.partial(model, x=1), {"y": 2}) == {"y": 2}
+
+
+def test_takes_reads_functions_and_modules():
+    class Module(nn.Module):
+        def forward(self, x, size=None):
+            return x
+
+    assert takes(model, "size")
+    assert takes(Module(), "size")
+    assert not takes(Module(), "y")
+    assert not takes(lambda x: x, "size")
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+@pytest.mark.parametrize(("bad", "word"), [(np.nan, "NaN"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_the_first_value_that_is_not_finite_is_named(kind, bad, word):
+    with pytest.raises(DataError, match=rf"'x' holds {word} at index \(2,\)"):
+        check({"x": kind([0.0, 1.0, bad, bad])})
+
+
+def test_a_position_beyond_the_first_block(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 3)
+    x = np.zeros((8, 2))
+    x[7, 1] = np.nan
+    with pytest.raises(DataError, match=r"index \(7, 1\)"):
+        check({"x": x})
+    check({"x": x[:7]})
+
+
+def test_whole_numbers_words_and_plain_values_are_not_looked_at():
+    check({"k": [1, 2], "flag": np.array([True]), "n": 3, "name": "x", "sigma": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((0, 3)), r"'x' is empty \(shape \(0, 3\)\)"),
+        ([[1.0], [1.0, 2.0]], "ragged"),
+        ([None, 1.0], "not numbers"),
+    ],
+)
+def test_values_that_make_no_array(value, message):
+    with pytest.raises(DataError, match=message):
+        check({"x": value})
+
+
+def test_tensors_of_every_kind():
+    found = as_tensors(
+        {"a": [1.0, 2.0], "b": np.array([1, 2]), "c": torch.ones(2), "d": "word", "e": 0.5},
+        torch.float64, CPU,
+    )  # fmt: skip
+    assert found["a"].dtype is found["c"].dtype is torch.float64
+    assert found["b"].dtype is torch.int64
+    assert (found["d"], found["e"]) == ("word", 0.5)
+    assert as_tensor(["a", "b"], torch.float64, CPU) == ["a", "b"]
+
+
+def test_a_tensor_is_detached_and_an_array_copied():
+    given = torch.ones(2, requires_grad=True)
+    assert not as_tensor(given, torch.float64, CPU).requires_grad
+    array = np.ones(2)
+    as_tensor(array, torch.float64, CPU).fill_(3.0)
+    assert array.tolist() == [1.0, 1.0]
+
+
+def test_the_number_of_rows_is_the_longest_first_dimension():
+    given = {"x": np.zeros((5, 9)), "w": torch.zeros(3), "s": 2.0, "zero": torch.tensor(1.0)}
+    assert number_of_rows(given) == 5
+    assert number_of_rows({"s": 2.0}) == 0
+    assert has_rows(given["x"], 5)
+    assert not has_rows(given["w"], 5)
+    assert not has_rows(given["zero"], 1)
+    assert not has_rows("words", 5)
+
+
+def test_the_device_is_that_of_the_data_or_the_one_asked_for():
+    assert find_device(None, {"x": np.zeros(2)}) == CPU
+    assert find_device(None, [1, 2]) == CPU
+    assert find_device("cpu", {"x": torch.zeros(2)}) == CPU
+    assert find_device(None, {"x": torch.zeros(2, device="meta")}).type == "meta"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(SettingError, match=r"cannot be used .* Here there is: cpu"):
+        find_device(device, {})
+
+
+def test_pages_that_are_given_back_are_read_again(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(10_000.0))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert mapped.sum() == 49_995_000
+    forget_pages(mapped)
+    forget_pages(np.zeros(3))  # nothing to give back
+    assert mapped.sum() == 49_995_000
