@@ -33,6 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 REASONS = ROOT / "benchmarks" / "survivors.json"
 
 PLAN: dict[str, tuple[str, ...]] = {
+    "guidebook/diagnostics/judging/verdict.py": (
+        "tests/diagnostics/judging/test_limits.py",
+        "tests/diagnostics/judging/test_verdict.py",
+    ),
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",
     ),
