@@ -1,0 +1,32 @@
+"""Laws of files: a fit and its draws come back as they were."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import guidebook as gb
+
+
+def test_save_and_load_give_the_same_draws(row: Any, fit: gb.Fit, tmp_path: Path) -> None:
+    path = fit.save(tmp_path / "fit")
+    model = fit.model if row.engine == "exact" else gb.pair(row.pair).model()
+    ours = getattr(fit.guide, "family", "") != "" and row.engine == "svi"
+    given = None if ours or fit.guide is None else row.guide(model)
+    again = gb.load(path, model=model, guide=given, data=row.data)
+    before, after = fit.posterior(20, seed=3), again.posterior(20, seed=3)
+    for variable in before["posterior"].data_vars:
+        np.testing.assert_array_equal(before["posterior"][variable], after["posterior"][variable])
+    np.testing.assert_array_equal(before["sample_stats"]["lp"], after["sample_stats"]["lp"])
+    assert again.status is fit.status
+
+
+def test_netcdf_round_trip(fit: gb.Fit, tmp_path: Path) -> None:
+    tree = fit.posterior(5)
+    tree.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
+    with xr.open_datatree(tmp_path / "draws.nc", engine="h5netcdf") as again:
+        for group in ("posterior", "sample_stats", "observed_data"):
+            for variable in tree[group].data_vars:
+                np.testing.assert_array_equal(again[group][variable], tree[group][variable])
+        assert again["vi_fit"].attrs["status"] == tree["vi_fit"].attrs["status"]
