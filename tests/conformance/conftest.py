@@ -75,7 +75,11 @@ class Row:
         if self.way == "exact":
             assert pair.exact is not None
             return pair.exact(model)
-        return pair.roads[self.way][1](model) if self.way in pair.roads else pair.guides[self.way](model)
+        return (
+            pair.roads[self.way][1](model)
+            if self.way in pair.roads
+            else pair.guides[self.way](model)
+        )
 
     def fitted(self, *, steps: int = STEPS, compile: Any = "graph") -> gb.Fit:
         """The row's fit from the beginning; svi by Pyro's own objective and optimiser, seed 0."""

@@ -99,7 +99,9 @@ def few_draws(fit: gb.Fit) -> Iterator[tuple[float, float, dict[str, Any]]]:
     stats_ = {name: tree["sample_stats"][name].values[0] for name in tree["sample_stats"].data_vars}
     for draw in range(FEW):
         values = {
-            s.name: torch.as_tensor(tree["posterior"][s.name].values[0, draw]).to(fit.potential.dtype)
+            s.name: torch.as_tensor(tree["posterior"][s.name].values[0, draw]).to(
+                fit.potential.dtype
+            )
             for s in fit.sites
         }
         log_q = stats_["log_q"][draw] if "log_q" in stats_ else math.nan
