@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from guidebook.datasets.small import breast_cancer, diabetes, digits, digits_labels, eight_schools
-from guidebook.errors import SettingError
 
 
 def assert_standardised(columns):
@@ -84,9 +83,3 @@ def test_default_dtype_and_fresh_copies(load, dtype):
         assert torch.isfinite(value).all()
         value.zero_()  # the caller owns what it gets
         assert second[name].abs().sum() > 0
-
-
-@pytest.mark.parametrize("load", [digits, digits_labels])
-def test_unknown_split(load):
-    with pytest.raises(SettingError, match="'train', 'test' or 'all'"):
-        load("valid")

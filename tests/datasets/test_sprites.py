@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from guidebook.datasets.sprites import LEVELS, sprite_factors, sprites
-from guidebook.errors import SettingError
 
 
 def test_one_picture_for_every_combination_and_no_two_alike():
@@ -43,9 +42,3 @@ def test_areas_centres_and_orientation_are_those_of_the_shapes():
         covariance = [(x[i] * a * b).sum() for a, b in ((dx, dx), (dx, dy), (dy, dy))]
         angle = 0.5 * np.arctan2(2 * covariance[1], covariance[0] - covariance[2])
         assert angle == pytest.approx(np.pi / 8 * turn[i], abs=0.03)
-
-
-def test_settings_out_of_range():
-    for settings in ((4, LEVELS), (16, (4, 1, 1, 1, 1)), (16, (1, 1, 0, 1, 1))):
-        with pytest.raises(SettingError):
-            sprites(*settings)
