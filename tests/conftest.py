@@ -12,6 +12,14 @@ WITH_PYROS_OWN_STORE = ("/guides/", "/models/")
 """Tests of models and guides by themselves, used as Pyro's users do: they do fill the store."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file stay in one process of xdist, where they share its fits; conformance, of a pair."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a test does, the engines leave no parameter in Pyro's store, nor their dtype."""

@@ -95,7 +95,7 @@ SETTINGS: dict[str, Bad] = {
     "a batch of none, images": (
         lambda: vae(batch_size=0), SettingError, "batch_size=0", f"1 to {N}",
     ),
-    "draws 0": (lambda: one_fit().posterior(0), SettingError, "draws=0", "at least 1"),
+    "draws 0": (lambda: one_fit().posterior(0), SettingError, "draws=0", ">= 1|at least 1"),
     "nuts without draws": (
         lambda: gb.nuts(schools, SCHOOLS, draws=0), SettingError, "draws=0", "whole number >= 4",
     ),
