@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -113,6 +113,7 @@ class Run:
         sites: tuple[Site, ...] = (),
         draws: Tensor | None = None,
         notes: Mapping[str, Any] | None = None,
+        draws_are: Literal["chains", "particles"] = "chains",
     ) -> Fit:
         """The Fit, timed from the opening to now; `history` holds the objective of every step."""
         if self.interrupted and status is not Status.STOPPED_BY_NAN:
@@ -120,7 +121,7 @@ class Run:
         return Fit(
             self.model, self.guide, self.data, np.array(history, dtype=np.float64), status,
             self.seed, time.perf_counter() - self.started, self.engine, sites, draws,
-            dict(notes or {}),
+            dict(notes or {}), draws_are,
         )  # fmt: skip
 
 
