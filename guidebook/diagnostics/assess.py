@@ -1,72 +1,31 @@
-"""All diagnostics of one approximation: from draws to findings, and the verdict on them."""
+"""One approximation, from draws to a verdict: the witnesses are heard, the judge decides."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from guidebook.diagnostics.judging.findings import Findings, Judgement
+from guidebook.diagnostics.judging.assessment import Assessment, findings_of, numbers_of
 from guidebook.diagnostics.judging.verdict import judge
-from guidebook.diagnostics.witnesses.chains import _convergence
-from guidebook.diagnostics.witnesses.importance import (
-    _importance,
-    _importance_estimate,
-    _khat_by_site,
-    _khat_moments,
-    evidence,
-    khat_limit,
-    tail_inflation,
-)
-from guidebook.diagnostics.witnesses.modes import (
-    Mode,
-    _lower_bound,
-    missing_modes,
-)
-from guidebook.diagnostics.witnesses.reference import (
+from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.witnesses.chains import chains_of
+from guidebook.diagnostics.witnesses.hearing import heard_on
+from guidebook.diagnostics.witnesses.modes import Mode
+from guidebook.diagnostics.witnesses.subject import (
     Reference,
-    _reference_estimate,
-    wasserstein_in_sds,
-)
-from guidebook.diagnostics.witnesses.stein import Stein, _stein
-from guidebook.diagnostics.witnesses.testimony import (
-    Marginals,
-    _attribute,
-    _flat,
-    _widened,
+    Subject,
+    Whole,
+    attribute,
     marginals_of,
 )
-from guidebook.diagnostics.witnesses.transport import (
-    Transport,
-    _transport,
-    _transport_estimate,
-)
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.status import Status
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-NUMBERS = (
-    "elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "khat_se", "ess", "stein",
-    "mean_error", "sd_ratio_min", "sd_ratio_max", "wasserstein",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """One row of a comparison, with what lies behind it."""
-
-    judgement: Judgement
-    numbers: dict[str, float]
-    engine: str
-    seconds: float
-    weights: np.ndarray | None
-    khat_sites: dict[str, tuple[float, float]]
-    witnesses: list[str]
-    findings: Findings = field(repr=False)
 
 
 def assess(
@@ -76,7 +35,7 @@ def assess(
     modes: list[Mode] | None = None,
     seed: int = 0,
 ) -> Assessment:
-    """Runs every diagnostic that the draws and the fit allow, and judges.
+    """Hears every witness that the draws and the fit allow, and judges.
 
     Arguments:
         tree: draws in ArviZ's groups: posterior; sample_stats with lp and log_q where known;
@@ -85,138 +44,129 @@ def assess(
         reference: what to compare with besides.
         modes: the modes of the fit's density, where they were searched for.
     """
-    marginals = marginals_of(tree)
-    bounded = bool(_attribute(tree, "discrete"))  # a few values have no tail
-    tails = np.ones(1) if bounded else tail_inflation(marginals.values)
-    absent: list[str] = []
-    sampler, converged, status, vetoed = _convergence(tree, fit, absent)
-    importance, log_ratio = _importance(tree, absent, sampler)
-    weights = importance.weights if importance else None
-    raw, weighted = _stein(tree, marginals, weights, absent)
-    moved = _transport(tree, fit, raw, seed, absent)
-    compared = _reference_estimate(marginals, reference)
-    findings = Findings(
-        names=marginals.names,
-        family=_attribute(tree, "family"),
-        engine=_attribute(tree, "engine") or _engine(tree, sampler),
-        draws=len(marginals.values),
-        converged=converged,
-        status=status,
-        vetoed=vetoed,
-        khat=importance.khat if importance else math.nan,
-        khat_se=importance.khat_se if importance else math.nan,
-        khat_limit=khat_limit(len(marginals.values)),
-        khat_moments=_khat_moments(log_ratio, marginals, importance),
-        ess=importance.ess if importance else math.nan,
-        importance=_widened(_importance_estimate(marginals, importance), tails),
-        stein=raw.discrepancy if raw else math.nan,
-        stein_words=raw.worst() if raw else "",
-        stein_weighted=weighted.discrepancy if weighted else math.nan,
-        transport=_widened(_transport_estimate(marginals, moved), tails),
-        weighted_transport=_widened(_transport_estimate(marginals, moved, weights), tails)
-        if importance
-        else None,
-        reference=compared,
-        reference_sound=bool(reference and reference.sound),
-        weighted_reference=_reference_estimate(marginals, reference, weights)
-        if importance
-        else None,
-        sampler=sampler,
-        point=_attribute(tree, "kind") == "point",
-        discrete=bool(_attribute(tree, "discrete")),
-        absent=absent,
-    )
-    findings = _with_modes(findings, tree, fit, modes, log_ratio)
-    numbers = _numbers(findings, log_ratio, marginals, reference, moved)
+    subject = subject_of(tree, fit, reference, modes, seed)
+    heard = heard_on(subject)
+    findings = findings_of(subject, heard, attribute(tree, "family"), _engine(tree, subject.kind))
+    found = heard[importance.NAME].detail
+    weights = found[0].weights if found and found[0] is not None else None
+    sites = {}
+    if not subject.is_discrete and found and subject.log_ratio is not None:
+        sites = importance.khat_by_site(
+            list(subject.names), subject.values[:, 0], subject.log_ratio[:, 0], found[0]
+        )
     return Assessment(
         judge(findings),
-        numbers,
+        numbers_of(findings),
         findings.engine,
-        float(_attribute(tree, "seconds") or (fit.seconds if fit else math.nan)),
+        float(attribute(tree, "seconds") or (fit.seconds if fit else math.nan)),
         weights,
-        _khat_by_site(log_ratio, marginals, importance),
-        _witnesses(findings, raw, moved),
+        sites,
+        findings.sentences(),
         findings,
     )
 
 
-def _with_modes(
-    findings: Findings,
+# the subject of a global approximation ---------------------------------------------------------------
+
+
+def subject_of(
     tree: xr.DataTree,
     fit: Fit | None,
-    modes: list[Mode] | None,
-    log_ratio: np.ndarray | None,
-) -> Findings:
-    if fit is None or modes is None or "unconstrained" not in tree.children or findings.point:
-        return findings
-    u = _flat(tree["unconstrained"]["position"].values)
-    found = missing_modes(fit.potential, modes, u, _lower_bound(fit, u, log_ratio, findings))
-    words = ""
-    if found:
-        mode, expected, share = max(found, key=lambda one: one[1])
-        place = ", ".join(f"{v:.3g}" for v in mode.center[:4])
-        more = ", ..." if len(mode.center) > 4 else ""
-        words = (
-            f"a mode at unconstrained ({place}{more}) should hold about {expected:.0%} of it and "
-            f"holds {share:.1%} of the draws"
-        )
-    return replace(findings, missing_mode=words, modes_searched=True)
+    reference: Reference | None = None,
+    modes: Sequence[Mode] | None = None,
+    seed: int = 0,
+) -> Subject:
+    """Draws of one posterior, from the groups of a tree and, where it is there, the fit."""
+    marginals = marginals_of(tree)
+    values = marginals.values[:, None]
+    kind = _kind(tree, fit)
+    known = fit is not None and fit.model is not None and fit.data is not None
+    position, gradient, coordinates = _unconstrained(tree)
+    log_density, log_ratio, no_ratio = _densities(tree)
+    usable = known and fit is not None and position is not None
+    potential = fit.potential if usable and fit is not None else None
+    vectorised = potential is not None and potential.vectorised
+    smooth = not marginals.discrete and kind != "point"
+    return Subject(
+        kind=kind,
+        names=marginals.names,
+        values=values,
+        discrete=np.full(values.shape[2], marginals.discrete),
+        coordinates=coordinates,
+        log_ratio=log_ratio,
+        log_density=log_density,
+        position=position,
+        gradient=gradient,
+        density=Whole(potential) if potential is not None and vectorised else None,
+        potential=potential,
+        status=_status(tree, fit),
+        chains=chains_of(tree),
+        tree=tree,
+        reference=reference,
+        modes=modes,
+        tails=importance.tail_inflation(marginals.values)[None] if smooth else np.ones((1, 1)),
+        seed=seed,
+        lacks=_lacks(marginals.discrete, known, potential is not None, no_ratio),
+    )
 
 
-# numbers and words -------------------------------------------------------------------------------
+def _lacks(discrete: bool, known: bool, has_potential: bool, no_ratio: str) -> dict[str, str]:
+    """Why something that a witness needs is not there."""
+    no_gradient = "discrete values have no gradients"
+    no_model = "needs the model: give the Fit, not its file"
+    return {
+        "log_ratio": no_ratio,
+        "gradient": no_gradient if discrete else "no gradients in the file",
+        "density": no_gradient
+        if discrete
+        else "the model cannot be vectorised"
+        if has_potential
+        else no_model
+        if not known
+        else "the unconstrained scale has too many dimensions",
+        "modes": no_gradient if discrete else no_model if not known else "",
+    }
 
 
-def _numbers(
-    f: Findings,
-    log_ratio: np.ndarray | None,
-    marginals: Marginals,
-    reference: Reference | None,
-    moved: Transport | None,
-) -> dict[str, float]:
-    numbers = dict.fromkeys(NUMBERS, math.nan)
-    if log_ratio is not None and np.isfinite(log_ratio).all():
-        numbers |= evidence(log_ratio)
-    numbers |= {"khat": f.khat, "khat_se": f.khat_se, "ess": f.ess, "stein": f.stein}
-    best = f.reference or f.transport or (f.importance if f.khat < f.khat_limit else None)
-    if best is not None:
-        ratio = np.exp(best.log_ratio)
-        numbers["mean_error"] = float(np.abs(best.shift).max())
-        numbers |= {"sd_ratio_min": float(ratio.min()), "sd_ratio_max": float(ratio.max())}
-    if reference is not None and f.reference is not None:
-        theirs = reference.marginals.in_order_of(marginals.names)
-        if theirs is not None:
-            numbers["wasserstein"] = wasserstein_in_sds(marginals.values, theirs)
-    return numbers
+def _unconstrained(tree: xr.DataTree) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
+    if "unconstrained" not in tree.children:
+        return None, None, []
+    group = tree["unconstrained"]
+    position, gradient = (group[name].values for name in ("position", "gradient"))
+    width = position.shape[-1]
+    names = [str(n) for n in group[group["position"].dims[-1]].values]
+    return position.reshape(-1, 1, width), gradient.reshape(-1, 1, width), names
 
 
-def _witnesses(f: Findings, raw: Stein | None, moved: Transport | None) -> list[str]:
-    said = []
-    if f.status:
-        said.append(f"Convergence: {f.status}")
-    if math.isfinite(f.khat):
-        said.append(
-            f"Importance weights: k-hat {f.khat:.2f} +- {f.khat_se:.2f} of {f.draws} draws (limit "
-            f"{f.khat_limit:.2f}), effective draws {f.ess:.0f}."
-        )
-    elif f.khat == -math.inf:
-        said.append("Importance weights: all equal; q is the posterior up to rounding.")
-    if f.importance is not None and f.khat < f.khat_limit:
-        said.append(f"By the weights {f.importance.worst(f.names)}, at worst.")
-    if raw is not None:
-        said.append(f"Stein's identities: discrepancy {raw.discrepancy:.2g}; {raw.worst()}.")
-    if f.transport is not None and moved is not None:
-        told = int(moved.able.sum())
-        said.append(
-            f"Hamiltonian run (acceptance {moved.acceptance:.2f}, tells {told} of "
-            f"{len(moved.able)} marginals): {f.transport.worst(f.names)}, at worst."
-        )
-    if f.modes_searched:
-        said.append(f"Modes: {f.missing_mode or 'none found that the draws miss'}.")
-    if f.reference is not None:
-        said.append(f"Against the reference {f.reference.worst(f.names)}, at worst.")
-    return said + [f"Not heard: {one}." for one in f.absent]
+def _densities(tree: xr.DataTree) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+    """log p and log p - log q, (S, 1), or why there is no ratio."""
+    stats = tree.children.get("sample_stats")
+    names = set(map(str, stats.data_vars)) if stats is not None else set()
+    missing = [n for n in ("lp", "log_q") if n not in names]
+    lp = stats["lp"].values.reshape(-1, 1) if stats is not None and "lp" in names else None
+    if missing or lp is None or stats is None:
+        return lp, None, f"sample_stats has no {' and no '.join(missing)}"
+    return lp, lp - stats["log_q"].values.reshape(-1, 1), ""
 
 
-def _engine(tree: xr.DataTree, sampler: bool) -> str:
+def _kind(tree: xr.DataTree, fit: Fit | None) -> str:
+    """What the draws are: the Fit says it; a file by its attributes, or by its chains."""
+    if fit is not None:
+        return fit.approximation.kind
+    told = attribute(tree, "kind")
+    if told:
+        return str(told)
+    stats = tree.children.get("sample_stats")
+    has_q = stats is not None and "log_q" in stats.data_vars
+    return "chains" if not has_q and chains_of(tree) > 1 else "density"
+
+
+def _status(tree: xr.DataTree, fit: Fit | None) -> Status | None:
+    name = fit.status.name if fit else attribute(tree, "status")
+    return Status[name] if name in Status.__members__ else None
+
+
+def _engine(tree: xr.DataTree, kind: str) -> str:
     library = tree["posterior"].attrs.get("inference_library", "") if "posterior" in tree else ""
-    return str(library) or ("sampler" if sampler else "file")
+    told = attribute(tree, "engine") or library
+    return str(told) or ("sampler" if kind == "chains" else "file")

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from guidebook.diagnostics.amortized.assess import assess_rows, is_amortized
+from guidebook.diagnostics.amortized.assess import assess_rows
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
-from guidebook.diagnostics.assess import NUMBERS, Assessment, assess
-from guidebook.diagnostics.inputs import _as_tree, _kept_apart, _named, _same_parameters, _standard
+from guidebook.diagnostics.amortized.rows import is_amortized
+from guidebook.diagnostics.assess import assess
+from guidebook.diagnostics.inputs import as_tree, kept_apart, named, same_parameters, standard
+from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.measures.forms import elbo_forms
 from guidebook.diagnostics.measures.identities import Bound
@@ -98,24 +100,17 @@ def compared(
     held_out: Mapping[str, Any] | None = None,
 ) -> Compared:
     """What `guidebook.compare` documents, as a value."""
-    given = _named(fits, reference)
+    given = named(fits, reference)
     name_of_reference = reference if isinstance(reference, str) else (
         "reference" if reference is not None else None
     )  # fmt: skip
     amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
     plain = {n: f for n, f in given.items() if n not in amortized}
-    trees = {n: _as_tree(n, f, seed) for n, f in plain.items()}
-    _same_parameters(trees)
-    standard = _standard(name_of_reference, given, trees)
-    modes = _modes_of(plain, seed)
-    rows: dict[str, Assessment] = {}
-    for name, tree in trees.items():
-        own = plain[name]
-        against = None if name == name_of_reference else standard
-        fit = own if isinstance(own, Fit) else None
-        rows[name] = assess(tree, fit, against, modes if fit else None, seed)
+    trees = {n: as_tree(n, f, seed) for n, f in plain.items()}
+    same_parameters(trees)
+    rows = _assessed(trees, plain, name_of_reference, seed)
     by_row = {
-        n: assess_rows(f, seed, labels, _kept_apart(n, f, held_out)) for n, f in amortized.items()
+        n: assess_rows(f, seed, labels, kept_apart(n, f, held_out)) for n, f in amortized.items()
     }
     rows |= {n: a for n, (a, _) in by_row.items()}
     rows = {n: rows[n] for n in given}
@@ -137,6 +132,22 @@ def compared(
         amortized={n: numbers for n, (_, numbers) in by_row.items()},
         bounds=elbo_forms(plain, name_of_reference, seed),
     )
+
+
+def _assessed(
+    trees: Mapping[str, xr.DataTree], given: Mapping[str, Any], reference: str | None, seed: int
+) -> dict[str, Assessment]:
+    """Every global approximation judged, the reference first: the others are held against it."""
+    modes = _modes_of(given, seed)
+    rows: dict[str, Assessment] = {}
+    against = None
+    for name in sorted(trees, key=lambda n: n != reference):
+        fit = given[name] if isinstance(given[name], Fit) else None
+        rows[name] = assess(trees[name], fit, against, modes if fit else None, seed)
+        if name == reference:
+            verdict = rows[name].judgement.verdict
+            against = standard(name, given[name], trees[name], verdict)
+    return rows
 
 
 def _modes_of(fits: Mapping[str, Any], seed: int) -> Any:
@@ -234,17 +245,21 @@ def _history(one: Any) -> np.ndarray:
 
 
 def _table(rows: Mapping[str, Assessment]) -> pd.DataFrame:
+    """One row an approximation: the columns of `COLUMNS`, and what else a witness gave a number for."""
     import pandas as pd
 
+    more = [key for a in rows.values() for key in a.numbers if key not in NUMBERS]
+    keys = list(dict.fromkeys([*NUMBERS, *more]))
     records = {
         name: {
             "verdict": a.judgement.verdict.value,
             "reason": a.judgement.reason,
             "next": a.judgement.next,
-            **{key: a.numbers.get(key, math.nan) for key in NUMBERS},
+            **{key: a.numbers.get(key, math.nan) for key in keys},
             "seconds": a.seconds,
             "engine": a.engine,
         }
         for name, a in rows.items()
     }
-    return pd.DataFrame.from_dict(records, orient="index", columns=list(COLUMNS))
+    columns = ["verdict", "reason", "next", *keys, "seconds", "engine"]
+    return pd.DataFrame.from_dict(records, orient="index", columns=columns)

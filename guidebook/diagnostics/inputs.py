@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.inputs."""
+"""What is given to `compare`: checked, named, and brought to draws."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guidebook.diagnostics.amortized.rows import reads
-from guidebook.diagnostics.assess import assess
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.witnesses.chains import effective_draws
-from guidebook.diagnostics.witnesses.reference import Reference
-from guidebook.diagnostics.witnesses.testimony import marginals_of
+from guidebook.diagnostics.witnesses.subject import Reference, marginals_of
 from guidebook.errors import DataError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import check
@@ -21,16 +19,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MOST_DRAWS, LEAST_DRAWS = 50_000, 4000
-
-
 WORK = 2_000_000_000
 """Numbers computed for the draws of one fit: some seconds."""
 
 
-# inputs ------------------------------------------------------------------------------------------
-
-
-def _named(fits: Any, reference: Any) -> dict[str, Any]:
+def named(fits: Any, reference: Any) -> dict[str, Any]:
+    """Name to Fit or DataTree, the reference among them. Raises DataError, NameNotFound."""
     if not isinstance(fits, Mapping) or not fits:
         raise DataError("Give a dict of at least one approximation: compare({'name': fit, ...}).")
     given = dict(fits)
@@ -59,7 +53,7 @@ def _named(fits: Any, reference: Any) -> dict[str, Any]:
     return given
 
 
-def _kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
+def kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
     """What the guide reads of the rows kept apart; None where there are none."""
     if held_out is None:
         return None
@@ -72,7 +66,8 @@ def _kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
     return held_out[reads(fit)]
 
 
-def _as_tree(name: str, one: Any, seed: int) -> xr.DataTree:
+def as_tree(name: str, one: Any, seed: int) -> xr.DataTree:
+    """Draws in ArviZ's groups, as many as are cheap. Raises DataError where some are not finite."""
     tree = one.posterior(_affordable(one), seed) if isinstance(one, Fit) else one
     for variable, values in tree["posterior"].data_vars.items():
         if values.dtype.kind in "fc" and not bool(np.isfinite(values.values).all()):
@@ -90,7 +85,7 @@ def _affordable(fit: Fit) -> int:
     return int(max(LEAST_DRAWS, most))
 
 
-def _same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
+def same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
     """Refuses approximations of different parameters, naming them."""
     if len(trees) < 2:
         return
@@ -125,15 +120,13 @@ def _same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
         )
 
 
-def _standard(name: str | None, given: Any, trees: Any) -> Reference | None:
-    if name is None or name not in trees:
-        return None
-    alone = assess(trees[name], given[name] if isinstance(given[name], Fit) else None)
-    sound = alone.judgement.verdict is Verdict.TRUST
-    if not isinstance(given[name], Fit) and "log_q" not in _statistics(trees[name]):
+def standard(name: str, given: Any, tree: xr.DataTree, verdict: Verdict) -> Reference:
+    """The draws called `name` as what the others are compared with; sound where they are trusted."""
+    sound = verdict is Verdict.TRUST
+    if not isinstance(given, Fit) and "log_q" not in _statistics(tree):
         # draws brought as the reference without chains to check are taken at their word
-        sound = sound or trees[name]["posterior"].sizes["chain"] == 1
-    return Reference(name, marginals_of(trees[name]), effective_draws(trees[name]), sound)
+        sound = sound or tree["posterior"].sizes["chain"] == 1
+    return Reference(name, marginals_of(tree), effective_draws(tree), sound)
 
 
 def _statistics(tree: xr.DataTree) -> set[str]:

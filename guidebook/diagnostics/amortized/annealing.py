@@ -28,16 +28,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.amortized.density import recorded
 from guidebook.diagnostics.amortized.rows import Latent, latents_of, row_terms
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.graph import CannotRecord, record, recording
+from guidebook.programs.graph import recording
 from guidebook.programs.scope import local_parameters, precision, random_state
 
 TARGET, PILOT_CHAINS, SETTLE = 0.65, 4, 10
@@ -154,19 +154,6 @@ def _densities(
 
     example = x.new_zeros(chains * n, D), x.new_zeros(chains * n)
     return recorded(evaluate, *example)
-
-
-def recorded(function: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
-    """The function as a recorded graph; as it is, slower, where it cannot be recorded."""
-    try:
-        return record(function, *example)
-    except CannotRecord:
-
-        def eager(*arguments: Tensor) -> Any:
-            with recording():
-                return function(*arguments)
-
-        return eager
 
 
 class _Run:

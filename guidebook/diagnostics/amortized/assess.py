@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.amortized.collapse import collapse, with_collapse
+from guidebook.diagnostics.amortized.gap import gap_ledger
+from guidebook.diagnostics.amortized.generation import generation
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.rows import (
     decoded,
@@ -34,29 +37,22 @@ from guidebook.diagnostics.amortized.rows import (
     rows_of,
     some_rows,
 )
-from guidebook.diagnostics.amortized.rows import is_amortized as is_amortized
-from guidebook.diagnostics.amortized.rows import row_log_joint as row_log_joint
+from guidebook.diagnostics.amortized.similarity import warning_images
 from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
-from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.witnesses.importance import khat_limit
+from guidebook.diagnostics.judging.assessment import Assessment, numbers_of
+from guidebook.diagnostics.judging.findings import Findings
+from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.measures.gradients import encoder_noise
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.protocols.rows import RowPosterior as RowPosterior
 from guidebook.programs.graph import recording
 from guidebook.programs.owned import parameters_of
 from guidebook.programs.scope import local_parameters, precision, random_state
-
-if TYPE_CHECKING:
-    from guidebook.diagnostics.assess import Assessment
-
 
 MOST_ROWS = 2000
 
 
 LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
 """Most rows of the gap ledger; rows x weights of the decoder, some ten seconds on a core."""
-
-
-SHARE_TRUSTED, SHARE_REWEIGHTED = 0.99, 0.95
 
 
 WORST = 12
@@ -70,9 +66,6 @@ def assess_rows(
     Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
     reads, that were not trained on.
     """
-    from guidebook.diagnostics.amortized.collapse import with_collapse
-    from guidebook.diagnostics.assess import NUMBERS, Assessment
-
     data = observed(fit)
     index = some_rows(len(data), MOST_ROWS, seed)
     x = rows_of(fit, data, index)
@@ -83,108 +76,47 @@ def assess_rows(
     if labels is not None:
         numbers = replace(numbers, labels=np.asarray(labels)[index])
     numbers = _completed(fit, numbers, seed, held_out)
-    scale = len(data) / len(x)
-    values = dict.fromkeys(NUMBERS, math.nan) | ({} if point else _values(found, numbers, scale))
-    judgement = _point_judgement() if point else _judge(fit, found)
+    findings = Findings(
+        names=found.names,
+        kind="point" if point else "density",
+        discrete=found.discrete,
+        family=type(fit.guide).__name__,
+        engine=fit.engine,
+        draws=found.draws,
+        converged=fit.status.good,
+        status=fit.status.value,
+        posteriors=len(x),
+        testimonies=found.heard,
+        sampled=found.sampled,
+    )
+    judgement = judge(findings)
     if numbers.collapse is not None:
         judgement = with_collapse(judgement, numbers.collapse)
-    witnesses = _words(fit, found, numbers)
-    findings = Findings(names=[], engine=fit.engine, family=type(fit.guide).__name__, point=point)
     assessment = Assessment(
-        judgement, values, fit.engine, fit.seconds, None, {}, witnesses, findings
+        judgement,
+        numbers_of(findings, len(data) / len(x)),
+        fit.engine,
+        fit.seconds,
+        None,
+        {},
+        [*findings.sentences(), *_words(numbers)],
+        findings,
     )
     return assessment, numbers
 
 
-def _values(found: Weighed, numbers: AmortizedNumbers, scale: float) -> dict[str, float]:
-    finite = found.khat[np.isfinite(found.khat)]
-    khat = float(np.median(found.khat))
-    if not math.isfinite(khat):
-        khat = float(np.median(finite)) if len(finite) else -math.inf
-    shift, ratio = found.errors.shift, found.errors.log_ratio
-    return {
-        "elbo": float(found.elbo.sum() * scale),
-        "elbo_se": float(np.sqrt((found.variance / found.draws).sum()) * scale),
-        "log_evidence": float(found.bound.sum() * scale),
-        "log_evidence_se": float(np.sqrt((found.relative / found.draws).sum()) * scale),
-        "khat": khat,
-        "khat_se": numbers.khat_se,
-        "ess": float(np.median(found.ess)),
-        "mean_error": float(np.quantile(shift, SHARE_TRUSTED)),
-        "sd_ratio_min": float(np.exp(np.quantile(ratio.min(1), 1 - SHARE_TRUSTED))),
-        "sd_ratio_max": float(np.exp(np.quantile(ratio.max(1), SHARE_TRUSTED))),
-    }
-
-
-# the verdict -------------------------------------------------------------------------------------
-
-
-def _judge(fit: Fit, found: Weighed) -> Judgement:
-    errors = found.errors
-    good, usable = errors.good.mean(), errors.usable.mean()
-    told = f"{good:.0%} of the rows are within bounds, the weights of {usable:.0%} are usable"
-    if found.enumerated:
-        told += "; their bounds were checked against the evidence, summed over all states"
-    elif found.discrete:
-        told += "; there is no enumeration to hold them against"
-    if not fit.status.good:
-        return Judgement(Verdict.REJECT, f"{fit.status.value} ({told})", "Raise steps.")
-    if found.discrete and not found.enumerated:  # a wrong trust could not be told from a right one
-        return Judgement(
-            Verdict.REJECT,
-            f"Nothing here could see states that the guide never visits: {told}.",
-            "Give the model log_evidence(x), the sum over all states, as DiscreteVAE has.",
-        )
-    if good >= SHARE_TRUSTED:
-        return Judgement(
-            Verdict.TRUST,
-            f"Row by row, importance weighting changes nothing that matters: {told}.",
-            "Nothing: use the guide's draws.",
-        )
-    if usable >= SHARE_REWEIGHTED:
-        return Judgement(
-            Verdict.REWEIGHT,
-            f"The encoder is off and its weights mend it: {told}.",
-            "Weight draws row by row (log p(x, z) - log q(z)), or try covariance='full' or a "
-            "larger encoder.",
-        )
-    return Judgement(
-        Verdict.REJECT,
-        f"The encoder does not reach the posteriors of its rows: {told}.",
-        "Try covariance='full', a larger encoder or more steps; look at the worst rows.",
-    )
-
-
-def _point_judgement() -> Judgement:
-    return Judgement(
-        Verdict.REJECT,
-        "A point for each row, no posterior: the guide is a deterministic code.",
-        "Use it as an autoencoder (reconstructions and codes are on its page); for a posterior, fit "
-        "AmortizedNormal.",
-    )
-
-
-def _words(fit: Fit, found: Weighed, numbers: AmortizedNumbers) -> list[str]:
-    said = [f"Convergence: {fit.status.value}"]
-    finite = found.khat[np.isfinite(found.khat)]
-    if len(finite):
-        middle, high = np.quantile(finite, [0.5, 0.95])
-        said.append(
-            f"k-hat per row: median {middle:.2f}, 95 % below {high:.2f} (each +- "
-            f"{numbers.khat_se:.2f}); {np.mean(found.khat < khat_limit(found.draws)):.0%} below the "
-            "limit."
-        )
+def _words(numbers: AmortizedNumbers) -> list[str]:
+    said = []
     if not numbers.point:
         gap = numbers.bound - numbers.elbo
         said.append(
-            f"Importance-weighted bound above the ELBO by {gap.mean():.3g} nats a row on average, "
-            f"{gap.max():.3g} at most."
+            f"Importance-weighted bound above the ELBO by {np.nanmean(gap):.3g} nats a row on "
+            f"average, {np.nanmax(gap):.3g} at most."
         )
     if numbers.ledger is not None:
         said.append(numbers.ledger.sentence())
     said += [one.sentence() for one in (numbers.collapse, numbers.generation) if one is not None]
-    said.append(f"Rows: {len(found.khat)} looked at.")
-    return said
+    return [*said, f"Rows: {len(numbers.khat)} assessed."]
 
 
 # pictures ----------------------------------------------------------------------------------------
@@ -232,12 +164,6 @@ def _pictures(fit: Fit, x: Tensor, found: Weighed, point: bool, seed: int) -> Am
 
 def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) -> AmortizedNumbers:
     """The numbers with the ledger, the collapse, the generation and the warning, where there are."""
-    from guidebook.diagnostics.amortized.collapse import collapse
-    from guidebook.diagnostics.amortized.gap import gap_ledger
-    from guidebook.diagnostics.amortized.generation import generation
-    from guidebook.diagnostics.amortized.similarity import warning_images
-    from guidebook.diagnostics.measures.gradients import encoder_noise
-
     made = generation(fit, held_out=held_out, seed=seed)
     warned = None
     if numbers.image_shape is not None:

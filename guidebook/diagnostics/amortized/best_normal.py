@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from guidebook.diagnostics.amortized.annealing import recorded
+from guidebook.diagnostics.amortized.density import recorded
 from guidebook.diagnostics.amortized.rows import (
     Latent,
     draw_rows,

@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.amortized.assess.numbers."""
+"""The numbers of an amortised fit, row by row, as page and user read them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from guidebook.diagnostics.amortized.rows import is_amortized as is_amortized
-from guidebook.diagnostics.amortized.rows import row_log_joint as row_log_joint
-from guidebook.inference.protocols.rows import RowPosterior as RowPosterior
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.collapse import Collapse

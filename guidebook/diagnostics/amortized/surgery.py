@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.amortized.assess.surgery."""
+"""ELBO surgery: the KL to the prior is mutual information of rows and latents plus marginal KL."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import numpy as np
 import torch
 from pyro import poutine
 
-from guidebook.diagnostics.amortized.assess import RowPosterior
-from guidebook.diagnostics.measures.information import (
-    NUMBERS_AT_ONCE,
-    Estimate,
-    _mean,
-)
+from guidebook.diagnostics.measures.information import NUMBERS_AT_ONCE, Estimate, mean_of
 from guidebook.errors import DataError, ModelError
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.protocols.rows import RowPosterior
 from guidebook.programs.data import as_tensor
 from guidebook.programs.owned import dtype_of, parameters_of
 from guidebook.programs.scope import local_parameters, precision, random_state
@@ -65,6 +61,6 @@ def surgery(fit: Fit, *, rows: int = 2000, draws: int = 4, seed: int = 0) -> Sur
         pieces = [q.log_prob(one.unsqueeze(1)) for one in z.reshape(-1, z.shape[-1]).split(chunk)]
         mixed = torch.cat(pieces).double().logsumexp(1).reshape(draws, n) - math.log(n)
     return Surgery(
-        _mean((own - ahead).mean(0)), _mean((own - mixed).mean(0)), _mean((mixed - ahead).mean(0)),
+        mean_of((own - ahead).mean(0)), mean_of((own - mixed).mean(0)), mean_of((mixed - ahead).mean(0)),
         math.log(n),
     )  # fmt: skip

@@ -1,38 +1,67 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.judging.advice."""
+"""What to try next: by what was found, and by the family that was fitted."""
 
 from __future__ import annotations
 
 from guidebook.diagnostics.judging.findings import Findings
 
-# advice ------------------------------------------------------------------------------------------
+RICHER = {
+    "mean_field": "try full_rank, or a reparameterised (non-centred) model",
+    "AutoNormal": "try full_rank, or a reparameterised (non-centred) model",
+    "AutoDiagonalNormal": "try full_rank, or a reparameterised (non-centred) model",
+    "delta": "try full_rank, or a reparameterised (non-centred) model",
+    "low_rank": "try full_rank or flow",
+    "AutoLowRankMultivariateNormal": "try full_rank or flow",
+    "full_rank": "try flow, a reparameterised (non-centred) model, or nuts",
+    "AutoMultivariateNormal": "try flow, a reparameterised (non-centred) model, or nuts",
+}
+"""What to fit after a family that was too poor."""
 
 
-def _advice(f: Findings) -> str:
+def advice(f: Findings) -> str:
+    """The next step, as sentences."""
+    if f.kind == "chains" and f.converged:
+        return "Check that model, data and draws belong together."
+    if f.kind == "chains":
+        return "Raise tune and draws, or reparameterise the model."
+    if f.kind == "particles":
+        return "Raise particles and steps, or use nuts."
     if f.converged is False and f.engine == "svi":
         remedy = f.status.split(". ", 1)[-1] if f.status else "Raise steps."
-        sure = any(e is not None and e.bad() for e in (f.reference, f.transport))
-        return f"{_capital(_richer(f))}. {remedy}" if sure else remedy
-    if f.sampler:
-        return "Raise tune and draws, or reparameterise the model."
-    if f.missing_mode:
+        return f"{capital(richer(f))}. {remedy}" if _surely_off(f) else remedy
+    if f.posteriors == 1 and any(t.rules_out for t in f.testimonies.values()) and not _vetoed(f):
         return "Use nuts with several chains, or order the components of a mixture."
-    return _capital(_richer(f)) + "."
+    return capital(richer(f)) + "."
 
 
-def _richer(f: Findings) -> str:
+def richer(f: Findings) -> str:
     """The next richer family, by what is wrong."""
-    if f.discrete and f.reference is None:
+    reference = f.testimonies.get("Reference")
+    if f.posteriors > 1 and f.discrete:
+        return "give the model log_evidence(x), the sum over all states, as DiscreteVAE has"
+    if f.posteriors > 1:
+        return "try covariance='full', a larger encoder or more steps; see the worst rows"
+    if f.discrete and (reference is None or reference.estimate is None):
         return "compare with gb.exact or gb.gibbs as reference"
     if f.discrete:
         return "try larger blocks of units, or gibbs"
-    if f.family in ("mean_field", "AutoNormal", "AutoDiagonalNormal", "delta"):
-        return "try full_rank, or a reparameterised (non-centred) model"
-    if f.family in ("low_rank", "AutoLowRankMultivariateNormal"):
-        return "try full_rank or flow"
-    if f.family in ("full_rank", "AutoMultivariateNormal"):
-        return "try flow, a reparameterised (non-centred) model, or nuts"
-    return "try nuts, or a reparameterised model"
+    return RICHER.get(f.family, "try nuts, or a reparameterised model")
 
 
-def _capital(text: str) -> str:
+def _surely_off(f: Findings) -> bool:
+    """An error beyond its limits by two standard errors, whatever more steps would do."""
+    return any(
+        bool(t.estimate.bad().any())
+        for t in f.testimonies.values()
+        if t.estimate is not None and t.role != "sharpens"
+    )
+
+
+def _vetoed(f: Findings) -> bool:
+    """Ruled out by how the fit ended."""
+    convergence = f.testimonies.get("Convergence")
+    return convergence is not None and bool(convergence.rules_out)
+
+
+def capital(text: str) -> str:
+    """With a capital first letter."""
     return text[:1].upper() + text[1:]

@@ -1,12 +1,12 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.judging.findings."""
+"""What is known of one approximation when it is judged, and the judgement."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from guidebook.diagnostics.witnesses.testimony import Estimate
+from guidebook.diagnostics.witnesses.testimony import Testimony
 
 
 class Verdict(Enum):
@@ -19,35 +19,36 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Findings:
-    """What the witnesses said of one approximation; None where a witness could not be heard."""
+    """One approximation of n posteriors (n = 1 for a global one) and what the witnesses state of it.
 
-    names: list[str]
+    Attributes:
+        names: of the marginals (M). kind: "density", "point", "chains" or "particles".
+        discrete: some marginal takes separate values. family, engine, draws: where they come from.
+        converged, status: how the fit ended, None and "" where a file does not say.
+        posteriors: n. testimonies: by witness, in the order of hearing.
+        sampled: places of the rows that the costly witnesses looked at; None: all of them.
+    """
+
+    names: Sequence[str]
+    kind: str = "density"
+    discrete: bool = False
     family: str = ""
     engine: str = ""
     draws: int = 0
     converged: bool | None = None
     status: str = ""
-    vetoed: str = ""
-    khat: float = math.nan
-    khat_se: float = math.nan
-    khat_limit: float = 0.7
-    khat_moments: float = math.nan
-    ess: float = math.nan
-    importance: Estimate | None = None
-    stein: float = math.nan
-    stein_words: str = ""
-    stein_weighted: float = math.nan
-    transport: Estimate | None = None
-    weighted_transport: Estimate | None = None
-    missing_mode: str = ""
-    modes_searched: bool = False
-    reference: Estimate | None = None
-    reference_sound: bool = False
-    weighted_reference: Estimate | None = None
-    sampler: bool = False
-    point: bool = False
-    discrete: bool = False
-    absent: list[str] = field(default_factory=list)
+    posteriors: int = 1
+    testimonies: Mapping[str, Testimony] = field(default_factory=dict)
+    sampled: Sequence[int] | None = None
+
+    def absent(self) -> list[str]:
+        """What could not be computed, and why."""
+        return [f"{t.witness} ({t.absent})" for t in self.testimonies.values() if t.absent]
+
+    def sentences(self) -> list[str]:
+        """What every witness states, for page and terminal."""
+        said = [f"{t.witness}: {words}" for t in self.testimonies.values() for words in t.words]
+        return said + [f"Not checked: {one}." for one in self.absent()]
 
 
 @dataclass(frozen=True)

@@ -1,239 +1,307 @@
-"""From numbers to one word: trust, reweight or reject, why, and what to try next.
+"""From findings to one of three words, with the reason and what to try next.
 
-What the words promise, per marginal mean and standard deviation on the constrained scale:
+The rule, on every scalar marginal of every posterior, in units of the posterior's standard deviation
+on the constrained scale:
 
     trust     the raw draws: means within 0.1 posterior sd, sds within 20 %;
     reweight  the raw draws are off, the importance-weighted draws are within the same bounds;
     reject    neither, or the diagnostics cannot tell.
 
-A wrong trust is the one failure that may not happen, so trust needs several witnesses to agree and
-at least one of them able to see an error of that size; being unable to tell is a reject.
+A global approximation is one posterior; an amortised one has a posterior for every row, of which 99 %
+must be within bounds to be trusted and 95 % to be reweighted. Costly witnesses look at a sample of
+the rows: they may confirm the others, and count against all where more of the sample is off than the
+share allows by chance.
+
+A wrong trust is the one failure that may not happen, so trust needs a witness that could see an error
+of the size that matters, and none that contradicts; being unable to tell is a reject.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import binom
 
-from guidebook.diagnostics.judging.advice import _advice, _richer
+from guidebook.diagnostics.judging.advice import advice, capital, richer
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.witnesses.testimony import ERRORS, Estimate
+from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
-STEIN_LIMIT = 0.35
-"""Of Stein's discrepancy: it compares with a Gaussian, so it contradicts, and does not confirm."""
-
-
-KHAT_ALONE = 0.5
-"""Below it raw importance sampling has finite variance (Vehtari et al. 2024): asked of k-hat where
-no gradient is there to confirm it."""
-
-
-REWEIGHT_SHARE = 0.1
-"""Least importance ESS as a share of the draws: 400 of 4,000 give means to 0.05 sd."""
+SHARE_TRUSTED, SHARE_REWEIGHTED = 0.99, 0.95
+"""Of the rows of an amortised fit."""
+CHANCE = 0.05
+"""A sample of the rows speaks against the rest where so many rows off are rarer than this."""
+NOT_SEEN = "Nothing could judge it"
 
 
 def judge(f: Findings) -> Judgement:
     """The verdict on one approximation."""
-    if f.point:
+    if f.kind == "point":
+        return _of_point(f)
+    for testimony in f.testimonies.values():
+        if testimony.rules_out:
+            return Judgement(Verdict.REJECT, testimony.rules_out, advice(f))
+    against = why_not_trust(f)
+    if enough(against, SHARE_TRUSTED, f):
+        return Judgement(Verdict.TRUST, _why_trust(f, against), _missing(f) or NOTHING)
+    weighted = why_not_reweight(f)
+    if enough(weighted, SHARE_REWEIGHTED, f):
+        reason = f"{_summed(f, against, 'within bounds')} {_mended(f, weighted)}"
+        return Judgement(
+            Verdict.REWEIGHT,
+            reason,
+            f"Use the weighted draws ({_how_weighted(f)}), or {richer(f)} for raw draws that need no "
+            "weights.",
+        )
+    reason = _summed(f, against, "within bounds")
+    if f.kind != "chains":  # chains have no weights, and need none
+        reason += " " + _summed(f, weighted, "within bounds after weighting")
+    return Judgement(Verdict.REJECT, reason, advice(f))
+
+
+NOTHING = "Nothing: use the draws."
+
+
+def _of_point(f: Findings) -> Judgement:
+    if f.posteriors > 1:
         return Judgement(
             Verdict.REJECT,
-            "A point estimate has no spread, so it is not a posterior.",
-            "Use mean_field or full_rank; keep delta for a mode.",
-        )
-    against = _against_everything(f)
-    if against:
-        return Judgement(Verdict.REJECT, against, _advice(f))
-    if f.sampler:
-        return _judge_sampler(f)
-    trust = _why_not_trust(f)
-    if not trust:
-        return Judgement(Verdict.TRUST, _why_trust(f), _missing(f) or "Nothing: use the draws.")
-    weight = _why_not_reweight(f)
-    if not weight:
-        reason = (
-            f"{trust} The importance weights mend it (k-hat {f.khat:.2f}, effective draws "
-            f"{f.ess:.0f} of {f.draws})."
-        )
-        return Judgement(
-            Verdict.REWEIGHT, reason, "Use the weighted draws (comparison.weighted(name)), "
-            f"or {_richer(f)} for raw draws that need no weights.",
-        )  # fmt: skip
-    return Judgement(Verdict.REJECT, f"{trust} {weight}", _advice(f))
-
-
-# what speaks against raw and weighted draws alike ------------------------------------------------
-
-
-def _against_everything(f: Findings) -> str:
-    if f.vetoed:
-        return f.vetoed
-    if f.missing_mode:
-        return f"The posterior has mass where there are no draws: {f.missing_mode}."
-    if f.reference is not None and f.reference_sound and f.sampler and f.reference.bad():
-        return f"It contradicts the reference: {f.reference.worst(f.names)}."
-    return ""
-
-
-def _judge_sampler(f: Findings) -> Judgement:
-    if not f.converged:
-        return Judgement(Verdict.REJECT, f.status or "Its chains have not converged.", _advice(f))
-    if f.stein > STEIN_LIMIT:
-        return Judgement(
-            Verdict.REJECT,
-            f"The chains agree with one another and not with the density: {f.stein_words}.",
-            "Check that model and draws belong together.",
+            "A point for each row, no posterior: the guide is a deterministic code.",
+            "Use it as an autoencoder (reconstructions and codes are on its page); for a posterior, "
+            "fit AmortizedNormal.",
         )
     return Judgement(
-        Verdict.TRUST,
-        "The chains agree (R-hat, effective sample size), without divergences.",
-        _missing(f) or "Nothing: use the draws.",
+        Verdict.REJECT,
+        "A point estimate has no spread, so it is not a posterior.",
+        "Use mean_field or full_rank; keep delta for a mode.",
     )
 
 
-# trust -------------------------------------------------------------------------------------------
+# per posterior -----------------------------------------------------------------------------------
 
 
-def _why_not_trust(f: Findings) -> str:
-    """Empty where the raw draws can be trusted, else the first reason against."""
-    if f.reference is not None and f.reference_sound:
-        if f.reference.bad():
-            return f"Against the reference {f.reference.worst(f.names)}."
-        if not f.reference.within(0.0):  # perhaps noise, but a sound reference is heard first
-            return f"Against the reference, at the limit: {f.reference.worst(f.names)}."
-        if f.reference.good() and not f.sampler and math.isnan(f.khat):
-            return ""  # files without log_q: the reference is all there is
-    if f.discrete:
-        return _why_not_trust_discrete(f)
-    for name, estimate in (("A short Hamiltonian run", f.transport),
-                           ("Importance weighting", _heard(f))):  # fmt: skip
-        if estimate is not None and estimate.bad():
-            return f"{name} says that {estimate.worst(f.names)}."
-    if f.stein > STEIN_LIMIT:
-        return f"Stein's identities fail: {f.stein_words}."
-    together = _pooled(f)
-    if together is not None and together.good():
-        return "" if _not_contradicted(f) else "The witnesses disagree about the raw draws."
-    if _importance_confirms(f):
-        return ""
-    if math.isnan(f.khat) and f.transport is None:
-        return f"There is nothing to judge it by ({', '.join(f.absent) or 'no witness'})."
-    if together is not None and together.able.all():
-        return f"The errors are too near their limits: {together.worst(f.names)}."
-    if f.transport is not None:
-        blind = f.names[int(np.argmin(f.transport.able))]
-        return (
-            f"Nothing can tell: a Hamiltonian run is too short for {blind}, k-hat is {f.khat:.2f}."
-        )
-    return f"k-hat {f.khat:.2f} +- {f.khat_se:.2f} leaves open whether the draws are right."
+def why_not_trust(f: Findings) -> list[str]:
+    """Of every posterior: empty where its raw draws can be trusted, else the first reason against."""
+    reasons = _first(f, "against")
+    confirmed, alone = _confirmed(f), _alone(f)
+    unknown = _undecided(f)
+    return [
+        reason or ("" if confirmed[i] or alone[i] else unknown(i))
+        for i, reason in enumerate(reasons)
+    ]
 
 
-def _why_not_trust_discrete(f: Findings) -> str:
-    """Without gradients no witness but a reference sees a mode that all draws miss."""
-    if f.engine == "exact" and f.khat == -math.inf:
-        return ""
-    if f.reference is None or not f.reference_sound:
-        return (
-            "Discrete values have no gradients, so nothing but a reference could see a mode that "
-            "the draws miss."
-        )
-    if not f.khat < f.khat_limit:
-        return (
-            "Against the reference each marginal is right, but how they hang together is not "
-            f"(k-hat {f.khat:.2f}, limit {f.khat_limit:.2f})."
-        )
-    if f.importance is not None and f.importance.bad():
-        return f"Importance weighting says that {f.importance.worst(f.names)}."
-    return ""
+def why_not_reweight(f: Findings) -> list[str]:
+    """Of every posterior: empty where its weighted draws can be used, else the first reason against."""
+    if not any(t.numbers.get("khat") is not None for t in f.testimonies.values()):
+        absent = ", ".join(f.absent()) or "no weights"
+        return [f"It cannot be reweighted: {absent}."] * f.posteriors
+    reasons, weak = _first(f, "against_weighted"), _first(f, "weak_weighted")
+    within = _any(f, _weighted_within)
+    checked = _any(f, lambda t: t.checks)
+    if f.sampled is not None:  # what the sample confirms holds for rows like it
+        checked |= bool(checked[list(f.sampled)].all())
+    unseen = (
+        "Discrete variables have no gradients: without a sound reference a mode that the weighted "
+        "draws miss cannot be detected."
+        if f.discrete
+        else "Nothing but the weights themselves could check the weighted draws."
+    )
+    return [
+        reason or ("" if within[i] else weak[i]) or ("" if checked[i] else unseen)
+        for i, reason in enumerate(reasons)
+    ]
 
 
-def _heard(f: Findings) -> Estimate | None:
-    """The importance weights' estimate, where k-hat lets it be heard."""
-    return f.importance if f.khat < f.khat_limit else None
+def _first(f: Findings, name: str) -> list[str]:
+    """The first reason of that name for every posterior; the last heard, a reference, comes first."""
+    found = [""] * f.posteriors
+    for testimony in f.testimonies.values():
+        for i, words in enumerate(getattr(testimony, name)):
+            found[i] = words or found[i]
+    return found
 
 
-def _pooled(f: Findings) -> Estimate | None:
-    """The Hamiltonian run's estimate, with that of the weights where k-hat lets it be heard.
+def _any(f: Findings, flags: Callable[[Testimony], np.ndarray | None]) -> np.ndarray:
+    total = np.zeros(f.posteriors, bool)
+    for testimony in f.testimonies.values():
+        own = flags(testimony)
+        if own is not None:
+            total |= own
+    return total
 
-    Weighted by inverse variances; the error of the weights grows with k-hat above 0.5, where their
-    variance is infinite.
+
+def _weighted_within(t: Testimony) -> np.ndarray | None:
+    """Whether a confirming witness puts the weighted draws within bounds."""
+    if t.role != "confirms" or t.weighted is None:
+        return None
+    return t.weighted.within(0.0)
+
+
+def _confirmed(f: Findings) -> np.ndarray:
+    """Vouched for, or every marginal is within bounds by the pooled estimate of those that can judge."""
+    confirmed = _any(f, lambda t: t.vouches)
+    together = pooled(f)
+    if together is None:
+        return confirmed
+    confirmed |= together.good()
+    if f.sampled is not None and _sample_agrees(f):
+        confirmed |= _any(f, _usable_and_within)
+    return confirmed
+
+
+def _sample_agrees(f: Findings) -> bool:
+    """Whether costly witnesses could judge most of the sampled rows, and found few of them off.
+
+    A run on a few hundred draws of a row is too short to put it within bounds by itself; it sees what
+    the row's weights are blind to.
     """
-    run, heard = f.transport, _heard(f)
-    if run is None or heard is None or not math.isfinite(f.khat):
-        return run
-    doubt = 1 + 4 * max(0.0, f.khat - KHAT_ALONE)
-    shift, shift_se = _combined(run.shift, run.shift_se, heard.shift, doubt * heard.shift_se)
-    ratio, ratio_se = _combined(
-        run.log_ratio, run.log_ratio_se, heard.log_ratio, doubt * heard.log_ratio_se
-    )
-    return Estimate(shift, shift_se, ratio, ratio_se, run.able)
+    rows = list(f.sampled or [])
+    judged = np.any([one.able[rows].all(-1) for one in _confirming(f)], axis=0)
+    off = np.any([one.bad()[rows] for one in _confirming(f)], axis=0)
+    return bool(judged.mean() > 0.5) and enough_of_sample(~off, SHARE_TRUSTED)
 
 
-def _combined(
-    a: np.ndarray, a_se: np.ndarray, b: np.ndarray, b_se: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    a_weight, b_weight = 1 / np.square(a_se + 1e-9), 1 / np.square(b_se + 1e-9)
-    total = a_weight + b_weight
-    return (a * a_weight + b * b_weight) / total, 1 / np.sqrt(total)
+def _usable_and_within(t: Testimony) -> np.ndarray | None:
+    if t.role != "sharpens" or t.estimate is None:
+        return None
+    return t.estimate.good()
 
 
-def _not_contradicted(f: Findings) -> bool:
-    heard = _heard(f)
-    return heard is None or heard.within(-2.0)
+def pooled(f: Findings) -> Estimate | None:
+    """The estimates that confirm and those that sharpen them, weighted by inverse variances."""
+    confirming = _confirming(f)
+    if not confirming:
+        return None
+    together = confirming[0]
+    for one in confirming[1:]:
+        together = _combined(together, one, np.ones(f.posteriors), together.able | one.able)
+    for t in f.testimonies.values():
+        if t.role == "sharpens" and t.estimate is not None and t.doubt is not None:
+            together = _combined(together, t.estimate, t.doubt, together.able)
+    return together
 
 
-def _importance_confirms(f: Findings) -> bool:
-    """k-hat alone, for files without a model: stricter, and the density's surface must agree."""
-    if f.importance is None or (f.transport is not None and f.transport.able.any()):
+def _confirming(f: Findings) -> list[Estimate]:
+    """The estimates on which a trust may rest."""
+    told = f.testimonies.values()
+    return [t.estimate for t in told if t.role == "confirms" and t.estimate is not None]
+
+
+def _combined(a: Estimate, b: Estimate, doubt: np.ndarray, able: np.ndarray) -> Estimate:
+    """Both, with the errors of b multiplied by `doubt` (n,): infinite leaves a as it is."""
+
+    factor = np.where(np.isfinite(doubt), doubt, 1.0)[:, None]
+    listened = np.isfinite(doubt)[:, None]
+
+    def mean(x: np.ndarray, x_se: np.ndarray, y: np.ndarray, y_se: np.ndarray) -> list[np.ndarray]:
+        x_weight = np.nan_to_num(1 / np.square(x_se + 1e-9))
+        y_weight = np.where(listened, np.nan_to_num(1 / np.square(factor * y_se + 1e-9)), 0.0)
+        total = x_weight + y_weight
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = (np.nan_to_num(x) * x_weight + np.nan_to_num(y) * y_weight) / total
+            return [value, 1 / np.sqrt(total)]
+
+    shift = mean(a.shift, a.shift_se, b.shift, b.shift_se)
+    ratio = mean(a.log_ratio, a.log_ratio_se, b.log_ratio, b.log_ratio_se)
+    return Estimate(shift[0], shift[1], ratio[0], ratio[1], able)
+
+
+def _alone(f: Findings) -> np.ndarray:
+    """Confirmed by the weights alone, which asks more of them and that the gradients agree."""
+    alone = _any(f, lambda t: t.alone)
+    could = np.zeros(f.posteriors, bool)
+    for one in _confirming(f):
+        could |= one.able.any(-1)
+    gradients = f.testimonies.get("Stein's identities")
+    known = gradients is not None and "stein" in gradients.numbers
+    if f.discrete or f.converged is False or not known:
+        return np.zeros(f.posteriors, bool)
+    assert gradients is not None
+    agreed = np.isfinite(gradients.numbers["stein"])
+    if f.sampled is not None:
+        agreed = np.full(f.posteriors, bool(agreed[list(f.sampled)].all()))
+    return alone & ~could & agreed
+
+
+def enough(reasons: list[str], share: float, f: Findings) -> bool:
+    """Whether so many posteriors have no reason against them, in all and in the sample."""
+    good = np.array([not reason for reason in reasons])
+    if good.mean() < (share if f.posteriors > 1 else 1.0):
         return False
-    agreed = f.stein < STEIN_LIMIT and math.isfinite(f.stein)
-    tail = f.khat_moments if math.isfinite(f.khat_moments) else f.khat
-    confident = max(f.khat, tail) + f.khat_se < KHAT_ALONE or f.khat == -math.inf
-    return agreed and confident and f.importance.within(ERRORS) and f.converged is not False
+    return f.sampled is None or enough_of_sample(good[list(f.sampled)], share)
 
 
-def _why_trust(f: Findings) -> str:
-    parts = []
-    if f.transport is not None:
-        parts.append("a short Hamiltonian run leaves the draws where they are")
-    if _heard(f) is not None:
-        parts.append("importance weighting changes nothing that matters" if f.khat > -math.inf
-                     else "its density is the posterior's")  # fmt: skip
-    if f.stein <= STEIN_LIMIT:
-        parts.append("Stein's identities hold")
-    if f.reference is not None and f.reference_sound:
-        parts.append("the reference agrees")
-    text = ", ".join(parts) + "."
-    return text[:1].upper() + text[1:]
+def enough_of_sample(good: np.ndarray, share: float) -> bool:
+    """Whether a sample with so many rows off could come from rows of which `share` are good."""
+    off = int((~good).sum())
+    return off == 0 or bool(binom.sf(off - 1, len(good), 1 - share) > CHANCE)
 
 
-# reweight ----------------------------------------------------------------------------------------
+# words -------------------------------------------------------------------------------------------
 
 
-def _why_not_reweight(f: Findings) -> str:
-    """Empty where the weighted draws can be used, else the first reason against."""
-    if f.importance is None:
-        return "It cannot be reweighted: " + (
-            ", ".join(f.absent) or "no weights"
-        ) + "."  # fmt: skip
-    if not f.khat < f.khat_limit:
-        return f"Its weights are unusable (k-hat {f.khat:.2f}, limit {f.khat_limit:.2f})."
-    confirmed = f.weighted_transport is not None and f.weighted_transport.within(0.0)
-    if f.khat_moments > f.khat_limit and not confirmed:
-        return f"Its weights do not give variances (k-hat of second moments {f.khat_moments:.2f})."
-    if not f.ess >= REWEIGHT_SHARE * f.draws:
-        return f"Its weights leave {f.ess:.0f} effective draws of {f.draws}."
-    if f.weighted_reference is not None and f.reference_sound and f.weighted_reference.bad():
-        return f"Weighted, against the reference {f.weighted_reference.worst(f.names)}."
-    if f.weighted_transport is not None and f.weighted_transport.bad():
-        return f"Weighted, {f.weighted_transport.worst(f.names)} by the Hamiltonian run."
-    if f.discrete:
-        seen = f.weighted_reference is not None and f.reference_sound
-        return "" if seen else "Nor could a mode be seen that the weighted draws miss."
-    if not f.stein_weighted < STEIN_LIMIT:
-        return "The weighted draws fail Stein's identities."
-    return ""
+def _undecided(f: Findings) -> Callable[[int], str]:
+    """The reason where no witness contradicts and none confirms, of posterior i."""
+    together = pooled(f)
+    khat = next((t.numbers["khat"] for t in f.testimonies.values() if "khat" in t.numbers), None)
+
+    def words(i: int) -> str:
+        if f.discrete:
+            return (
+                "Discrete variables have no gradients; without a sound reference a missed mode "
+                "cannot be detected."
+            )
+        if together is not None and together.able[i].all():
+            return f"The errors are too near their limits: {together.worst(f.names, i)}."
+        weights = "no importance weights" if khat is None else f"k-hat is {khat[i]:.2f}"
+        if together is not None:
+            blind = f.names[int(np.argmin(together.able[i]))]
+            return f"Inconclusive: the Hamiltonian run did not mix for {blind}, and {weights}."
+        if khat is None:
+            return f"{NOT_SEEN}: {', '.join(f.absent()) or 'no witness'}."
+        return f"Inconclusive: {weights}, and nothing else could judge the raw draws."
+
+    return words
+
+
+def _why_trust(f: Findings, against: list[str]) -> str:
+    parts = [t.agreement for t in f.testimonies.values() if t.agreement]
+    text = capital(", ".join(parts)) + "."
+    if f.posteriors == 1:
+        return text
+    return f"{_share(against)} of the {f.posteriors} rows are within bounds. {text}"
+
+
+def _summed(f: Findings, reasons: list[str], what: str) -> str:
+    """The reason; of many posteriors the share that has none, and the reason of one that has."""
+    if f.posteriors == 1:
+        return reasons[0]
+    told = f"{_share(reasons)} of the {f.posteriors} rows are {what}"
+    i = next((i for i, reason in enumerate(reasons) if reason), None)
+    return f"{told}." if i is None else f"{told}; row {i}: {reasons[i]}"
+
+
+def _share(reasons: list[str]) -> str:
+    return f"{np.mean([not reason for reason in reasons]):.0%}"
+
+
+def _mended(f: Findings, weighted: list[str]) -> str:
+    if f.posteriors > 1:
+        return f"The importance weights mend {_share(weighted)} of them."
+    numbers = next(t.numbers for t in f.testimonies.values() if "khat" in t.numbers)
+    return (
+        f"The importance weights mend it (k-hat {numbers['khat'][0]:.2f}, effective draws "
+        f"{numbers['ess'][0]:.0f} of {f.draws})."
+    )
+
+
+def _how_weighted(f: Findings) -> str:
+    if f.posteriors > 1:
+        return "row by row, by log p(x, z) - log q(z | x)"
+    return "comparison.weighted(name)"
 
 
 def _missing(f: Findings) -> str:
-    return f"Not checked: {'; '.join(f.absent)}." if f.absent else ""
+    absent = f.absent()
+    return f"Not checked: {'; '.join(absent)}." if absent else ""

@@ -8,8 +8,8 @@ from typing import Any
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from guidebook.diagnostics.measures.identities import Bound, _mean, _scored, bound
-from guidebook.diagnostics.measures.information import Estimate
+from guidebook.diagnostics.measures.identities import Bound, bound, scored
+from guidebook.diagnostics.measures.information import Estimate, mean_of
 from guidebook.errors import GuidebookError
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.labels import log_labellings
@@ -83,11 +83,11 @@ def summed_out(
     energy = log_joint + copies + log_det
     away = log_q - log_det - (prior + copies)
     known = Bound(
-        _mean(energy), _mean(-log_q), _mean(likelihood), _mean(away), _mean(energy - log_q),
-        _mean(likelihood - away),
+        mean_of(energy), mean_of(-log_q), mean_of(likelihood), mean_of(away), mean_of(energy - log_q),
+        mean_of(likelihood - away),
     )  # fmt: skip
     if exact is None or log_evidence is None:
         return known
-    log_p = _scored(exact, fit, potential.constrain(u)).double() + copies
-    gap = _mean(log_q - log_det - log_p)
+    log_p = scored(exact, fit, potential.constrain(u)).double() + copies
+    gap = mean_of(log_q - log_det - log_p)
     return known._replace(log_evidence=Estimate(float(log_evidence)), posterior_kl=gap)

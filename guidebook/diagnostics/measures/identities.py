@@ -27,7 +27,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from guidebook.diagnostics.measures.information import Estimate
+from guidebook.diagnostics.measures.information import Estimate, mean_of
 from guidebook.errors import DataError, GuideError, ModelError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior
@@ -108,26 +108,26 @@ def bound(
     energy = prior + likelihood + log_det
     entropy, prior_kl = _closed_entropy(fit), _closed_prior_kl(fit)
     if entropy is None:
-        energy_form, spread = _mean(energy - log_q), _mean(-log_q)
+        energy_form, spread = mean_of(energy - log_q), mean_of(-log_q)
     else:
         spread = Estimate(entropy)
-        energy_form = Estimate(_mean(energy).value + entropy, _mean(energy).se)
-    data_term = _mean(likelihood)
+        energy_form = Estimate(mean_of(energy).value + entropy, mean_of(energy).se)
+    data_term = mean_of(likelihood)
     if prior_kl is None:
-        away = _mean(log_q - log_det - prior)
-        data_form = _mean(likelihood - (log_q - log_det - prior))
+        away = mean_of(log_q - log_det - prior)
+        data_form = mean_of(likelihood - (log_q - log_det - prior))
     else:
         away = Estimate(prior_kl)
         data_form = Estimate(data_term.value - prior_kl, data_term.se)
-    known = Bound(_mean(energy), spread, data_term, away, energy_form, data_form)
+    known = Bound(mean_of(energy), spread, data_term, away, energy_form, data_form)
     if exact is None:
         return known
     evidence = _evidence(exact, potential.data) if log_evidence is None else log_evidence
     gap = _closed_posterior_kl(fit, exact)
     if gap is None:
-        log_p = _scored(exact, fit, potential.constrain(u)).double()
+        log_p = scored(exact, fit, potential.constrain(u)).double()
         return known._replace(
-            log_evidence=Estimate(evidence), posterior_kl=_mean(log_q - log_det - log_p)
+            log_evidence=Estimate(evidence), posterior_kl=mean_of(log_q - log_det - log_p)
         )
     return known._replace(log_evidence=Estimate(evidence), posterior_kl=Estimate(gap))
 
@@ -170,10 +170,6 @@ def bound_by_enumeration(
 
 
 # terms -------------------------------------------------------------------------------------------
-
-
-def _mean(values: Tensor) -> Estimate:
-    return Estimate(float(values.mean()), float(values.std() / math.sqrt(len(values))))
 
 
 def _prior_and_likelihood(trace: Any, latent: set[str] | None = None) -> dict[str, Tensor]:
@@ -267,7 +263,7 @@ def _guide_density(guide: Any, data: Mapping[str, Any], values: Mapping[str, Ten
     return torch.stack([t.sum() for t in total]).sum()
 
 
-def _scored(exact: Any, fit: Fit, values: Mapping[str, Tensor]) -> Tensor:
+def scored(exact: Any, fit: Fit, values: Mapping[str, Tensor]) -> Tensor:
     """log p(z | x) (S,) by the exact guide at draws of the fit's sites, each (S, *shape)."""
     data, names = fit.potential.data, [site.name for site in fit.sites]
     kept = {n: values[n] for n in names}

@@ -75,7 +75,7 @@ def cross_entropy(p: Any, q: Any, *, draws: int = DRAWS, seed: int = 0) -> Estim
     if not isinstance(p, Distribution):
         x = _draws(p)
         if isinstance(q, Distribution):
-            return _mean(
+            return mean_of(
                 -q.log_prob(torch.as_tensor(p)).detach().double().reshape(len(x), -1).sum(1)
             )
         return _of_draws(_cross_entropy_of_draws, x, _draws(q))
@@ -142,7 +142,8 @@ def _both(q: Any) -> None:
         )
 
 
-def _mean(values: Tensor) -> Estimate:
+def mean_of(values: Tensor) -> Estimate:
+    """The mean of independent values (n,) with its standard error, infinite for one value."""
     values = values.double()
     se = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.inf
     return Estimate(float(values.mean()), se)
@@ -161,7 +162,7 @@ def _expectation(
                 return Estimate(float(torch.where(weight > 0, weight * value, 0.0).sum()))
         with random_state(seed):
             value = function(p.sample(torch.Size((draws,))))
-        return _mean(value.reshape(draws, -1).sum(1))
+        return mean_of(value.reshape(draws, -1).sum(1))
 
 
 # nearest neighbours ------------------------------------------------------------------------------

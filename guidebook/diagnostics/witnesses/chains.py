@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from guidebook.diagnostics.witnesses.testimony import _attribute
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.inference.fits.chains import agree
-from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+NAME = "Convergence"
+VETOES = (Status.RESTARTS_DISAGREE, Status.STOPPED_BY_NAN, Status.NO_MODE)
+"""Ends after which neither raw nor weighted draws can be used."""
+EQUAL = 1e-3
+"""Nats by which log p(x, z) - log q(z) of an enumerated posterior may vary: rounding."""
 
 
 def chains_of(tree: xr.DataTree) -> int:
@@ -49,27 +57,27 @@ def effective_draws(tree: xr.DataTree) -> float:
     return min(float(np.nanmin(v)) for v in sizes)
 
 
-# the witnesses -----------------------------------------------------------------------------------
-
-
-def _convergence(
-    tree: xr.DataTree, fit: Fit | None, absent: list[str]
-) -> tuple[bool, bool | None, str, str]:
-    """(is a sampler, has converged, status in words, why nothing of it may be used)."""
-    stats = tree.children.get("sample_stats")
-    has_q = stats is not None and "log_q" in stats.data_vars
-    name = fit.status.name if fit else _attribute(tree, "status")
-    status = Status[name] if name in Status.__members__ else None
-    kind = _attribute(tree, "kind")
-    sampler = kind == "chains" or (not kind and not has_q and chains_of(tree) > 1)
-    if sampler:
-        if status is not None:
-            return True, status.good, status.value, ""
-        good, words = sampler_convergence(tree)
-        return True, good, words, ""
+def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
+    """How the fit ended; of a sampler, whether its chains agree, which vouches for their draws."""
+    status, everyone = subject.status, np.ones(subject.posteriors, bool)
+    if subject.kind == "chains":
+        good, words = (status.good, status.value) if status else sampler_convergence(subject.tree)
+        return Testimony(
+            NAME,
+            words=(words,),
+            against=[] if good else [words] * subject.posteriors,
+            vouches=everyone & good,
+            agreement="the chains agree (R-hat, effective sample size), without divergences",
+        )
     if status is None:
-        absent.append("convergence of the fit (the file does not say how it ended)")
-        return False, None, "", ""
-    vetoes = (Status.RESTARTS_DISAGREE, Status.STOPPED_BY_NAN, Status.NO_MODE)
-    vetoed = status.value if status in vetoes else ""
-    return False, status.good, status.value, vetoed
+        return Testimony(NAME, absent="the file does not say how the fit ended")
+    vouches = None
+    if subject.is_discrete and status is Status.EXACT and subject.log_ratio is not None:
+        # a posterior that is known by enumeration has no gradients to confirm it, and needs none
+        vouches = everyone & (np.ptp(subject.log_ratio, axis=0) < EQUAL)
+    return Testimony(
+        NAME,
+        words=(status.value,),
+        rules_out=status.value if status in VETOES else "",
+        vouches=vouches,
+    )

@@ -11,17 +11,14 @@ min(1 - 1 / log10 S, 0.7): Vehtari et al. 2024, "Pareto smoothed importance samp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from arviz_stats.base import array_stats
 
-from guidebook.diagnostics.witnesses.testimony import Estimate, Marginals
-
-if TYPE_CHECKING:
-    import xarray as xr
-
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import ERRORS, Estimate, Testimony, where
 
 LEAST_SHARE = 0.1
 """Of the draws: effective ones of weights that could not be smoothed, below which they say nothing."""
@@ -29,10 +26,16 @@ LEAST_SHARE = 0.1
 
 LEAST_DRAWS = 25
 """arviz_stats fits no tail to fewer."""
+KHAT_ALONE = 0.5
+"""Below it raw importance sampling has finite variance (Vehtari et al. 2024): asked of k-hat where
+nothing but the weights and the gradients can judge the draws."""
+REWEIGHT_SHARE = 0.1
+"""Least importance ESS as a share of the draws: 400 of 4,000 give means to 0.05 sd."""
+MOST_MOMENTS = 400
+"""k-hats of second moments computed for all posteriors together, some tenths of a second."""
 
 
-ROUNDING = 1e-5
-"""Weights that differ by less, relative to the log density, are equal."""
+NAME = "Importance weights"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,9 @@ def weighted_moments(
     return mean, np.sqrt(np.maximum(weights @ np.square(values - mean), 0.0))
 
 
+EVIDENCE = ("elbo", "elbo_se", "log_evidence", "log_evidence_se")
+
+
 def evidence(log_ratio: np.ndarray) -> dict[str, float]:
     """The ELBO, mean log w, and log evidence, log mean w, with standard errors (delta method)."""
     size = len(log_ratio)
@@ -141,67 +147,189 @@ def evidence(log_ratio: np.ndarray) -> dict[str, float]:
     }
 
 
-def _importance(
-    tree: xr.DataTree, absent: list[str], sampler: bool
-) -> tuple[Importance | None, np.ndarray | None]:
-    stats = tree.children.get("sample_stats")
-    names = set(stats.data_vars) if stats is not None else set()
-    if not {"lp", "log_q"} <= names:
-        if not sampler:
-            missing = [n for n in ("lp", "log_q") if n not in names]
-            absent.append(f"importance weights (sample_stats has no {' and no '.join(missing)})")
-        return None, None
-    log_ratio = (stats["lp"].values - stats["log_q"].values).reshape(-1)
-    found = psis(log_ratio)
-    if found is None:
-        absent.append("importance weights (too few draws, or densities that are not finite)")
-    return found, log_ratio
+def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
+    """The errors of the raw draws by their smoothed weights, posterior by posterior.
+
+    They speak against the draws where k-hat is below its limit, sharpen an estimate that confirms,
+    and confirm alone where k-hat and the k-hats of second moments are below 0.5.
+    """
+    if subject.log_ratio is None:
+        silent = subject.kind in ("chains", "point")
+        return Testimony(
+            NAME, absent="" if silent else subject.lacks.get("log_ratio", "no weights")
+        )
+    found = [psis(column) for column in subject.log_ratio.T]
+    if subject.posteriors == 1 and found[0] is None:
+        return Testimony(
+            NAME,
+            absent="too few draws, or densities that are not finite",
+            numbers=evidence_numbers(subject.log_ratio),
+        )
+    khat, khat_se, ess = (
+        np.array([getattr(one, name) if one else missing for one in found])
+        for name, missing in (("khat", math.inf), ("khat_se", math.nan), ("ess", 0.0))
+    )
+    limit = khat_limit(subject.draws)
+    estimate = _estimate(subject, found).widened(subject.tails)
+    moments = _khat_of_moments(subject, found)
+    numbers = evidence_numbers(subject.log_ratio) | {"khat": khat, "khat_se": khat_se, "ess": ess}
+    tail = np.where(np.isfinite(moments), np.maximum(khat, moments), khat)
+    confident = (tail + khat_se < KHAT_ALONE) | (khat == -math.inf)
+    return Testimony(
+        NAME,
+        words=_words(subject, numbers, limit, estimate),
+        role="sharpens",
+        estimate=estimate,
+        # the error of the weights grows with k-hat above 0.5, where their variance is infinite
+        doubt=np.where(
+            np.isfinite(khat) & (khat < limit), 1 + 4 * np.maximum(0.0, khat - KHAT_ALONE), math.inf
+        ),
+        against=_against(subject, estimate, khat, limit),
+        against_weighted=_against_weighted(subject, khat, ess, limit),
+        weak_weighted=where(
+            moments > limit,
+            lambda i: (
+                "The importance weights have no finite variance for second moments (k-hat of "
+                f"second moments {moments[i]:.2f}, limit {limit:.2f})."
+            ),
+        ),
+        alone=confident & estimate.within(ERRORS),
+        agreement=(
+            "the importance weights are equal, so its density is the posterior's"
+            if (khat == -math.inf).all()
+            else "importance weighting changes no mean or standard deviation that matters"
+            if (khat < limit).all()
+            else ""
+        ),
+        numbers=numbers,
+        detail=found,
+    )
 
 
-# estimates ---------------------------------------------------------------------------------------
-
-
-def _importance_estimate(marginals: Marginals, importance: Importance | None) -> Estimate | None:
-    if importance is None:
+def weights_of(heard: Mapping[str, Testimony], posteriors: int) -> np.ndarray | None:
+    """The smoothed weights (S, n) of the posteriors that were heard; None where there are none."""
+    found = heard[NAME].detail if NAME in heard else None
+    if not found or any(one is None for one in found):
         return None
-    values, weights = marginals.values, importance.weights
-    mean, sd = values.mean(0), values.std(0)
-    target_mean, target_sd = weighted_moments(values, weights)
-    sd, target_sd = (np.maximum(one, marginals.least_sd) for one in (sd, target_sd))
-    z2 = np.square((values - target_mean) / target_sd)
-    # errors of self-normalised weights, of their difference from the raw draws
-    tilt = weights - 1 / len(weights)
-    shift_se = np.sqrt(np.square(tilt) @ z2)
-    ratio_se = 0.5 * np.sqrt(np.square(tilt) @ np.square(z2 - 1))
-    log_ratio = np.log(sd / target_sd)  # both floored above
-    able = np.full(len(mean), importance.usable)
-    return Estimate((mean - target_mean) / target_sd, shift_se, log_ratio, ratio_se, able)
+    return np.stack([one.weights for one in found], axis=1)
 
 
-def _khat_moments(
-    log_ratio: np.ndarray | None, marginals: Marginals, importance: Importance | None
-) -> float:
-    """The largest k-hat of second moments over the marginals; of bounded values they are finite."""
-    if (
-        marginals.discrete
-        or log_ratio is None
-        or importance is None
-        or not np.isfinite(importance.khat)
-    ):
-        return math.nan
-    columns = marginals.values.T[:40]
-    return max(khat_of_moment(log_ratio, column) for column in columns)
+def evidence_numbers(log_ratio: np.ndarray) -> dict[str, np.ndarray]:
+    """`evidence` of every posterior, (n,) each, of log ratios (S, n); NaN where not all are finite."""
+    found = [
+        evidence(column) if np.isfinite(column).all() else dict.fromkeys(EVIDENCE, math.nan)
+        for column in log_ratio.T
+    ]
+    return {name: np.array([one[name] for one in found]) for name in EVIDENCE}
 
 
-def _khat_by_site(
-    log_ratio: np.ndarray | None, marginals: Marginals, importance: Importance | None
+def _estimate(subject: Subject, found: list[Importance | None]) -> Estimate:
+    """Raw against weighted moments, with the errors of self-normalised weights, (n, M)."""
+    shape = subject.values.shape[1:]
+    parts = [np.full(shape, math.nan) for _ in range(4)]
+    able = np.zeros(shape, bool)
+    least = subject.least_sd
+    for i, one in enumerate(found):
+        if one is None:
+            continue
+        values = subject.values[:, i]
+        mean, sd = values.mean(0), np.maximum(values.std(0), least)
+        target_mean, target_sd = weighted_moments(values, one.weights)
+        target_sd = np.maximum(target_sd, least)
+        z2 = np.square((values - target_mean) / target_sd)
+        tilt = one.weights - 1 / len(one.weights)  # the difference from the raw draws
+        parts[0][i] = (mean - target_mean) / target_sd
+        parts[1][i] = np.sqrt(np.square(tilt) @ z2)
+        parts[2][i] = np.log(sd / target_sd)
+        parts[3][i] = 0.5 * np.sqrt(np.square(tilt) @ np.square(z2 - 1))
+        able[i] = one.usable
+    shift, shift_se, log_ratio, log_ratio_se = parts
+    return Estimate(shift, shift_se, log_ratio, log_ratio_se, able)
+
+
+def _khat_of_moments(subject: Subject, found: list[Importance | None]) -> np.ndarray:
+    """The largest k-hat of second moments over up to 40 marginals (n,); NaN where not computed."""
+    worst = np.full(len(found), math.nan)
+    if subject.is_discrete:  # bounded values have finite moments
+        return worst
+    assert subject.log_ratio is not None
+    columns = min(40, subject.values.shape[2])
+    for i, one in enumerate(found[: max(1, MOST_MOMENTS // columns)]):
+        if one is not None and np.isfinite(one.khat):
+            log_ratio = subject.log_ratio[:, i]
+            worst[i] = max(
+                khat_of_moment(log_ratio, column) for column in subject.values[:, i, :columns].T
+            )
+    return worst
+
+
+def _against(subject: Subject, estimate: Estimate, khat: np.ndarray, limit: float) -> list[str]:
+    off = where(
+        estimate.bad() & (khat < limit),
+        lambda i: f"By the importance weights {estimate.worst(subject.names, i)}.",
+    )
+    if not subject.is_discrete:
+        return off
+    # without gradients, marginals may agree with a reference and their dependence be wrong
+    dependent = where(
+        ~(khat < limit),
+        lambda i: (
+            "Marginals alone cannot confirm the dependence between discrete variables, and "
+            f"the importance weights do not (k-hat {khat[i]:.2f}, limit {limit:.2f})."
+        ),
+    )
+    return [a or b for a, b in zip(dependent, off, strict=True)]
+
+
+def _against_weighted(
+    subject: Subject, khat: np.ndarray, ess: np.ndarray, limit: float
+) -> list[str]:
+    unusable = where(
+        ~(khat < limit),
+        lambda i: f"Its importance weights are unusable (k-hat {khat[i]:.2f}, limit {limit:.2f}).",
+    )
+    few = where(
+        ~(ess >= REWEIGHT_SHARE * subject.draws),
+        lambda i: f"Its importance weights leave {ess[i]:.0f} effective draws of {subject.draws}.",
+    )
+    return [a or b for a, b in zip(unusable, few, strict=True)]
+
+
+def _words(
+    subject: Subject, numbers: Mapping[str, np.ndarray], limit: float, estimate: Estimate
+) -> tuple[str, ...]:
+    khat, khat_se, ess = numbers["khat"], numbers["khat_se"], numbers["ess"]
+    finite = np.isfinite(khat)
+    if not finite.any():
+        equal = (khat == -math.inf).all()
+        return ("All equal: q is the posterior up to rounding.",) if equal else ()
+    if subject.posteriors == 1:
+        said = [
+            f"k-hat {khat[0]:.2f} +- {khat_se[0]:.2f} of {subject.draws} draws (limit {limit:.2f}), "
+            f"effective draws {ess[0]:.0f}."
+        ]
+        if khat[0] < limit:
+            said.append(f"Largest error by the weights: {estimate.worst(subject.names)}.")
+        return tuple(said)
+    middle, high = np.quantile(khat[finite], [0.5, 0.95])
+    error = np.median(khat_se[finite])
+    return (
+        f"k-hat per row: median {middle:.2f}, 95 % below {high:.2f} (each +- {error:.2f}); "
+        f"{np.mean(khat < limit):.0%} below the limit {limit:.2f}.",
+    )
+
+
+def khat_by_site(
+    names: list[str],
+    values: np.ndarray,
+    log_ratio: np.ndarray | None,
+    importance: Importance | None,
 ) -> dict[str, tuple[float, float]]:
-    if marginals.discrete or log_ratio is None or importance is None:
-        return {}
-    if not np.isfinite(importance.khat):
+    """The largest k-hat of second moments among a site's marginals (S, M), with its error, by site."""
+    if log_ratio is None or importance is None or not np.isfinite(importance.khat):
         return {}
     sites: dict[str, tuple[float, float]] = {}
-    for name, column in zip(marginals.names[:200], marginals.values.T, strict=False):
+    for name, column in zip(names[:200], values.T, strict=False):
         site = name.split("[")[0]
         khat = khat_of_moment(log_ratio, column)
         if site not in sites or khat > sites[site][0]:

@@ -12,41 +12,30 @@ diagnostics do not see it).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from guidebook.diagnostics.judging.findings import Findings
-from guidebook.diagnostics.witnesses.importance import (
-    evidence,
-)
-from guidebook.diagnostics.witnesses.testimony import _flat
+from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.witnesses.importance import khat_limit
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.gaussian import Start, elbo
 from guidebook.programs.labels import canonical_positions, log_labellings
 from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
 
-STARTS = 36
-
-
-GRADIENTS_PER_START = 80
-
-
+NAME = "Modes"
+STARTS, GRADIENTS_PER_START, ITERATIONS = 36, 80, 200
 WORK = 4e8
 """Numbers computed in the search, at single positions: some seconds."""
-
-
-LEAST_SHARE = 0.01
-
-
-ITERATIONS = 200
-
-
+LEAST_SHARE, VISITED = 0.01, 0.3
+"""A mode is missing where it should hold more than a hundredth of the mass and holds less than 0.3 of
+what it should."""
 PATHS, TYPICAL = 20, 200
-
-
 VALLEY = 1.0
 """Nats: two modes with less between them are one."""
 
@@ -144,7 +133,7 @@ def missing_modes(
         expected = math.exp(min(0.0, mode.log_mass - total))
         distance = mode.distance(u)
         share = float((distance < reach).mean())
-        if expected > LEAST_SHARE and share < 0.3 * expected:
+        if expected > LEAST_SHARE and share < VISITED * expected:
             few = slice(0, TYPICAL)  # the very nearest of all draws may stand in the valley itself
             nearest = u[few][np.argsort(distance[few])[:PATHS]]
             if _behind_a_valley(potential, mode.center, nearest):
@@ -164,16 +153,40 @@ def _behind_a_valley(potential: Potential, center: np.ndarray, draws: np.ndarray
     return bool((value.min(0) < np.minimum(value[0], value[-1]) - VALLEY).all())
 
 
-def _lower_bound(
-    fit: Fit | None, u: np.ndarray, log_ratio: np.ndarray | None, f: Findings
-) -> float:
+def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
+    """A mode that the draws miss rules out raw and weighted draws alike."""
+    if subject.kind == "point":
+        return Testimony(NAME)
+    if subject.modes is None or subject.position is None or subject.potential is None:
+        return Testimony(NAME, absent=subject.lacks.get("modes", ""))
+    u = subject.position[:, 0]
+    least = _lower_bound(subject, heard)
+    found = missing_modes(subject.potential, list(subject.modes), u, least)
+    if not found:
+        return Testimony(NAME, words=("No mode was found that the draws miss.",))
+    mode, expected, share = max(found, key=lambda one: one[1])
+    place = ", ".join(f"{v:.3g}" for v in mode.center[:4])
+    more = ", ..." if len(mode.center) > 4 else ""
+    words = (
+        f"a mode at unconstrained ({place}{more}) should hold about {expected:.0%} of the posterior "
+        f"mass and holds {share:.1%} of the draws"
+    )
+    return Testimony(
+        NAME,
+        words=(f"{words[:1].upper()}{words[1:]}.",),
+        rules_out=f"The posterior has mass where there are no draws: {words}.",
+        detail=found,
+    )
+
+
+def _lower_bound(subject: Subject, heard: Mapping[str, Testimony]) -> float:
     """A lower bound of log p(x): an ELBO, or the evidence estimate where weights are usable."""
-    bounds = [-math.inf]
-    if log_ratio is not None and np.isfinite(log_ratio).all():
-        found = evidence(log_ratio)
-        bounds.append(found["log_evidence"] if f.khat < f.khat_limit else found["elbo"])
-    if fit is not None:
-        bounds.append(gaussian_elbo(fit.potential, u))
+    assert subject.potential is not None and subject.position is not None
+    bounds = [gaussian_elbo(subject.potential, subject.position[:, 0])]
+    numbers = heard[importance.NAME].numbers if importance.NAME in heard else {}
+    if "elbo" in numbers and np.isfinite(numbers["elbo"][0]):
+        usable = "khat" in numbers and numbers["khat"][0] < khat_limit(subject.draws)
+        bounds.append(float(numbers["log_evidence" if usable else "elbo"][0]))
     return max(bounds)
 
 
@@ -184,4 +197,5 @@ def search_modes(fit: Fit, seed: int = 0) -> list[Mode] | None:
     tree = fit.posterior(200, seed)
     if "unconstrained" not in tree.children:
         return None
-    return find_modes(fit.potential, _flat(tree["unconstrained"]["position"].values), seed)
+    position = tree["unconstrained"]["position"].values
+    return find_modes(fit.potential, position.reshape(-1, position.shape[-1]), seed)

@@ -1,18 +1,18 @@
-"""Distances between sets of draws, marginal by marginal."""
+"""The draws against those of a reference, marginal by marginal."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from arviz_stats import wasserstein
 
-from guidebook.diagnostics.witnesses.importance import (
-    weighted_moments,
-)
-from guidebook.diagnostics.witnesses.testimony import Estimate, Marginals
+from guidebook.diagnostics.witnesses.importance import weighted_moments, weights_of
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
+NAME = "Reference"
 LARGEST = 200
 """Marginals whose Wasserstein distance is computed; with more, every so many-th."""
 
@@ -40,34 +40,67 @@ def wasserstein_in_sds(ours: np.ndarray, theirs: np.ndarray) -> float:
     return worst
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Moments of the reference draws, its Monte Carlo error, and whether it can be relied on."""
+def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
+    """Errors of raw and weighted draws against the reference's, with both Monte Carlo errors.
 
-    name: str
-    marginals: Marginals
-    ess: float
-    sound: bool
-
-
-def _reference_estimate(
-    marginals: Marginals, reference: Reference | None, weights: np.ndarray | None = None
-) -> Estimate | None:
-    if reference is None:
-        return None
-    theirs = reference.marginals.in_order_of(marginals.names)
+    A sound reference comes first: it speaks against draws that are at the limit. It vouches for
+    draws that nothing else can judge: discrete ones, and those of files without log q.
+    """
+    reference = subject.reference
+    if reference is None or subject.posteriors > 1:
+        return Testimony(NAME)
+    theirs = reference.marginals.in_order_of(subject.names)
     if theirs is None:
-        return None
-    mean, sd = weighted_moments(marginals.values, weights)
-    sd = np.maximum(sd, marginals.least_sd)
-    ref_mean, ref_sd = theirs.mean(0), np.maximum(theirs.std(0), marginals.least_sd)
-    size = len(marginals.values) if weights is None else 1 / np.square(weights).sum()
-    error = math.sqrt(1 / size + 1 / max(reference.ess, 1))
-    shape = np.ones(len(mean))
+        return Testimony(NAME, absent=f"'{reference.name}' lacks some of the parameters")
+    raw = _estimate(subject, theirs, None)
+    weights = weights_of(heard, 1)
+    weighted = None if weights is None else _estimate(subject, theirs, weights[:, 0])
+    sound, names = reference.sound, subject.names
+    alone = subject.log_ratio is None and subject.kind != "chains"
+    return Testimony(
+        NAME,
+        words=(f"Largest error against '{reference.name}': {raw.worst(names)}.",),
+        estimate=raw,
+        weighted=weighted,
+        against=_against(raw, names, subject.kind) if sound else (),
+        against_weighted=where(
+            weighted.bad(), lambda i: f"Weighted, against the reference {weighted.worst(names, i)}."
+        )
+        if sound and weighted is not None
+        else (),
+        vouches=np.atleast_1d(
+            sound and ((alone and raw.good()) or (subject.is_discrete and raw.within(0.0)))
+        ),
+        checks=np.full(1, sound and weighted is not None),
+        agreement="the reference agrees" if sound else "",
+        numbers={"wasserstein": np.array([wasserstein_in_sds(subject.values[:, 0], theirs)])},
+        detail=reference,
+    )
+
+
+def _against(raw: Estimate, names: Sequence[str], kind: str) -> list[str]:
+    off = where(raw.bad(), lambda i: f"Against the reference {raw.worst(names, i)}.")
+    if kind == "chains":  # two samplers: a difference within their errors is noise
+        return off
+    edge = where(
+        ~raw.within(0.0), lambda i: f"Against the reference, at the limit: {raw.worst(names, i)}."
+    )
+    return [a or b for a, b in zip(off, edge, strict=True)]
+
+
+def _estimate(subject: Subject, theirs: np.ndarray, weights: np.ndarray | None) -> Estimate:
+    reference, least = subject.reference, subject.least_sd
+    assert reference is not None
+    values = subject.values[:, 0]
+    mean, sd = weighted_moments(values, weights)
+    sd = np.maximum(sd, least)
+    ref_mean, ref_sd = theirs.mean(0), np.maximum(theirs.std(0), least)
+    size = len(values) if weights is None else 1 / np.square(weights).sum()
+    error = math.sqrt(1 / size + 1 / max(reference.ess, 1)) * np.ones((1, len(mean)))
     return Estimate(
-        (mean - ref_mean) / ref_sd,
-        error * shape,
-        np.log(sd / ref_sd),
-        error / math.sqrt(2) * shape,
-        shape.astype(bool),
+        ((mean - ref_mean) / ref_sd)[None],
+        error,
+        np.log(sd / ref_sd)[None],
+        error / math.sqrt(2),
+        error > 0,
     )

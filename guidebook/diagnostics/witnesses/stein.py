@@ -7,8 +7,9 @@ Under the posterior, on the unconstrained scale, with g = grad log p(x, u):
 Regressing g on u over the draws of q, g = a - P (u - m) + residual, estimates the same two moments
 with less noise: P is the precision of the Gaussian that matches the posterior over q's draws and
 m + P^-1 a is its mean. So the identities also say which coordinate is off, how far and which way:
-shift = P^-1 a in posterior standard deviations, and the ratio of q's standard deviation to the
-posterior's. k-hat is blind to a guide far too narrow for its surroundings; these are not.
+shift = -P^-1 a, the error of q's mean in posterior standard deviations (as in `Estimate`), and the
+ratio of q's standard deviation to the posterior's. k-hat is blind to a guide far too narrow for its
+surroundings; these are not.
 
 Sources: Stein 1972, "A bound for the error in the normal approximation"; Gorham and Mackey 2015,
 "Measuring sample quality with Stein's method".
@@ -17,20 +18,18 @@ Sources: Stein 1972, "A bound for the error in the normal approximation"; Gorham
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from guidebook.diagnostics.witnesses.testimony import (
-    Marginals,
-    _attribute,
-    _flat,
-)
-from guidebook.inference.fits.datatree import COORDINATE
+from guidebook.diagnostics.witnesses.importance import weights_of
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Testimony, where
 
-if TYPE_CHECKING:
-    import xarray as xr
+NAME = "Stein's identities"
+STEIN_LIMIT = 0.35
+"""Of Stein's discrepancy: it compares with a Gaussian, so it contradicts, and does not confirm."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class Stein:
     def worst(self) -> str:
         """The coordinate that is most off, and how, in words."""
         if self.covariance is None:
-            return "the draws see no maximum of the density"
+            return "the log density has no maximum where the draws are"
         shift, ratio = int(np.abs(self.shift).argmax()), int(np.abs(np.log(self.sd_ratio)).argmax())
         if abs(self.shift[shift]) >= abs(math.log(self.sd_ratio[ratio])):
-            way = "high" if self.shift[shift] < 0 else "low"
+            way = "high" if self.shift[shift] > 0 else "low"
             return f"{self.names[shift]} lies {abs(self.shift[shift]):.2g} sd too {way}"
         value = self.sd_ratio[ratio]
         kind = "narrow" if value < 1 else "wide"
@@ -76,6 +75,9 @@ def stein(
     if size < max(4 * dimension, 25) or not np.isfinite(gradient).all():
         return None
     w = np.full(size, 1 / size) if weights is None else weights
+    ess = 1 / np.square(w).sum()
+    if ess < 2:  # one draw carries all the weight
+        return None
     mean, centre = w @ u, w @ gradient
     moved, slope_of = u - mean, gradient - centre
     scale = np.sqrt(w @ np.square(moved))
@@ -92,12 +94,11 @@ def stein(
         return Stein(names, nothing, nothing, nothing, mean, None)
     inverse = (vectors / values) @ vectors.T
     sd = np.sqrt(np.diagonal(inverse))
-    shift = inverse @ (centre * scale)
-    ess = 1 / np.square(w).sum()
+    shift = -inverse @ (centre * scale)
     noise = np.cov(residual @ inverse.T, rowvar=False, aweights=w).reshape(dimension, dimension)
     error = np.sqrt(np.maximum(np.diagonal(noise), 0) / ess)
     covariance = inverse * np.outer(scale, scale)
-    return Stein(names, shift / sd, error / sd, 1 / sd, mean + shift * scale, covariance)
+    return Stein(names, shift / sd, error / sd, 1 / sd, mean - shift * scale, covariance)
 
 
 def stein_from_surface(z: np.ndarray, lp: np.ndarray, names: list[str]) -> Stein | None:
@@ -129,36 +130,78 @@ def stein_from_surface(z: np.ndarray, lp: np.ndarray, names: list[str]) -> Stein
         return Stein(names, nothing, nothing, nothing, mean, None)
     inverse = (vectors / values) @ vectors.T
     sd = np.sqrt(np.diagonal(inverse))
-    shift = inverse @ slope
+    shift = -inverse @ slope
     error = np.full(dimension, math.sqrt(np.var(left) / size))
     covariance = inverse * np.outer(spread, spread)
-    return Stein(names, shift / sd, error, 1 / sd, mean + shift * spread, covariance)
+    return Stein(names, shift / sd, error, 1 / sd, mean - shift * spread, covariance)
 
 
-def _stein(
-    tree: xr.DataTree, marginals: Marginals, weights: np.ndarray | None, absent: list[str]
-) -> tuple[Stein | None, Stein | None]:
-    """Of the raw and of the weighted draws; from lp's surface where there are no gradients."""
-    if "unconstrained" in tree.children:
-        group = tree["unconstrained"]
-        u, gradient = (_flat(group[name].values) for name in ("position", "gradient"))
-        names = [str(n) for n in group[COORDINATE].values]
-        raw = stein(u, gradient, names)
-        return raw, stein(u, gradient, names, weights) if weights is not None else None
-    if _attribute(tree, "discrete"):
-        absent.append("Stein's identities (discrete values have no gradients)")
-        return None, None
-    absent.append("Stein's identities (no gradients in the file)")
-    stats = tree.children.get("sample_stats")
-    if stats is None or "lp" not in stats.data_vars:
-        return None, None
-    chosen = _independent_columns(marginals.values)
-    lp = stats["lp"].values.reshape(-1)
-    names = [marginals.names[i] for i in chosen]
-    raw = stein_from_surface(marginals.values[:, chosen], lp, names)
-    if raw is not None:
-        absent[-1] += "; a quadratic surface fitted to lp stands in"
-    return raw, raw
+def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
+    """The identities on raw and on weighted draws; from lp's surface where there are no gradients.
+
+    They may contradict and do not confirm: a full-rank Gaussian at its optimum satisfies both
+    identities by construction.
+    """
+    if subject.kind == "point":
+        return Testimony(NAME)
+    raw, weighted, instead = _found(subject, weights_of(heard, subject.posteriors))
+    if all(one is None for one in raw):
+        return Testimony(NAME, absent=instead or "too few draws for the dimension")
+    off, off_weighted = (
+        np.array([one.discrepancy if one else math.nan for one in found])
+        for found in (raw, weighted or [None] * subject.posteriors)
+    )
+    said = [f"{instead}."] if instead else []
+    if subject.posteriors == 1 and raw[0] is not None:
+        said.append(f"Discrepancy {raw[0].discrepancy:.2g}; {raw[0].worst()}.")
+    else:
+        said.append(
+            f"Discrepancy per row: median {np.nanmedian(off):.2g}, at most {np.nanmax(off):.2g}, of "
+            f"{len(off)} rows."
+        )
+    known = ~np.isnan(off_weighted)
+    return Testimony(
+        NAME,
+        words=tuple(said),
+        against=where(
+            off > STEIN_LIMIT,
+            lambda i: f"Stein's identities fail: {raw[i].worst()}.",  # type: ignore[union-attr]
+        ),
+        against_weighted=where(
+            known & ~(off_weighted < STEIN_LIMIT),
+            lambda i: "The importance-weighted draws fail Stein's identities.",
+        ),
+        checks=known,
+        agreement="Stein's identities hold" if (off <= STEIN_LIMIT).all() else "",
+        numbers={"stein": off},
+        detail=raw,
+    )
+
+
+def _found(
+    subject: Subject, weights: np.ndarray | None
+) -> tuple[list[Stein | None], list[Stein | None] | None, str]:
+    """Of the raw and of the weighted draws, and in words what stands in for gradients."""
+    u, gradient = subject.position, subject.gradient
+    names = list(subject.coordinates)
+    if u is not None and gradient is not None:
+        rows = range(subject.posteriors)
+        raw = [stein(u[:, i], gradient[:, i], names) for i in rows]
+        if weights is None:
+            return raw, None, ""
+        return raw, [stein(u[:, i], gradient[:, i], names, weights[:, i]) for i in rows], ""
+    reason = subject.lacks.get("gradient", "no gradients")
+    if subject.is_discrete or subject.log_density is None or subject.posteriors > 1:
+        return [None] * subject.posteriors, None, reason
+    chosen = _independent_columns(subject.values[:, 0])
+    surface = stein_from_surface(
+        subject.values[:, 0][:, chosen],
+        subject.log_density[:, 0],
+        [subject.names[i] for i in chosen],
+    )
+    if surface is None:
+        return [None], None, reason
+    return [surface], [surface], f"A quadratic fitted to lp stands in for gradients ({reason})"
 
 
 def _independent_columns(values: np.ndarray) -> list[int]:

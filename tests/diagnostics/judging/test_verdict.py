@@ -1,7 +1,7 @@
 """The rules of the verdict, and the ways to a wrong trust that must stay closed."""
 
 import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyro
@@ -14,43 +14,103 @@ from scipy import stats
 import guidebook as gb
 from guidebook.diagnostics.judging.findings import Findings, Verdict
 from guidebook.diagnostics.judging.verdict import judge
-from guidebook.diagnostics.witnesses.testimony import Estimate
+from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
 
 def estimate(
     shift: float = 0.0, log_ratio: float = 0.0, se: float = 0.01, able: bool = True
 ) -> Estimate:
-    one = np.ones(1)
-    return Estimate(shift * one, se * one, log_ratio * one, se * one, np.array([able]))
+    one = np.ones((1, 1))
+    return Estimate(shift * one, se * one, log_ratio * one, se * one, able & np.ones((1, 1), bool))
 
 
-GOOD = Findings(
-    names=["x"], family="mean_field", engine="svi", draws=20_000, converged=True, khat=0.3,
-    khat_se=0.08, khat_moments=0.4, ess=15_000, importance=estimate(), stein=0.02,
-    stein_weighted=0.01, transport=estimate(), weighted_transport=estimate(),
-)  # fmt: skip
-OFF = estimate(shift=0.3)
-EDGE = estimate(shift=0.105)
+OFF, EDGE, BLIND = estimate(shift=0.3), estimate(shift=0.105), estimate(able=False)
+
+
+def run(raw: Estimate, weighted: Estimate | None = None) -> Testimony:
+    """A Hamiltonian run."""
+    return Testimony(
+        "Hamiltonian run", role="confirms", estimate=raw, weighted=weighted,
+        against=where(raw.bad(), lambda i: "The run says off."),
+        against_weighted=where(weighted.bad(), lambda i: "Weighted, off.") if weighted else (),
+    )  # fmt: skip
+
+
+def weights(
+    raw: Estimate, khat: float = 0.3, ess: float = 15_000.0, moments: float = 0.4
+) -> Testimony:
+    usable, few = khat < 0.7, ess < 2_000
+    return Testimony(
+        "Importance weights", role="sharpens", estimate=raw,
+        doubt=np.array([1.0 if usable else math.inf]),
+        against=where(raw.bad() & usable, lambda i: "The weights say off."),
+        against_weighted=["" if usable and not few else "Unusable."],
+        weak_weighted=["" if moments < 0.7 else "No variance."],
+        alone=np.array([khat + 0.08 < 0.5]) & raw.within(2.0),
+        numbers={"khat": np.array([khat]), "ess": np.array([ess])},
+    )  # fmt: skip
+
+
+def gradients(raw: float = 0.02, weighted: float = 0.01) -> Testimony:
+    return Testimony(
+        "Stein's identities",
+        against=["Stein fails."] if raw > 0.35 else [""],
+        against_weighted=["Stein fails."] if weighted > 0.35 else [""],
+        checks=np.ones(1, bool), numbers={"stein": np.array([raw])},
+    )  # fmt: skip
+
+
+def reference(raw: Estimate, sound: bool = True) -> Testimony:
+    off = raw.bad() | ~raw.within(0.0)
+    against = where(off, lambda i: "Against the reference.") if sound else ()
+    return Testimony("Reference", estimate=raw, against=against, checks=np.array([sound]))
+
+
+def ended(rules_out: str = "", agree: bool | None = None) -> Testimony:
+    vouches = None if agree is None else np.array([agree])
+    against = ["The chains disagree."] if agree is False else ()
+    return Testimony("Convergence", rules_out=rules_out, vouches=vouches, against=against)
+
+
+def found(*testimonies: Testimony, **facts: Any) -> Findings:
+    told = {t.witness: t for t in testimonies}
+    given = {"names": ["x"], "family": "mean_field", "engine": "svi", "draws": 20_000}
+    return Findings(**{**given, "converged": True, **facts, "testimonies": told})
+
+
+GOOD = (ended(), weights(estimate()), gradients(), run(estimate(), estimate()))
+RUN = run(estimate(), estimate())
 
 RULES = [
-    ("everything agrees", GOOD, Verdict.TRUST),
-    ("weights unusable, the run confirms", replace(GOOD, khat=0.9), Verdict.TRUST),
-    ("raw off, weights mend", replace(GOOD, transport=OFF, importance=OFF), Verdict.REWEIGHT),
-    ("raw off, weights unusable", replace(GOOD, transport=OFF, khat=0.9), Verdict.REJECT),
-    ("raw off, few effective draws", replace(GOOD, transport=OFF, ess=500.0), Verdict.REJECT),
-    ("raw off, weighted off", replace(GOOD, transport=OFF, weighted_transport=OFF), Verdict.REJECT),
-    ("weights say off, run says fine", replace(GOOD, importance=OFF), Verdict.REWEIGHT),
-    ("nothing can tell", replace(GOOD, transport=estimate(able=False), khat=0.9), Verdict.REJECT),
-    ("too near the limit", replace(GOOD, transport=estimate(shift=0.09), khat=0.9), Verdict.REJECT),
-    ("restarts disagree", replace(GOOD, vetoed="Restarts disagree."), Verdict.REJECT),
-    ("a mode is missing", replace(GOOD, missing_mode="a mode at 9"), Verdict.REJECT),
-    ("Stein contradicts", replace(GOOD, stein=3.0, stein_weighted=3.0), Verdict.REJECT),
-    ("a sound reference contradicts", replace(GOOD, reference=OFF, reference_sound=True), Verdict.REWEIGHT),
-    ("a sound one, at the limit", replace(GOOD, reference=EDGE, reference_sound=True), Verdict.REWEIGHT),
-    ("an unsound one does not", replace(GOOD, reference=OFF), Verdict.TRUST),
-    ("a point", replace(GOOD, point=True), Verdict.REJECT),
-    ("chains agree", Findings(["x"], sampler=True, converged=True, stein=0.02), Verdict.TRUST),
-    ("chains disagree", Findings(["x"], sampler=True, converged=False), Verdict.REJECT),
+    ("everything agrees", found(*GOOD), Verdict.TRUST),
+    ("weights unusable, the run confirms", found(*GOOD, weights(estimate(), khat=0.9)), Verdict.TRUST),
+    ("raw off, weights mend", found(*GOOD, weights(OFF), run(OFF, estimate())), Verdict.REWEIGHT),
+    ("raw off, weights unusable", found(*GOOD, weights(OFF, 0.9), run(OFF, OFF)), Verdict.REJECT),
+    ("raw off, few effective draws", found(*GOOD, weights(OFF, ess=500.0), run(OFF, estimate())), Verdict.REJECT),
+    ("raw off, weighted off", found(*GOOD, run(OFF, OFF)), Verdict.REJECT),
+    ("weights say off, run says fine", found(*GOOD, weights(OFF)), Verdict.REWEIGHT),
+    ("nothing can tell", found(*GOOD, weights(estimate(), 0.9), run(BLIND, BLIND)), Verdict.REJECT),
+    ("weights alone are not asked where the run could judge", found(*GOOD, run(estimate(se=0.1))), Verdict.TRUST),
+    ("too near the limit", found(*GOOD, weights(estimate(), 0.9), run(estimate(shift=0.09))), Verdict.REJECT),
+    ("no variance of second moments, unless the run saw it", found(*GOOD, weights(OFF, moments=0.8), run(OFF, estimate())), Verdict.REWEIGHT),
+    ("no variance of second moments", found(*GOOD, weights(OFF, moments=0.8), run(OFF, EDGE)), Verdict.REJECT),
+    ("restarts disagree", found(*GOOD, ended("Restarts disagree.")), Verdict.REJECT),
+    ("a mode is missing", found(*GOOD, Testimony("Modes", rules_out="A mode at 9.")), Verdict.REJECT),
+    ("Stein contradicts", found(*GOOD, gradients(3.0, 3.0)), Verdict.REJECT),
+    ("a sound reference contradicts", found(*GOOD, reference(OFF)), Verdict.REWEIGHT),
+    ("a sound one, at the limit", found(*GOOD, reference(EDGE)), Verdict.REWEIGHT),
+    ("an unsound one does not", found(*GOOD, reference(OFF, sound=False)), Verdict.TRUST),
+    ("a point", found(*GOOD, kind="point"), Verdict.REJECT),
+    ("weights and gradients alone", found(ended(), weights(estimate()), gradients()), Verdict.TRUST),
+    ("weights alone", found(ended(), weights(estimate())), Verdict.REJECT),
+    ("weights and gradients, not converged", found(ended(), weights(estimate()), gradients(), converged=False), Verdict.REWEIGHT),
+    ("weights and gradients, k-hat 0.45", found(ended(), weights(estimate(), 0.45), gradients()), Verdict.REWEIGHT),
+    ("chains agree", found(ended(agree=True), gradients(), kind="chains"), Verdict.TRUST),
+    ("chains disagree", found(ended(agree=False), gradients(), kind="chains"), Verdict.REJECT),
+    ("chains agree, not with the density", found(ended(agree=True), gradients(3.0), kind="chains"), Verdict.REJECT),
+    ("particles that the run leaves", found(ended(), gradients(), RUN, kind="particles"), Verdict.TRUST),
+    ("particles that the run moves", found(ended(), gradients(), run(OFF), kind="particles"), Verdict.REJECT),
+    ("discrete, weights alone", found(ended(), weights(estimate()), discrete=True), Verdict.REJECT),
     ("no witness at all", Findings(["x"]), Verdict.REJECT),
 ]  # fmt: skip
 
@@ -58,7 +118,7 @@ RULES = [
 @pytest.mark.parametrize(("findings", "verdict"), [r[1:] for r in RULES], ids=[r[0] for r in RULES])
 def test_rule(findings: Findings, verdict: Verdict) -> None:
     judgement = judge(findings)
-    assert judgement.verdict is verdict
+    assert judgement.verdict is verdict, judgement.reason
     assert judgement.reason and judgement.next
 
 

@@ -1,0 +1,46 @@
+"""The witnesses, in the order in which they are heard: a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from guidebook.diagnostics.witnesses import (
+    chains,
+    enumeration,
+    importance,
+    modes,
+    reference,
+    stein,
+    transport,
+)
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Testimony
+
+
+class Witness(NamedTuple):
+    """hear(subject, what was heard before) -> Testimony; `every`: cheap enough for every row."""
+
+    name: str
+    hear: Callable[[Subject, Mapping[str, Testimony]], Testimony]
+    every: bool = False
+
+
+WITNESSES = (
+    Witness(chains.NAME, chains.hear, every=True),
+    Witness(importance.NAME, importance.hear, every=True),
+    Witness(enumeration.NAME, enumeration.hear, every=True),
+    Witness(stein.NAME, stein.hear),
+    Witness(transport.NAME, transport.hear),
+    Witness(modes.NAME, modes.hear),
+    Witness(reference.NAME, reference.hear),
+)
+
+
+def heard_on(subject: Subject, cheap: bool = False) -> dict[str, Testimony]:
+    """What each witness states; `cheap=True`: only those that every row can be given."""
+    heard: dict[str, Testimony] = {}
+    for witness in WITNESSES:
+        if witness.every or not cheap:
+            heard[witness.name] = witness.hear(subject, heard)
+    return heard
