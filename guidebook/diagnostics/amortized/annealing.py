@@ -40,9 +40,9 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graph import recording
 from guidebook.programs.scope import local_parameters, precision, random_state
 
-TARGET, PILOT_CHAINS, SETTLE = 0.65, 4, 10
+TARGET, PILOT_CHAINS, SETTLE, LEAPFROGS = 0.65, 4, 10, 4
 """The acceptance rate that steps are tuned to (Wu et al. 2017); chains of the tuning run; moves of
-the backward chains at t = 1 before they start."""
+the backward chains at t = 1 before they start; leapfrog steps of a transition."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def annealed_evidence(
     exact: Tensor | None = None,
     temperatures: int = 40,
     chains: int = 16,
-    leapfrogs: int = 4,
     seed: int = 0,
-    latents: Sequence[Latent] | None = None,
 ) -> Sandwich:
     """log p(x_i) of rows x (n, ...) from below and above, all rows and chains at once.
 
@@ -96,22 +94,21 @@ def annealed_evidence(
     of each row's posterior, for data simulated from the model. Latents are continuous and on the
     whole line.
 
-    Raises SettingError for fewer than 2 temperatures, chains or 1 leapfrog step.
+    Raises SettingError for fewer than 2 temperatures or chains.
     """
-    if temperatures < 2 or chains < 2 or leapfrogs < 1:
+    if temperatures < 2 or chains < 2:
         raise SettingError(
-            f"temperatures={temperatures}, chains={chains}, leapfrogs={leapfrogs}: give at least 2, "
-            "2 and 1."
+            f"temperatures={temperatures}, chains={chains}: give at least 2 of each."
         )
     schedule = _schedule(temperatures)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        sites = latents_of(fit, x)
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
-        with recording():
-            sites = tuple(latents or latents_of(fit, x))
         n, D = mean.shape
         pilot = _densities(fit, x, mean, scale_tril, sites, min(PILOT_CHAINS, chains))
-        steps = _tuned(pilot, n, D, min(PILOT_CHAINS, chains), schedule, leapfrogs, x)
+        steps = _tuned(pilot, n, D, min(PILOT_CHAINS, chains), schedule, x)
         f = _densities(fit, x, mean, scale_tril, sites, chains)
-        run = _Run(f, steps, leapfrogs, n, chains)
+        run = _Run(f, steps, n, chains)
         white = torch.randn(chains * n, D, dtype=x.dtype, device=x.device)
         log_w, white, accepted = run.forward(white, schedule)
         if exact is None:
@@ -159,13 +156,13 @@ def _densities(
 class _Run:
     """Chains at one set of step sizes: (temperatures, n), frozen."""
 
-    def __init__(self, f: Densities, steps: Tensor, leapfrogs: int, n: int, chains: int) -> None:
-        self.f, self.steps, self.leapfrogs, self.n, self.chains = f, steps, leapfrogs, n, chains
+    def __init__(self, f: Densities, steps: Tensor, n: int, chains: int) -> None:
+        self.f, self.steps, self.n, self.chains = f, steps, n, chains
 
     def move(self, v: Tensor, t: float, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """One Hamiltonian transition; the new place, log p - log q_0 there, acceptance (m,)."""
         step = self.steps[k].repeat(self.chains)
-        return _hmc(self.f, v, step, t, self.leapfrogs)
+        return _hmc(self.f, v, step, t)
 
     def forward(self, v: Tensor, schedule: list[float]) -> tuple[Tensor, Tensor, np.ndarray]:
         """log w (chains, n), where the chains end, mean acceptance (n,)."""
@@ -193,16 +190,14 @@ class _Run:
         return total.reshape(self.chains, self.n)
 
 
-def _hmc(
-    f: Densities, v: Tensor, step: Tensor, t: float, leapfrogs: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _hmc(f: Densities, v: Tensor, step: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
     at = torch.full_like(step, t)
     log_p, log_q, gradient = f(v, at)
     ratio = (log_p - log_q).double()
     momentum = torch.randn_like(v)
     start = _energy(log_p, log_q, t, momentum)
     place, size = v, step.unsqueeze(-1)
-    for _ in range(leapfrogs):
+    for _ in range(LEAPFROGS):
         momentum = momentum + 0.5 * size * gradient
         place = place + size * momentum
         new_p, new_q, gradient = f(place, at)
@@ -223,14 +218,14 @@ def _energy(log_p: Tensor, log_q: Tensor, t: float, momentum: Tensor) -> Tensor:
 
 
 def _tuned(
-    f: Densities, n: int, D: int, chains: int, schedule: list[float], leapfrogs: int, like: Tensor
+    f: Densities, n: int, D: int, chains: int, schedule: list[float], like: Tensor
 ) -> Tensor:
     """Step sizes (temperatures, n), from a forward run whose chains are not used again."""
     v = torch.randn(chains * n, D, dtype=like.dtype, device=like.device)
     log_step = torch.full((n,), math.log(0.8 / D**0.25), dtype=like.dtype, device=like.device)
     kept = []
     for t in schedule:
-        v, _, rate = _hmc(f, v, log_step.exp().repeat(chains), t, leapfrogs)
+        v, _, rate = _hmc(f, v, log_step.exp().repeat(chains), t)
         off = rate.reshape(chains, n).mean(0) - TARGET
         log_step = (log_step + 0.3 * off.to(log_step)).clamp(math.log(1e-3), math.log(1.5))
         kept.append(log_step.clone())

@@ -81,18 +81,10 @@ def best_normal(
     below = torch.tril_indices(D, D, -1) if not diagonal else torch.zeros(2, 0, dtype=torch.long)
     repeated = x.repeat(particles, *(1 for _ in x.shape[1:]))
 
-    def normal(free: Tensor, mean: Tensor, tril: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale, rest = free.split([D, D, below.shape[1]], -1)
-        B = torch.diag_embed(log_scale.exp())
-        if not diagonal:
-            at = (torch.arange(n)[:, None], below[0][None], below[1][None])
-            B = B.index_put(at, rest)
-        return mean + (tril @ shift.unsqueeze(-1)).squeeze(-1), tril @ B
-
     def gradient(free: Tensor, mean: Tensor, tril: Tensor, noise: Tensor) -> Tensor:
         with torch.enable_grad():
             free = free.detach().requires_grad_(True)
-            centre, scale = normal(free, mean, tril)
+            centre, scale = _moved(free, mean, tril, below)
             both = torch.cat([noise, -noise]).movedim(0, -1)  # (n, D, particles)
             z = (centre.unsqueeze(-1) + scale @ both).movedim(-1, 0)
             terms = row_terms(fit, repeated, z.reshape(-1, D), latents)
@@ -109,12 +101,23 @@ def best_normal(
     while True:
         rate = COARSE if coarse < MOST_ROUNDS else FINE[coarse - MOST_ROUNDS]
         free = _ascent(lambda f, e: step(f, mean, tril, e), torch.zeros_like(free), noise, rate, steps)  # noqa: B023 # fmt: skip
-        mean, tril = normal(free, mean, tril)
+        mean, tril = _moved(free, mean, tril, below)
         coarse += 1
         if rate == COARSE and float(free.abs().max()) < SETTLED:
             coarse = MOST_ROUNDS
         if coarse == MOST_ROUNDS + len(FINE):
             return mean, tril
+
+
+def _moved(free: Tensor, mean: Tensor, tril: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+    """mean + L a and L B, with a, log diag B and B's entries `below` its diagonal in `free` (n, width)."""
+    n, D = mean.shape
+    shift, log_scale, rest = free.split([D, D, below.shape[1]], -1)
+    B = torch.diag_embed(log_scale.exp())
+    if below.shape[1]:
+        at = (torch.arange(n)[:, None], below[0][None], below[1][None])
+        B = B.index_put(at, rest)
+    return mean + (tril @ shift.unsqueeze(-1)).squeeze(-1), tril @ B
 
 
 def _ascent(

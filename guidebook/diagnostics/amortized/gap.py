@@ -158,24 +158,12 @@ def gap_ledger(
     index = some_rows(len(source), rows, seed)
     x = rows_of(fit, source, index)
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
-        with recording():
-            latents = latents_of(fit, x)
-            mean, tril, family = family_of(fit, x, latents)
-        if family:
-            diagonal = family == "diagonal normal"
-            mean_best, tril_best = best_normal(fit, x, mean, tril, diagonal, latents, steps)
-            own, best = _both_elbos(fit, x, (mean, tril), (mean_best, tril_best), latents)
-        else:
-            with recording():
-                z, log_q = draw_rows(fit, x, EVALUATED)
-            own = _log_weights(fit, x, z, log_q, latents)
-            best = torch.full_like(own, math.nan)
-            mean_best, tril_best = mean, tril
+        own, best, (mean_best, tril_best), family = _own_and_best(fit, x, steps)
     bound, bound_se = importance_bound(fit, x, draws=draws, seed=seed + 1)
     picked = None if exact is None else exact[torch.from_numpy(index)]
     sandwich = annealed_evidence(
         fit, x, mean_best, tril_best, exact=picked, temperatures=temperatures, chains=chains,
-        seed=seed + 2, latents=latents,
+        seed=seed + 2,
     )  # fmt: skip
     elbo, elbo_se = _moments(own)
     best_elbo, best_se = _moments(best)
@@ -184,6 +172,26 @@ def gap_ledger(
         index, family, draws, elbo, elbo_se, best_elbo, best_se, lost, lost_se, bound, bound_se,
         sandwich,
     )  # fmt: skip
+
+
+def _own_and_best(
+    fit: Fit, x: Tensor, steps: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], str]:
+    """log w under the row's q and under the best of its family, that best q, and the family's name.
+
+    Of a guide that is no normal the best is not sought: NaN, and the normal with its moments.
+    """
+    with recording():
+        latents = latents_of(fit, x)
+        mean, tril, family = family_of(fit, x, latents)
+    if family:
+        found = best_normal(fit, x, mean, tril, family == "diagonal normal", latents, steps)
+        own, best = _both_elbos(fit, x, (mean, tril), found, latents)
+        return own, best, found, family
+    with recording():
+        z, log_q = draw_rows(fit, x, EVALUATED)
+    own = _log_weights(fit, x, z, log_q, latents)
+    return own, torch.full_like(own, math.nan), (mean, tril), family
 
 
 def importance_bound(

@@ -190,7 +190,6 @@ def _confirming(f: Findings) -> list[Estimate]:
 
 def _combined(a: Estimate, b: Estimate, doubt: np.ndarray, able: np.ndarray) -> Estimate:
     """Both, with the errors of b multiplied by `doubt` (n,): infinite leaves a as it is."""
-
     factor = np.where(np.isfinite(doubt), doubt, 1.0)[:, None]
     listened = np.isfinite(doubt)[:, None]
 

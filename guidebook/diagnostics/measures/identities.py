@@ -105,8 +105,29 @@ def bound(
     log_det = potential(u)[1].double()
     terms = potential.replay("prior and likelihood", _prior_and_likelihood, u)
     prior, likelihood = terms["prior"].double(), terms["likelihood"].double()
+    known = _forms(prior, likelihood, log_det, log_q, _closed_entropy(fit), _closed_prior_kl(fit))
+    if exact is None:
+        return known
+    evidence = _evidence(exact, potential.data) if log_evidence is None else log_evidence
+    gap = _closed_posterior_kl(fit, exact)
+    if gap is None:
+        log_p = scored(exact, fit, potential.constrain(u)).double()
+        return known._replace(
+            log_evidence=Estimate(evidence), posterior_kl=mean_of(log_q - log_det - log_p)
+        )
+    return known._replace(log_evidence=Estimate(evidence), posterior_kl=Estimate(gap))
+
+
+def _forms(
+    prior: Tensor,
+    likelihood: Tensor,
+    log_det: Tensor,
+    log_q: Tensor,
+    entropy: float | None,
+    prior_kl: float | None,
+) -> Bound:
+    """The forms of draws with these densities (S,), closed where entropy or KL to the prior are known."""
     energy = prior + likelihood + log_det
-    entropy, prior_kl = _closed_entropy(fit), _closed_prior_kl(fit)
     if entropy is None:
         energy_form, spread = mean_of(energy - log_q), mean_of(-log_q)
     else:
@@ -119,17 +140,7 @@ def bound(
     else:
         away = Estimate(prior_kl)
         data_form = Estimate(data_term.value - prior_kl, data_term.se)
-    known = Bound(mean_of(energy), spread, data_term, away, energy_form, data_form)
-    if exact is None:
-        return known
-    evidence = _evidence(exact, potential.data) if log_evidence is None else log_evidence
-    gap = _closed_posterior_kl(fit, exact)
-    if gap is None:
-        log_p = scored(exact, fit, potential.constrain(u)).double()
-        return known._replace(
-            log_evidence=Estimate(evidence), posterior_kl=mean_of(log_q - log_det - log_p)
-        )
-    return known._replace(log_evidence=Estimate(evidence), posterior_kl=Estimate(gap))
+    return Bound(mean_of(energy), spread, data_term, away, energy_form, data_form)
 
 
 def bound_by_enumeration(

@@ -69,6 +69,7 @@ def test_a_guide_off_by_a_factor_is_not_trusted() -> None:
 def test_without_enumeration_the_reason_says_so() -> None:
     fit = fit_of([0.0] * K)
     fit.model.log_evidence = None
-    verdict, reason = judged(fit)
-    assert verdict is Verdict.REJECT
-    assert "the guide never visits" in reason
+    found = gb.compare({"q": fit})
+    assert found.verdicts["q"] is Verdict.REJECT
+    assert "a missed mode cannot be detected" in found.table.loc["q", "reason"]
+    assert "log_evidence" in found.table.loc["q", "next"]

@@ -44,7 +44,7 @@ def test_a_needle_far_away_is_seen() -> None:
     found = stein(u, gradient(u), NAMES)
     assert found is not None and found.discrepancy > 10
     np.testing.assert_allclose(
-        found.shift, (MEAN - u.mean(0)) / np.sqrt(np.diagonal(COVARIANCE)), rtol=1e-4
+        found.shift, (u.mean(0) - MEAN) / np.sqrt(np.diagonal(COVARIANCE)), rtol=1e-4
     )
 
 

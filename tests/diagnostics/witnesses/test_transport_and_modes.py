@@ -10,6 +10,7 @@ import torch
 
 import guidebook as gb
 from guidebook.diagnostics.witnesses.modes import find_modes, gaussian_elbo, missing_modes
+from guidebook.diagnostics.witnesses.subject import Whole
 from guidebook.diagnostics.witnesses.transport import transport
 from guidebook.programs.potential import Potential
 from guidebook.programs.scope import precision
@@ -45,7 +46,7 @@ def test_the_run_measures_the_error_of_the_draws(factor: float, shift: float) ->
     potential = potential_of(wide_scales, sd=SD)
     rng = np.random.default_rng(0)
     u = SD * (shift + factor * rng.standard_normal((20_000, 3)))
-    found = transport(potential, u, np.diag((factor * SD) ** 2))
+    found = transport(Whole(potential), u[:, None], np.diag((factor * SD) ** 2)[None])
     assert found is not None and found.able.all()
     assert (np.abs(found.shift - shift) < 5 * found.shift_se).all()
     assert (np.abs(np.log(found.sd_ratio / factor)) < 5 * found.sd_ratio_se + 0.01).all()
@@ -54,7 +55,7 @@ def test_the_run_measures_the_error_of_the_draws(factor: float, shift: float) ->
 def test_it_reports_on_the_constrained_scale() -> None:
     potential = potential_of(log_normal, scale=0.5)
     u = 0.5 * np.random.default_rng(0).standard_normal((20_000, 1))
-    found = transport(potential, u, np.array([[0.25]]))
+    found = transport(Whole(potential), u[:, None], np.array([[[0.25]]]))
     assert found is not None
     mean = math.exp(0.125)
     sd = mean * math.sqrt(math.expm1(0.25))
