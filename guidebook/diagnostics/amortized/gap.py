@@ -133,7 +133,6 @@ def gap_ledger(
     *,
     rows: int = 100,
     steps: int = 100,
-    temperatures: int = 40,
     chains: int = 16,
     draws: int = 5000,
     seed: int = 0,
@@ -142,9 +141,9 @@ def gap_ledger(
 ) -> GapLedger:
     """The ledger of up to `rows` rows of the fit's data, or of `data` (held-out rows, simulated ones).
 
-    Arguments: `steps` of each round of the search for the best q; `temperatures` and `chains` of annealed
-    importance sampling; `draws` of the importance-weighted bound; `exact` (len(data), D), an exact
-    draw of each row's posterior where the data were simulated: the upper bound is one then.
+    Arguments: `steps` of each round of the search for the best q; `chains` of annealed importance
+    sampling; `draws` of the importance-weighted bound; `exact` (len(data), D), an exact draw of each
+    row's posterior where the data were simulated: the upper bound is one then.
 
     Raises GuideError for a guide without a density of its own for each row, or a deterministic one;
     DataError for latents that are not continuous.
@@ -162,7 +161,7 @@ def gap_ledger(
     bound, bound_se = importance_bound(fit, x, draws=draws, seed=seed + 1)
     picked = None if exact is None else exact[torch.from_numpy(index)]
     sandwich = annealed_evidence(
-        fit, x, mean_best, tril_best, exact=picked, temperatures=temperatures, chains=chains,
+        fit, x, mean_best, tril_best, exact=picked, chains=chains,
         seed=seed + 2,
     )  # fmt: skip
     elbo, elbo_se = _moments(own)

@@ -194,16 +194,18 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
             ),
         ),
         alone=confident & estimate.within(ERRORS),
-        agreement=(
-            "the importance weights are equal, so its density is the posterior's"
-            if (khat == -math.inf).all()
-            else "importance weighting changes no mean or standard deviation that matters"
-            if (khat < limit).all()
-            else ""
-        ),
+        agreement=_agreement(khat, limit),
         numbers=numbers,
         detail=found,
     )
+
+
+def _agreement(khat: np.ndarray, limit: float) -> str:
+    if (khat == -math.inf).all():
+        return "the importance weights are equal, so its density is the posterior's"
+    if (khat < limit).all():
+        return "importance weighting changes no mean or standard deviation that matters"
+    return ""
 
 
 def weights_of(heard: Mapping[str, Testimony], posteriors: int) -> np.ndarray | None:

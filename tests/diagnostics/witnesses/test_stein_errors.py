@@ -189,7 +189,7 @@ def test_the_weighted_regression_in_closed_form() -> None:
     centre = weights @ gradient
     assert found.covariance[0, 0] == pytest.approx(1 / precision)
     assert found.mean[0] == pytest.approx(weights @ u + centre / precision)
-    assert found.shift[0] == pytest.approx(centre / math.sqrt(precision))
+    assert found.shift[0] == pytest.approx(-centre / math.sqrt(precision))
     assert found.sd_ratio[0] == pytest.approx(math.sqrt(precision * (weights @ moved**2)))
     residual = gradient - centre + precision * moved
     variance = weights @ residual**2 / (1 - weights @ weights)
