@@ -17,6 +17,7 @@ _HOME = {
     "natural_svi": "guidebook.inference.natural_svi",
     "gibbs": "guidebook.inference.gibbs",
     "ep": "guidebook.inference.ep",
+    "svgd": "guidebook.inference.svgd",
     "wake_sleep": "guidebook.inference.wake_sleep",
     "Fit": "guidebook.inference.fits.fit",
     "Status": "guidebook.inference.fits.status",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from guidebook.inference.laplace import laplace
     from guidebook.inference.natural_svi import natural_svi
     from guidebook.inference.nuts import nuts
+    from guidebook.inference.svgd import svgd
     from guidebook.inference.svi import svi
     from guidebook.inference.wake_sleep import wake_sleep
     from guidebook.reports.comparison import Comparison, compare
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "cavi", "compare",
     "datasets", "diagnostics", "em", "ep", "errors", "exact", "gibbs", "guides", "inference",
-    "laplace", "load", "models", "natural_svi", "nuts", "pair", "reports", "svi", "to_arviz",
+    "laplace", "load", "models", "natural_svi", "nuts", "pair", "reports", "svgd", "svi", "to_arviz",
     "wake_sleep",
 ]  # fmt: skip
 

@@ -112,6 +112,7 @@ class Run:
         *,
         sites: tuple[Site, ...] = (),
         draws: Tensor | None = None,
+        draws_are: Literal["chains", "particles"] = "chains",
         notes: Mapping[str, Any] | None = None,
         draws_are: Literal["chains", "particles"] = "chains",
     ) -> Fit:
