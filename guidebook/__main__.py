@@ -63,7 +63,7 @@ def list_pairs(options: argparse.Namespace) -> None:
         for label, text in (
             ("", pair.summary),
             *([("guides", ", ".join(pair.guides))] if pair.guides else []),
-            *([("roads", ", ".join(pair.roads))] if pair.roads else []),
+            *([("engines", ", ".join(pair.engines))] if pair.engines else []),
             ("truth", pair.truth),
             ("source", pair.source),
         ):

@@ -13,11 +13,14 @@ from guidebook.datasets.patterns import letters
 from guidebook.datasets.small import digits
 from guidebook.guides.energy.blocks import BlockMeanField
 from guidebook.guides.energy.spin_gibbs import SpinGibbs
+from guidebook.inference.cavi import cavi
 from guidebook.inference.energy.annealing import annealed_importance_sampling
+from guidebook.inference.gibbs import gibbs
 from guidebook.models.energy.boltzmann import BoltzmannMachine, bipartite
 from guidebook.models.energy.energy import ising_grid
 from guidebook.models.energy.hopfield import associative_memory
-from guidebook.shelf.pair import Guide, Pair, Road
+from guidebook.shelf.pair import Guide, Pair, Way
+from guidebook.shelf.training import by_correlations
 
 SIDE = 4
 HIDDEN = SIDE * (SIDE - 1)
@@ -71,12 +74,12 @@ def _chains(model: Any) -> Guide:
     return SpinGibbs(model)
 
 
-def _roads(blocks: int) -> MappingProxyType[str, Road]:
+def _engines(blocks: int) -> MappingProxyType[str, Way]:
     return MappingProxyType(
         {
-            "mean-field": ("cavi", _posterior),
-            "blocks": ("cavi", partial(_posterior, blocks=blocks)),
-            "gibbs": ("gibbs", _chains),
+            "mean-field": (cavi, _posterior),
+            "blocks": (cavi, partial(_posterior, blocks=blocks)),
+            "gibbs": (gibbs, _chains),
         }
     )
 
@@ -87,7 +90,7 @@ PAIRS = (
         summary="A grid of magnets whose edge is seen: mean field, blocks and Gibbs on 12 units.",
         model=_ising,
         guides=MappingProxyType({}),
-        roads=_roads(SIDE),
+        engines=_engines(SIDE),
         data=_edge,
         truth="exact",
         source="Ising (1925), Beitrag zur Theorie des Ferromagnetismus; MacKay (2003), Information "
@@ -100,12 +103,13 @@ PAIRS = (
         summary="A restricted Boltzmann machine learned from digits: features that are on or off.",
         model=_digit_machine,
         guides=MappingProxyType({}),
-        roads=MappingProxyType({"mean-field": ("cavi", _posterior), "gibbs": ("gibbs", _chains)}),
+        engines=MappingProxyType({"mean-field": (cavi, _posterior), "gibbs": (gibbs, _chains)}),
         data=_few_digits,
         truth="exact",
         source="Ackley, Hinton & Sejnowski (1985), A learning algorithm for Boltzmann machines; "
         "Smolensky (1986), Information processing in dynamical systems",
         exact=_posterior,
+        trained=by_correlations,
         settings=MappingProxyType({"weight_decay": 0.1}),
         image_shape=(8, 8),
     ),
@@ -114,7 +118,7 @@ PAIRS = (
         summary="Four letters in 25 units, one recalled from its first two lines.",
         model=_memory,
         guides=MappingProxyType({}),
-        roads=_roads(5),
+        engines=_engines(5),
         data=_cue,
         truth="exact",
         source="Hopfield (1982), Neural networks and physical systems with emergent collective "

@@ -11,10 +11,12 @@ from guidebook.datasets.small import digits, digits_labels, wine, wine_labels
 from guidebook.guides.amortized.normal import AmortizedNormal, encoder_width
 from guidebook.guides.conjugate.factor import FactorPosterior
 from guidebook.guides.exact.conjugate import LinearGaussianPosterior
+from guidebook.inference.em import em
 from guidebook.models.decoders.factor import FactorAnalysis
 from guidebook.models.decoders.latent import LinearVAE
 from guidebook.models.decoders.networks import mlp
 from guidebook.shelf.pair import Guide, Model, Pair, seeded
+from guidebook.shelf.training import by_em
 
 PIXELS = 64
 CHEMICALS = 13
@@ -69,7 +71,8 @@ PAIRS = (
         summary="Wines in two dimensions: one linear Gaussian factor model, trained by EM.",
         model=lambda: seeded(partial(LinearVAE, CHEMICALS, FACTORS)),
         guides=FACTOR_GUIDES,
-        roads={"em": ("em", FactorPosterior)},
+        engines={"em": (em, FactorPosterior)},
+        trained=by_em,
         data=wine,
         truth="exact",
         source="Tipping & Bishop (1999), Probabilistic principal component analysis",
@@ -82,7 +85,8 @@ PAIRS = (
         summary="The same with a noise variance of its own for every column: units do not matter.",
         model=lambda: seeded(partial(FactorAnalysis, CHEMICALS, FACTORS)),
         guides=FACTOR_GUIDES,
-        roads={"em": ("em", FactorPosterior)},
+        engines={"em": (em, FactorPosterior)},
+        trained=by_em,
         data=wine,
         truth="exact",
         source="Rubin & Thayer (1982), EM algorithms for ML factor analysis",

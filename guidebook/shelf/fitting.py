@@ -9,35 +9,20 @@ from typing import Any
 import torch
 
 from guidebook.errors import NameNotFound, nearest
-from guidebook.inference.boltzmann import boltzmann_learning
-from guidebook.inference.cavi import cavi
-from guidebook.inference.em import em
-from guidebook.inference.ep import ep
 from guidebook.inference.exact import exact
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
-from guidebook.inference.gibbs import gibbs
-from guidebook.inference.natural_svi import natural_svi
 from guidebook.inference.nuts import nuts
 from guidebook.inference.svi import svi
-from guidebook.models.energy.boltzmann import BoltzmannMachine
 from guidebook.shelf.pair import Pair
-
-ENGINES: dict[str, Any] = {
-    "cavi": cavi,
-    "em": em,
-    "ep": ep,
-    "gibbs": gibbs,
-    "natural_svi": natural_svi,
-}
 
 
 def chosen_guides(pair: Pair, names: Iterable[str] | None) -> list[str]:
-    """Return the guides and roads to fit, all of the pair's if none was asked for, each once.
+    """Return the guides and engines to fit, all of the pair's if none was asked for, each once.
 
     Raises NameNotFound for a name that the pair does not have.
     """
-    known = [*pair.guides, *(n for n in pair.roads if n != _reference_road(pair))]
+    known = [*pair.guides, *(n for n in pair.engines if n != _reference_engine(pair))]
     if names is None:
         return known
     wanted = list(dict.fromkeys(names))
@@ -49,7 +34,7 @@ def chosen_guides(pair: Pair, names: Iterable[str] | None) -> list[str]:
     return wanted
 
 
-def _reference_road(pair: Pair) -> str | None:
+def _reference_engine(pair: Pair) -> str | None:
     return "gibbs" if pair.truth == "Gibbs" else None
 
 
@@ -64,17 +49,11 @@ def trained_model(pair: Pair, data: Mapping[str, Any], **settings: Any) -> Any:
         return model
     if not any(p.requires_grad for p in model.parameters()):  # it comes with its parameters
         return model
-    if isinstance(model, BoltzmannMachine):
-        names = ("seed", "device", "weight_decay", "steps", "progress")
-        known = {n: settings[n] for n in names if n in settings}
-        learned = _complete(boltzmann_learning(model, data, **known)).model
-        assert isinstance(learned, torch.nn.Module)
-        return learned.requires_grad_(False)
-    if "em" in pair.roads:  # the road of every pair with trained parameters that has one
-        shared = {name: settings[name] for name in ("seed", "device") if name in settings}
-        trained = _complete(em(model, pair.roads["em"][1](model), data, **shared)).model
-    else:
-        trained = _svi(model, pair.exact(model), data, **settings).model
+    trained = (
+        _svi(model, pair.exact(model), data, **settings).model
+        if pair.trained is None
+        else pair.trained(model, data, settings)
+    )
     assert isinstance(trained, torch.nn.Module)
     return trained.requires_grad_(False)
 
@@ -84,10 +63,10 @@ def fit_guide(
 ) -> Fit:
     """Fit one guide of the pair by `svi`, which continues from `checkpoint` if it is there.
 
-    The name of a road is fitted by its own engine, which keeps no checkpoint.
+    The name of an engine of the pair is fitted by it, and keeps no checkpoint.
     """
-    if name in pair.roads:
-        return _by_road(pair, name, model, data, **settings)
+    if name in pair.engines:
+        return _by_engine(pair, name, model, data, **settings)
     return _svi(model, pair.guides[name](model), data, checkpoint=checkpoint, **settings)
 
 
@@ -107,16 +86,16 @@ def fit_reference(
     if pair.truth == "NUTS":
         return "NUTS", nuts(model, data, seed=seed, device=device, **sampling)
     if pair.truth == "Gibbs":
-        return "Gibbs", _by_road(pair, "gibbs", model, data, seed=seed, device=device)
+        return "Gibbs", _by_engine(pair, "gibbs", model, data, seed=seed, device=device)
     if pair.exact is not None:
         return "exact", exact(model, pair.exact(model), data, seed=seed, device=device)
     return None
 
 
-def _by_road(pair: Pair, name: str, model: Any, data: Mapping[str, Any], **settings: Any) -> Fit:
-    engine, guide = pair.roads[name]
+def _by_engine(pair: Pair, name: str, model: Any, data: Mapping[str, Any], **settings: Any) -> Fit:
+    engine, guide = pair.engines[name]
     shared = {key: settings[key] for key in ("seed", "device") if key in settings}
-    return _complete(ENGINES[engine](model, guide(model), data, **shared))
+    return _complete(engine(model, guide(model), data, **shared))
 
 
 def _svi(model: Any, guide: Any, data: Mapping[str, Any], **settings: Any) -> Fit:

@@ -1,4 +1,4 @@
-"""Pairs in conjugate families: means, mixtures and clutter, to which many roads lead."""
+"""Pairs in conjugate families: means, mixtures and clutter, that many engines reach."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from guidebook.guides.conjugate.sites import ClutterSites
 from guidebook.guides.exact.enumerated_clutter import EnumeratedClutter
 from guidebook.guides.exact.enumerated_mixture import EnumeratedMixture
 from guidebook.guides.exact.normal_gamma import NormalGammaPosterior
+from guidebook.inference.cavi import cavi
+from guidebook.inference.em import em
+from guidebook.inference.ep import ep
+from guidebook.inference.gibbs import gibbs
+from guidebook.inference.natural_svi import natural_svi
 from guidebook.models.clutter import clutter
 from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.mixture import GaussianMixture
@@ -45,9 +50,9 @@ PAIRS = (
         summary="Mean and precision of normal data: the one posterior that every engine can reach.",
         model=lambda: gaussian_mean,
         guides=FEW_LATENTS,
-        roads={
-            "cavi": ("cavi", lambda model: GaussianMeanField()),
-            "gibbs": ("gibbs", lambda model: GaussianMeanField()),
+        engines={
+            "cavi": (cavi, lambda model: GaussianMeanField()),
+            "gibbs": (gibbs, lambda model: GaussianMeanField()),
         },
         data=_sepal_width,
         truth="exact",
@@ -59,7 +64,7 @@ PAIRS = (
         summary="A mean among points of which half are clutter: sites of negative precision.",
         model=lambda: clutter,
         guides=FEW_LATENTS,
-        roads={"ep": ("ep", lambda model: ClutterSites())},
+        engines={"ep": (ep, lambda model: ClutterSites())},
         data=_cluttered,
         truth="exact",
         source="Minka (2001), A family of algorithms for approximate Bayesian inference, "
@@ -73,11 +78,11 @@ PAIRS = (
             3, 2, "unit", concentration=None, loc=0.0, mean_precision=0.1
         ),
         guides=FEW_LATENTS,
-        roads={
-            "cavi": ("cavi", MixtureMeanField),
-            "natural-svi": ("natural_svi", MixtureMeanField),
-            "em": ("em", MixtureMode),
-            "gibbs": ("gibbs", MixtureMeanField),
+        engines={
+            "cavi": (cavi, MixtureMeanField),
+            "natural-svi": (natural_svi, MixtureMeanField),
+            "em": (em, MixtureMode),
+            "gibbs": (gibbs, MixtureMeanField),
         },
         data=_few_irises,
         truth="exact",
@@ -92,11 +97,11 @@ PAIRS = (
             2, 2, "full", concentration=2.0, mean_precision=0.1, df=5.0, inverse_scale=0.5
         ),
         guides=FEW_LATENTS,
-        roads={
-            "cavi": ("cavi", MixtureMeanField),
-            "natural-svi": ("natural_svi", MixtureMeanField),
-            "em": ("em", MixtureMode),
-            "gibbs": ("gibbs", MixtureMeanField),
+        engines={
+            "cavi": (cavi, MixtureMeanField),
+            "natural-svi": (natural_svi, MixtureMeanField),
+            "em": (em, MixtureMode),
+            "gibbs": (gibbs, MixtureMeanField),
         },
         data=_petals,
         truth="Gibbs",

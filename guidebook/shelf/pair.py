@@ -9,13 +9,15 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from guidebook.inference.fits.fit import Fit
 from guidebook.programs.scope import random_state
 
 T = TypeVar("T")
 Model = Callable[..., Any]
 Guide = Callable[..., Any]
 Truth = Literal["exact", "NUTS", "Gibbs", "importance-weighted bound", "no posterior"]
-Road = tuple[str, Callable[[Model], Guide]]
+Way = tuple[Callable[..., Fit], Callable[[Model], Guide]]
+"""An engine, and the guide with the structure that it asks for."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class Pair:
     - `name`, `summary` (one sentence), `source` (author, year, title).
     - `model()` gives the model; networks start from the same weights at every call.
     - `guides`: from cheap to rich, name to a function of the model that gives the guide.
-    - `roads`: other engines than `svi` for the same posterior: name to the engine's name and a
-      function of the model that gives the guide with the structure that the engine asks for.
+    - `engines`: other ways than `svi` to the same posterior: name to the engine and a function of the
+      model that gives the guide with the structure that the engine asks for.
+    - `trained(model, data, settings)`: the model with its parameters learned, for a model that has
+      any and whose posterior is known; None: with the guide that is the posterior, by `svi`.
     - `data()` gives the model's keyword arguments; `held_out()` the same for rows kept apart.
     - `truth`: how the right answer is known ("no posterior": the guides are points);
       `exact(model)` gives the guide that is the posterior.
@@ -43,7 +47,8 @@ class Pair:
     truth: Truth
     source: str
     exact: Callable[[Model], Guide] | None = None
-    roads: Mapping[str, Road] = field(default_factory=lambda: MappingProxyType({}))
+    engines: Mapping[str, Way] = field(default_factory=lambda: MappingProxyType({}))
+    trained: Callable[[Model, Mapping[str, Any], Mapping[str, Any]], Model] | None = None
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     held_out: Callable[[], dict[str, Tensor]] | None = None
     labels: Callable[[], Tensor] | None = None

@@ -8,6 +8,7 @@ from guidebook.datasets.small import breast_cancer, diabetes
 from guidebook.datasets.small import eight_schools as eight_schools_data
 from guidebook.guides.conjugate.sites import LogisticSites, ProbitSites
 from guidebook.guides.exact.conjugate import ConjugateRegression
+from guidebook.inference.ep import ep
 from guidebook.models.hierarchical import eight_schools, eight_schools_centered
 from guidebook.models.probit import probit_regression
 from guidebook.models.regression import linear_regression, logistic_regression
@@ -55,7 +56,7 @@ PAIRS = (
         summary="Bernoulli regression on 30 correlated columns, with a weakly informative prior.",
         model=lambda: logistic_regression,
         guides=GLOBAL_GUIDES,
-        roads={"ep": ("ep", lambda model: LogisticSites())},
+        engines={"ep": (ep, lambda model: LogisticSites())},
         data=breast_cancer,
         truth="NUTS",
         source="Gelman, Jakulin, Pittau & Su (2008), A weakly informative default prior "
@@ -66,7 +67,7 @@ PAIRS = (
         summary="Bernoulli regression through the normal distribution function, by EP's own sites.",
         model=lambda: probit_regression,
         guides=GLOBAL_GUIDES,
-        roads={"ep": ("ep", lambda model: ProbitSites())},
+        engines={"ep": (ep, lambda model: ProbitSites())},
         data=_four_measurements,
         truth="NUTS",
         source="Albert & Chib (1993), Bayesian analysis of binary and polychotomous response data; "

@@ -48,7 +48,7 @@ class Row:
         pair = gb.pair(self.pair)
         if self.way == "exact":
             return "exact"
-        return pair.roads[self.way][0] if self.way in pair.roads else "svi"
+        return pair.engines[self.way][0].__name__ if self.way in pair.engines else "svi"
 
     @property
     def has_density(self) -> bool:
@@ -76,8 +76,8 @@ class Row:
             assert pair.exact is not None
             return pair.exact(model)
         return (
-            pair.roads[self.way][1](model)
-            if self.way in pair.roads
+            pair.engines[self.way][1](model)
+            if self.way in pair.engines
             else pair.guides[self.way](model)
         )
 
@@ -105,7 +105,7 @@ def rows() -> list[Row]:
     for name, pair in gb.PAIRS.items():
         if name != "iwae":
             exact = ["exact"] if pair.exact is not None else []
-            found += [Row(name, way) for way in (*pair.guides, *pair.roads, *exact)]
+            found += [Row(name, way) for way in (*pair.guides, *pair.engines, *exact)]
     return found
 
 
