@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def main() -> int:
 def tried(plan: dict[Path, list[Path]], every: int, workers: int) -> Trials:
     """Tries the mutants of the files in one pytest process."""
     mutants = [one for path in plan for one in mutants_of(path)][::every]
-    trials = Trials(ROOT, plan, mutants, workers)
+    trials = Trials(ROOT, plan, mutants, workers, partial(print, flush=True))
     files = sorted({str(test) for tests in plan.values() for test in tests})
     code = pytest.main(["-p", "no:terminal", "-p", "no:cacheprovider", *files], plugins=[trials])
     if not trials.done:
