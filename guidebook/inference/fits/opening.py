@@ -114,7 +114,6 @@ class Run:
         draws: Tensor | None = None,
         draws_are: Literal["chains", "particles"] = "chains",
         notes: Mapping[str, Any] | None = None,
-        draws_are: Literal["chains", "particles"] = "chains",
     ) -> Fit:
         """The Fit, timed from the opening to now; `history` holds the objective of every step."""
         if self.interrupted and status is not Status.STOPPED_BY_NAN:
