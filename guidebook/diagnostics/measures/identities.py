@@ -90,7 +90,7 @@ def bound(
             the fit's draws, or whose evidence is not known.
         ModelError: a model with enumerated sites, whose prior and likelihood are summed together.
     """
-    if fit.draws is not None or fit.guide is None:
+    if fit.approximation.kind in ("chains", "particles"):
         raise GuideError(f"A fit of {fit.engine} has draws and no density q: it has no ELBO.")
     potential = fit.potential
     if potential.plate_nesting is not None:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -126,6 +127,7 @@ def test_net_cdf_and_back(tree, tmp_path):
     xr.testing.assert_equal(read_draws(path), tree)
     attributes = read_draws(path)["vi_fit"].attrs
     assert attributes["engine"] == "svi"
+    assert (attributes["kind"], attributes["family"]) == ("density", "full_rank")
     assert json.loads(attributes["notes"])["steps"] == 60
 
 
@@ -193,9 +195,9 @@ def test_mini_batch_fits_are_exported_on_all_rows():
     np.testing.assert_allclose(tree["sample_stats"]["lp"].values[0], expected, rtol=1e-10)
 
 
-def test_a_point_has_draws_and_no_log_q():
-    fit = gb.svi(eight_schools, gb.guides.delta(eight_schools), DATA, **FAST)
-    tree = fit.posterior(5)
+def test_a_point_has_draws_and_no_log_q(made):
+    tree = made(eight_schools, gb.guides.delta(eight_schools), DATA).posterior(5)
+    assert tree["vi_fit"].attrs["kind"] == "point"
     assert np.ptp(tree["posterior"]["mu"].values) == 0
     assert set(tree["sample_stats"].data_vars) == {"lp"}
 
@@ -217,3 +219,17 @@ def test_local_latents_of_an_amortised_guide():
     joint = scipy.stats.norm.logpdf(z.values[0]).sum((1, 2))
     joint = joint + scipy.stats.bernoulli(p.double()).logpmf(x.numpy()).sum((1, 2))
     np.testing.assert_allclose(tree["sample_stats"]["lp"].values[0], joint, rtol=1e-4)
+
+
+@pytest.mark.parametrize("draws_are", ["chains", "particles"])
+def test_draws_of_an_engine_are_shown_as_they_are(draws_are, made):
+    full = made(eight_schools, gb.guides.full_rank(eight_schools), DATA)
+    u = torch.randn(2, 6, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    notes = {"diverging": [[0, 1, 0, 0, 0, 0], [0] * 6]}
+    fit = replace(full, guide=None, draws=u, draws_are=draws_are, notes=notes)
+    tree = fit.posterior(1000)
+    assert tree["vi_fit"].attrs["kind"] == draws_are
+    np.testing.assert_array_equal(tree["posterior"]["mu"], u[..., 0])
+    np.testing.assert_allclose(tree["posterior"]["tau"], u[..., 1].exp(), rtol=1e-12)
+    assert set(tree["sample_stats"].data_vars) == {"lp", "diverging"}
+    assert int(tree["sample_stats"]["diverging"].sum()) == 1
