@@ -14,7 +14,6 @@ and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; Dhak
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,16 +23,12 @@ import torch
 
 from guidebook.inference.fits.files import usable
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.fits.running import check_whole
-from guidebook.inference.gradient.problem import Outcome, Settings, prepare
-from guidebook.inference.gradient.run import run
+from guidebook.inference.fits.opening import Run, opened
+from guidebook.inference.gradient.problem import Problem, Settings, prepare
+from guidebook.inference.gradient.run import climb
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.batches.source import admitted
-from guidebook.programs.data import find_device
-from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.rows import Rows
-from guidebook.programs.scope import local_parameters, precision, random_state
-from guidebook.programs.sites import Site
 
 
 def svi(
@@ -92,22 +87,21 @@ def svi(
         SettingError: an argument out of range.
         FileError: a checkpoint that is unreadable or of another fit.
     """
-    started = time.perf_counter()
-    check_whole(seed=(seed, 0))
-    steps = defaults_of(guide).steps if steps is None else steps
-    where = find_device(device, data)
-    source = admitted(model, data, batch_size=batch_size, size=size)
     path = None if checkpoint is None else usable(checkpoint, "checkpoint='{}'")
+    steps = defaults_of(guide).steps if steps is None else steps
     settings = Settings(steps, optim, restarts, compile, progress, path)
+    source = admitted(model, data, batch_size=batch_size, size=size)
+    problems: list[Problem] = []
 
-    def attempt(dtype: torch.dtype) -> tuple[Outcome, tuple[Site, ...]]:
-        with local_parameters(), precision(dtype), random_state(seed):
-            pair = copied(model, guide)
-            problem = prepare(*pair, source, objective, where, dtype, seed)
-            return run(problem, settings), problem.sites
+    def put(run: Run) -> None:
+        problems.append(
+            prepare(run.model, run.guide, source, objective, run.device, run.dtype, run.seed)
+        )
 
-    outcome, sites = working_precision(model, guide, attempt)
-    for part in (outcome.model, outcome.guide):
+    with opened("svi", model, guide, source, seed=seed, device=device, check=put) as run:
+        outcome = climb(problems[-1], settings)
+    run.model, run.guide = outcome.model, outcome.guide
+    for part in (run.model, run.guide):
         if isinstance(part, torch.nn.Module):
             part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
     notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
@@ -115,8 +109,4 @@ def svi(
         notes["size"] = size
     if "collapsed" in notes:
         warnings.warn(notes["collapsed"], stacklevel=2)
-    seconds = time.perf_counter() - started
-    return Fit(
-        outcome.model, outcome.guide, source.held, outcome.history, outcome.status, seed, seconds, "svi",
-        sites, notes=notes,
-    )  # fmt: skip
+    return run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)

@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import Steps, check_whole, counted
 from guidebook.inference.fits.status import Status
+from guidebook.programs.batches.source import Source, admitted
 from guidebook.programs.check import check_model, check_pair
-from guidebook.programs.data import arguments, as_tensors, find_device
-from guidebook.programs.data import check as check_values
+from guidebook.programs.data import as_tensors, find_device
 from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.rows import some_rows
 from guidebook.programs.scope import alone, local_parameters, precision, random_state
@@ -57,7 +57,8 @@ class Run:
     Attributes:
         engine: its name.
         model, guide: copies that are the engine's to change; guide None for engines without one.
-        data: the model's keyword arguments as they were given, checked.
+        data: the model's keyword arguments as they were given, checked; None of rows that are read
+            as the fit goes, which it does not keep.
         dtype, device, seed: of the fit.
         started: the clock at the opening, in seconds.
         interrupted: whether Ctrl-C ended a loop.
@@ -66,7 +67,7 @@ class Run:
     engine: str
     model: Any
     guide: Any
-    data: dict[str, Any]
+    data: Any
     dtype: torch.dtype
     device: torch.device
     seed: int
@@ -141,7 +142,7 @@ def opened(
     engine: str,
     model: Callable[..., Any],
     guide: Callable[..., Any] | None,
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | Source,
     *,
     seed: int,
     device: str | torch.device | None,
@@ -151,6 +152,7 @@ def opened(
     """Opens an engine on a pair and its data; see the module for what holds inside the block.
 
     Arguments:
+        data: the model's keyword arguments, or a source of batches that was admitted.
         device: None for where the data are.
         dtype: of everything in the fit; None for that of the networks, float64 where there are none.
         check: how model and guide are tried before the engine begins.
@@ -162,16 +164,15 @@ def opened(
     """
     started = time.perf_counter()
     check_whole(seed=(seed, 0))
-    place = find_device(device, data)
-    given = arguments(model, data)
-    check_values(given)
+    place = find_device(device, data.data if isinstance(data, Source) else data)
+    source = data if isinstance(data, Source) else admitted(model, data, batch_size=None, size=None)
 
     def attempt(found: torch.dtype) -> Run:
         scopes.close()  # of an attempt in another precision
         twins = copied(model, guide)  # type: ignore[arg-type]
         for part in twins:
             _place(part, place, dtype)
-        run = Run(engine, *twins, given, found, place, seed, started)
+        run = Run(engine, *twins, source.held, found, place, seed, started)
         for scope in (local_parameters(), precision(run.dtype), random_state(seed)):
             scopes.enter_context(scope)
         if check is not None:

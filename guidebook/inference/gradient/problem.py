@@ -95,9 +95,6 @@ def prepare(
         SettingError: a batch size with a model that does not scale mini-batches.
         DataError, ModelError, GuideError: inputs that do not fit together.
     """
-    for part in (model, guide):
-        if isinstance(part, torch.nn.Module):
-            part.to(device)
     rows = source.batches(model, seed, dtype, device)
     tensors = rows.head(rows.batch_size) if rows else as_tensors(source.data, dtype, device)
     joined = Joined(model, guide)

@@ -37,7 +37,7 @@ RESTARTS_RHAT = 1.05
 1.01 of one sampler's chains (Vehtari et al. 2021): these are fits, each with an error of its own."""
 
 
-def run(problem: Problem, settings: Settings) -> Outcome:
+def climb(problem: Problem, settings: Settings) -> Outcome:
     """All steps by the captured path, or by the reference path where the step cannot be recorded.
 
     Raises:
@@ -60,7 +60,7 @@ def run(problem: Problem, settings: Settings) -> Outcome:
         if settings.compile is not False:
             warnings.warn(
                 f"svi runs on the reference path, pyro.infer.SVI, several times slower: {reason}",
-                stacklevel=5,
+                stacklevel=3,
             )
         outcome = run_reference(problem, settings, default)
     return _with_activity(outcome, problem)
