@@ -11,7 +11,7 @@ from benchmarks.timing import Block
 from guidebook.inference.gradient.problem import default_optimiser, prepare
 from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
-from guidebook.programs.data import arguments
+from guidebook.programs.batches.source import admitted
 from guidebook.programs.owned import copied, dtype_of
 from guidebook.programs.scope import local_parameters, precision, random_state
 
@@ -26,12 +26,12 @@ def captured_step(
     compiled: bool = True,
 ) -> Step:
     """What `svi` builds before its loop, by the same functions; `steps` is the most it can do."""
-    given = arguments(model, data)
+    source = admitted(model, data, batch_size=batch_size, size=None)
     model, guide = copied(model, guide)
     dtype = dtype_of(model, guide)
     cpu = torch.device("cpu")
     with local_parameters(), precision(dtype), random_state(0):
-        problem = prepare(model, guide, given, objective, batch_size, cpu, dtype, 0)
+        problem = prepare(model, guide, source, objective, cpu, dtype, 0)
         optimiser = default_optimiser(problem, steps)
         return Step(problem, optimiser, steps, 1, True if compiled else "graph")
 
