@@ -10,7 +10,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -104,42 +104,3 @@ def stoppable() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def progress_bar(shown: bool, steps: int, done: int) -> Iterator[Callable[[int, float, str], None]]:
-    """A bar with the objective and the active latent dimensions; calls (done, objective, active)."""
-    if not shown:
-        yield lambda done, objective, active: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=steps, initial=done, unit="step", desc="svi", leave=False, disable=None) as bar:
-
-        def move(now: int, objective: float, active: str) -> None:
-            told = {"active": active} if active else {}
-            bar.set_postfix(objective=f"{objective:.4g}", **told, refresh=False)
-            bar.update(now - bar.n)
-
-        yield move
-
-
-def bar_of(engine: str, total: int, shown: bool) -> Any:
-    """A context with a function that moves a progress bar by one and shows the ELBO."""
-
-    @contextlib.contextmanager
-    def context() -> Iterator[Callable[[float], None]]:
-        if not shown:
-            yield lambda elbo: None
-            return
-        from tqdm.auto import tqdm
-
-        with tqdm(total=total, desc=engine, leave=False, disable=None) as bar:
-
-            def move(elbo: float) -> None:
-                bar.set_postfix(elbo=f"{elbo:.6g}", refresh=False)
-                bar.update()
-
-            yield move
-
-    return context()

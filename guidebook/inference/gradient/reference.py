@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from guidebook.errors import SettingError
-from guidebook.inference.fits.running import progress_bar, stoppable
+from guidebook.inference.fits.running import counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
 from guidebook.inference.gradient.adam import AVERAGED, Optimiser, schedule_table
@@ -45,8 +45,8 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     with _pyros_own_mode():
         take = _stepper(problem, settings, default)
         look = watch(problem.model, lambda: problem.guide, problem.batch)
-        with progress_bar(settings.progress, settings.steps, 0) as bar, stoppable() as stop:
-            for step in range(settings.steps):
+        with counted("svi", settings.steps, shown=settings.progress) as steps:
+            for step in steps:
                 before, generator = _copies(joined), torch.get_rng_state()
                 history.append(take(step))
                 nan = not (math.isfinite(history[-1]) and _finite(joined))
@@ -57,10 +57,9 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
                 if average:
                     average.take(step)
                 if step % LOOK_EVERY == 0:
-                    bar(step, history[-1], look() if settings.progress else "")
-                interrupted = stop.is_set()
-                if interrupted:
-                    break
+                    active = look() if settings.progress else ""
+                    steps.show(objective=history[-1], active=active)
+            interrupted = steps.stopped
     notes: dict[str, Any] = {"path": "reference", "compiled": False}
     if nan:
         notes["nan"] = cause_of_nan(problem, len(history) - 1, history[-1])

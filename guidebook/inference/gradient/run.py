@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import SettingError
-from guidebook.inference.fits.running import progress_bar, stoppable
+from guidebook.inference.fits.running import Steps, counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient.activity import ROWS, activity, watch
@@ -77,25 +76,26 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
         return adopt(step, step.state["flat"][0])  # the graph reads parameters of its own
 
     look = watch(problem.model, guide_of_now, problem.batch)
-    with progress_bar(settings.progress, step.steps, done) as bar, stoppable() as stop:
+    with counted("svi", step.steps, shown=settings.progress, done=done) as steps:
         while done < step.steps and not interrupted and bool(step.state["alive"].any()):
-            done = advance(step, done, min(step.steps, done + LOOK_EVERY), stop)
-            interrupted = stop.is_set()
+            done = advance(step, done, min(step.steps, done + LOOK_EVERY), steps)
+            interrupted = steps.stopped
             due = time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS
             if path and (due or interrupted or done == step.steps):
                 checkpoints.write(path, signature(step), step.state, step.joined)
                 written = time.monotonic()
             objective = float(step.state["history"][max(0, done - 1)].nanmean())
-            bar(done, objective, look() if settings.progress else "")
+            steps.advance(done - steps.done)
+            steps.show(objective=objective, active=look() if settings.progress else "")
     return _outcome(step, done, interrupted)
 
 
-def advance(step: Step, done: int, upto: int, stop: threading.Event) -> int:
+def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
     """Takes the steps from `done` until `upto` or Ctrl-C; returns how many are done."""
     state, call, rows = step.inputs(), step.call, step.problem.rows
     fixed = step.tensors(step.problem.data)
     with torch.no_grad():
-        while done < upto and not stop.is_set():
+        while done < upto and not steps.stopped:
             try:
                 grad = call(*state, *(step.tensors(rows.batch(done)) if rows else fixed))
             except LinAlgError:  # as a density that is not a number
