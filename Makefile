@@ -45,7 +45,7 @@ report: $(VENV)/.installed
 
 # One thread a process: the suite is made of small problems, which many threads only slow down.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadscope
 
 slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow

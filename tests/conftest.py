@@ -1,6 +1,7 @@
 """One thread for every test, and two laws after each: no global parameter, torch's default dtype."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyro
 import pytest
@@ -12,12 +13,22 @@ WITH_PYROS_OWN_STORE = ("/guides/", "/models/")
 """Tests of models and guides by themselves, used as Pyro's users do: they do fill the store."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file stay in one process of xdist, where they share its fits; conformance, of a pair."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of a file all tests go to one process, where they share its fits; of conformance all of a pair.
+
+    A group of `--dist loadgroup` would say it too, but xdist 3.8 does not see groups under pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFileOrPair(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, name = nodeid.partition("::")
+            return name.partition("[")[2].partition(":")[0] if "/conformance/" in file else file
+
+    return ByFileOrPair(config, log)
 
 
 @pytest.fixture(autouse=True)

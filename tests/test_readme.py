@@ -43,7 +43,7 @@ def test_shell_blocks_are_the_two_commands() -> None:
     ("target", "runs"),
     [
         ("report", "guidebook report eight-schools --out reports/"),
-        ("test", "pytest -q --numprocesses 2 --dist loadgroup"),
+        ("test", "pytest -q --numprocesses 2 --dist loadscope"),
     ],
 )
 def test_make_does_what_the_readme_says(target: str, runs: str, tmp_path: Path) -> None:

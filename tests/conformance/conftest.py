@@ -126,9 +126,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             chosen = [row for row in chosen if belongs(row)]
     params = []
     for row in chosen:
-        marks = [pytest.mark.xdist_group(row.pair)]
-        marks += [pytest.mark.slow] if (row.pair, row.way) in SLOW else []
-        params.append(pytest.param(row, id=f"{row.pair}-{row.way}", marks=marks))
+        marks = [pytest.mark.slow] if (row.pair, row.way) in SLOW else []
+        params.append(pytest.param(row, id=f"{row.pair}:{row.way}", marks=marks))
     metafunc.parametrize("row", params, scope="session")
 
 
