@@ -25,6 +25,7 @@ from guidebook.reports.files import read_draws, writable_folder, write_netcdf, w
 
 if TYPE_CHECKING:
     from guidebook.inference.fits.fit import Fit
+    from guidebook.reports.comparison import Comparison
     from guidebook.shelf.pair import Pair
 
 QUICK_STEPS = 500
@@ -75,7 +76,7 @@ def report(options: argparse.Namespace) -> None:
     """Fit every guide of a pair and its reference; write the page, the table and the draws."""
     from guidebook.catalogue import pair as find_pair
     from guidebook.reports.comparison import compare as compare_fits
-    from guidebook.shelf.fitting import chosen_guides, fit_guide, fit_reference, trained_model
+    from guidebook.shelf.fitting import chosen_guides
 
     pair = find_pair(options.pair)
     guides = chosen_guides(pair, options.guides)
@@ -83,44 +84,60 @@ def report(options: argparse.Namespace) -> None:
     options.interrupted = (
         f"What was fitted so far is in {folder}; the same command continues from its checkpoints."
     )
+    checkpoints = {name: folder / f"{pair.name}-{name}.checkpoint" for name in guides}
+    fits, reference = _fitted(pair, checkpoints, options)
+    comparison = compare_fits(
+        fits,
+        reference=reference,
+        seed=options.seed,
+        labels=pair.labels() if pair.labels else None,
+        held_out=pair.held_out() if pair.held_out else None,
+    )
+    page = _written(pair, comparison, folder)
+    for name, done in fits.items():
+        draws = done.posterior(draws=_draws(pair, options), seed=options.seed)
+        write_netcdf(draws, folder / f"{pair.name}-{_file_name(name)}.nc")
+    for checkpoint in checkpoints.values():
+        checkpoint.unlink(missing_ok=True)
+    print(f"\n{comparison}")
+    if options.quick:
+        print("\n--quick: fits of few steps, for a first look; the verdicts are about these fits.")
+    print(f"\n{page}")
+
+
+def _fitted(
+    pair: Pair, checkpoints: dict[str, Path], options: argparse.Namespace
+) -> tuple[dict[str, Fit], str | None]:
+    """The fits of a pair by name, its reference last, and the name of the reference."""
+    from guidebook.shelf.fitting import fit_guide, fit_reference, trained_model
+
     data = pair.data()
     settings = _settings(pair, options)
     model = trained_model(pair, data, **settings)
     fits: dict[str, Fit] = {}
-    checkpoints = {name: folder / f"{pair.name}-{name}.checkpoint" for name in guides}
     for name, checkpoint in checkpoints.items():
         print(f"{pair.name}: {name}", flush=True)
         fits[name] = fit_guide(pair, name, model, data, checkpoint, **settings)
         print(f"  {_outcome(fits[name])}")
     short = {"draws": QUICK_DRAWS, "tune": QUICK_DRAWS} if options.quick else {}
     truth = fit_reference(pair, model, data, seed=options.seed, device=options.device, **short)
-    reference = None
-    if truth is not None:
-        reference, sampled = truth
-        fits[reference] = sampled
-        print(f"{pair.name}: {reference}, the reference\n  {_outcome(fits[reference])}")
-    labels = pair.labels() if pair.labels else None
-    comparison = compare_fits(
-        fits,
-        reference=reference,
-        seed=options.seed,
-        labels=labels,
-        held_out=pair.held_out() if pair.held_out else None,
-    )
+    if truth is None:
+        return fits, None
+    reference, fits[truth[0]] = truth
+    print(f"{pair.name}: {reference}, the reference\n  {_outcome(fits[reference])}")
+    return fits, reference
 
-    stem = pair.name
-    page = comparison.to_html(folder / f"{stem}.html", title=pair.name, command=_command_line())
-    write_table(comparison.table, folder / f"{stem}.csv")
-    for name, fit in fits.items():
-        draws = fit.posterior(draws=_draws(pair, options), seed=options.seed)
-        write_netcdf(draws, folder / f"{stem}-{_file_name(name)}.nc")
-    for checkpoint in checkpoints.values():
-        checkpoint.unlink(missing_ok=True)
-    print()
-    print(comparison)
-    if options.quick:
-        print("\n--quick: fits of few steps, to see the page; the verdicts are about these fits.")
-    print(f"\n{page}")
+
+def _written(pair: Pair, comparison: Comparison, folder: Path) -> Path:
+    """Write the page, with the pair's own sections, and the table; give the path of the page."""
+    page = comparison.to_html(
+        folder / f"{pair.name}.html",
+        title=pair.name,
+        command=_command_line(),
+        sections=pair.sections,
+    )
+    write_table(comparison.table, folder / f"{pair.name}.csv")
+    return page
 
 
 def fit(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.measures.forms import elbo_forms
 from guidebook.diagnostics.measures.identities import Bound
+from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
+from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
+from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.diagnostics.witnesses.modes import search_modes
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
@@ -51,6 +55,8 @@ class Compared:
         model, data: of the fits, where they came as fits.
         amortized: name to the numbers of amortised guides, row by row.
         bounds: name to the ELBO in its three forms, where it can be had quickly.
+        seed: of the draws, and of `mixture`, `energy` and `structure`: numbers peculiar to one kind
+            of model, which are computed when they are first asked for, once.
     """
 
     table: pd.DataFrame
@@ -65,6 +71,22 @@ class Compared:
     data: Mapping[str, Any] | None = None
     amortized: dict[str, AmortizedNumbers] = field(default_factory=dict)
     bounds: dict[str, Bound] = field(default_factory=dict)
+    seed: int = 0
+
+    @cached_property
+    def mixture(self) -> MixtureNumbers | None:
+        """Clusters and responsibilities of every approximation; None for other models."""
+        return mixture_numbers(self.model, self.data, self.posteriors, self.histories)
+
+    @cached_property
+    def energy(self) -> EnergyNumbers | None:
+        """Recall, samples and log Z of a Boltzmann machine; None for other models. Some seconds."""
+        return energy_numbers(self.model, self.data, self.posteriors, self.seed)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The model's sites, priors and plates, or why they cannot be had."""
+        return structure_of(self.model, self.data)
 
     def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
         """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
@@ -131,6 +153,7 @@ def compared(
         data=first.data if first else None,
         amortized={n: numbers for n, (_, numbers) in by_row.items()},
         bounds=elbo_forms(plain, name_of_reference, seed),
+        seed=seed,
     )
 
 

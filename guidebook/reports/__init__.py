@@ -1,13 +1,13 @@
-"""Numbers to words, figures and one page.
+"""Numbers to words, figures and one page. Nothing is computed here but summaries of draws.
 
 `comparison` holds the value that `guidebook.compare` returns; the other files only read it:
 
-- `numbers` (how a number is written), `summaries` (moments of weighted draws, disagreements);
-- `forest`, `densities`, `figures` (objective, k-hat), `predictive_figures`, `amortized_figures`: a
-  matplotlib figure a function, drawn in the manner of `style`;
-- `graph` (a model's sites, priors and plates, from a run of it) and `graph_drawing`;
-- `gallery` (which figures, with which words), `provenance` (data, seeds, versions), `page` (one
-  self-contained HTML file, from `page.html.jinja`), `terminal` (plain text).
+- `elements/`: how a number is written, the columns of the table, sections and images, the style of
+  figures, moments of weighted draws;
+- `figures/`: a `matplotlib.figure.Figure` a function;
+- `sections/`: functions of the comparison that return a `Section` of the page, or None;
+- `page` (one self-contained HTML file: the verdicts, the table, the sections in order), `terminal`
+  (plain text), `verdicts` (cards and rows of the table), `provenance` (data, seeds, versions).
 
 `files` reads and writes draws and tables.
 """

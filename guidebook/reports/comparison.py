@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from guidebook.diagnostics.compare import Compared, compared
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.scope import alone
+from guidebook.reports.elements.section import Section
 from guidebook.reports.page import fragment, to_html
 from guidebook.reports.terminal import table
 
@@ -22,10 +23,26 @@ class Comparison(Compared):
     """Approximations side by side (see `Compared` for what it holds), shown as page or table."""
 
     def to_html(
-        self, path: str | Path, *, title: str | None = None, command: str | None = None
+        self,
+        path: str | Path,
+        *,
+        title: str | None = None,
+        command: str | None = None,
+        sections: Sequence[Callable[[Compared], Section | None]] = (),
     ) -> Path:
-        """Writes one self-contained page; see `guidebook.reports.page`."""
-        return to_html(self, path, title=title, command=command)
+        """Writes one self-contained page; see `guidebook.reports.page`.
+
+        Arguments:
+            path: the file to write.
+            title: heading of the page; the model's name where None.
+            command: the command line that makes the page again, shown at its end.
+            sections: further sections, such as a pair's own: functions of the comparison that
+                return a `guidebook.reports.elements.section.Section`, or None.
+
+        Raises:
+            FileError: the directory cannot be made or written.
+        """
+        return to_html(self, path, title=title, command=command, sections=sections)
 
     def _repr_html_(self) -> str:
         return fragment(self)

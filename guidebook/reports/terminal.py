@@ -1,15 +1,14 @@
 """A comparison as plain text: the table of verdicts, and a paragraph an approximation."""
 
-import math
 import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from guidebook.reports.elements.numbers import count, fixed, listing, seconds, span, with_error
+from guidebook.reports.elements.columns import Column, columns_of, sentence
+from guidebook.reports.elements.numbers import MISSING, listing
 from guidebook.reports.elements.summaries import names_of, unsound, verdict_word
 
 if TYPE_CHECKING:
@@ -24,61 +23,54 @@ _COLOURS = {
 _PLAIN = "\033[0m"
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column: its heading, how a row is written in it; the highest `drop` leaves first."""
-
-    heading: str
-    write: Callable[[Mapping[str, Any]], str]
-    drop: int
-
-
-_COLUMNS = (
-    _Column("k-hat", lambda row: _khat(row), 0),
-    _Column("ELBO", lambda row: with_error(row["elbo"], row["elbo_se"]), 2),
-    _Column("log evidence", lambda row: with_error(row["log_evidence"], row["log_evidence_se"]), 3),
-    _Column("ESS", lambda row: count(row["ess"]), 4),
-    _Column("mean error", lambda row: fixed(row["mean_error"]), 0),
-    _Column("sd ratios", lambda row: span(row["sd_ratio_min"], row["sd_ratio_max"]), 1),
-    _Column("time", lambda row: seconds(row["seconds"]), 5),
-)
-
-
 def table(comparison: "Compared", width: int | None = None) -> str:
     """The comparison as text of at most `width` columns (the terminal's where None, at least 40).
 
-    The columns that matter least are left out where the width does not hold them. The verdicts are
-    coloured only where standard output is a terminal and NO_COLOR is not set.
+    The table of numbers, then for each approximation the reason of its verdict, what to do next, and
+    what each diagnostic found. The columns that matter least are left out where the width does not
+    hold them. The verdicts are coloured only where standard output is a terminal and NO_COLOR is
+    not set.
     """
     room = max(40, shutil.get_terminal_size((120, 24)).columns if width is None else width)
     names = names_of(comparison)
-    rows: list[Mapping[str, Any]] = [comparison.table.loc[name] for name in comparison.table.index]
     words = [verdict_word(comparison, name) for name in names]
     longest = max(12, room - 20)
     first = ["approximation", *(_cut(name, longest) for name in names)]
-    columns = [first, ["verdict", *words]]
-    measured = [
-        (column, [column.heading, *(column.write(row) for row in rows)])
-        for column in _COLUMNS
-        if any(column.write(row) != "-" for row in rows)
-    ]
-    dropped = []
-    while measured and _total([*columns, *(cells for _, cells in measured)]) > room:
-        least = max(measured, key=lambda pair: pair[0].drop)
-        measured.remove(least)
-        dropped.append(least[0].heading)
-    lines = _aligned([*columns, *(cells for _, cells in measured)])
-    lines = [line.rstrip() for line in lines]
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    text = [
-        _heading(comparison, room),
-        "",
-        *(_paint(line, words[i - 2] if i > 1 else "") for i, line in enumerate(lines)),
-    ]
+    columns, dropped = _fitting([first, ["verdict", *words]], _measured(comparison), room)
+    lines = [line.rstrip() for line in _aligned(columns)]
+    rule = "-" * max(len(line) for line in lines)
+    painted = [_paint(line, word) for line, word in zip(lines[1:], words, strict=True)]
+    text = [_heading(comparison, room), "", lines[0], rule, *painted]
     text += ["", *_notes(comparison, dropped, room)]
-    for name, row in zip(names, rows, strict=True):
-        text += _paragraph(comparison, name, row, min(room, 100))  # longer lines are hard to read
+    for name in names:
+        text += _paragraph(comparison, name, min(room, 100))  # longer lines are hard to read
     return "\n".join(text)
+
+
+def _measured(comparison: "Compared") -> list[tuple[Column, list[str]]]:
+    """Every column that has a number, with its cells under its heading."""
+    rows: list[Mapping[str, Any]] = [comparison.table.loc[name] for name in comparison.table.index]
+    written = [
+        (column, [column.write(row) for row in rows])
+        for column in columns_of(comparison.table.columns)
+    ]
+    return [
+        (column, [column.heading, *cells])
+        for column, cells in written
+        if any(cell != MISSING for cell in cells)
+    ]
+
+
+def _fitting(
+    first: list[list[str]], measured: list[tuple[Column, list[str]]], room: int
+) -> tuple[list[list[str]], list[str]]:
+    """The columns that the width holds, and the headings of those that it does not."""
+    kept, dropped = list(measured), []
+    while kept and _total([*first, *(cells for _, cells in kept)]) > room:
+        least = max(kept, key=lambda pair: pair[0].least)
+        kept.remove(least)
+        dropped.append(least[0].heading)
+    return [*first, *(cells for _, cells in kept)], dropped
 
 
 def _heading(comparison: "Compared", room: int) -> str:
@@ -93,12 +85,6 @@ def _heading(comparison: "Compared", room: int) -> str:
     return textwrap.fill(f"{what}, {against}", room)
 
 
-def _khat(row: Mapping[str, Any]) -> str:
-    """k-hat is never written without its error."""
-    value, error = fixed(row["khat"]), fixed(row["khat_se"])
-    return value if error == "-" or math.isinf(row["khat"]) else f"{value} ± {error}"
-
-
 def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
     """Units, and what the width left out."""
     against = (
@@ -108,32 +94,29 @@ def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
     )
     notes = [
         "ELBO and log evidence in nats; "
-        f"mean error in {against} standard deviations; ± standard error."
+        f"mean error and Wasserstein distance in {against} standard deviations; ± standard error."
     ]
     if dropped:
-        notes.append(f"Left out for width: {listing(dropped[::-1])}.")
+        notes.append(f"Left out for width: {listing(list(reversed(dropped)))}.")
     return [line for note in notes for line in textwrap.wrap(note, room)]
 
 
-def _paragraph(comparison: "Compared", name: str, row: Mapping[str, Any], room: int) -> list[str]:
-    """The reason and what to do next, wrapped under the name."""
+def _paragraph(comparison: "Compared", name: str, room: int) -> list[str]:
+    """The reason, what to do next and what each diagnostic found, wrapped under the name."""
     word = verdict_word(comparison, name)
-    sentences = [_text(row["reason"]), _text(row["next"])]
+    row = comparison.table.loc[name]
     title = f"{name}: {word}"
     if word == "reference":
         if not unsound(comparison, name):
             return []
         word = str(comparison.verdicts[name].value)
-        title += f", itself {word}"
+        title += f", failed its own checks ({word})"
     lines = ["", _paint(title, word)]
-    for sentence in filter(None, sentences):
-        lines += textwrap.wrap(sentence, room, initial_indent="  ", subsequent_indent="  ")
+    for words in filter(None, (sentence(row["reason"]), sentence(row["next"]))):
+        lines += textwrap.wrap(words, room, initial_indent="  ", subsequent_indent="  ")
+    for said in comparison.witnesses.get(name, []):
+        lines += textwrap.wrap(str(said), room, initial_indent="  - ", subsequent_indent="    ")
     return lines
-
-
-def _text(value: Any) -> str:
-    """A sentence of the table; nothing where there is none (NaN)."""
-    return value.strip() if isinstance(value, str) else ""
 
 
 def _cut(name: str, room: int) -> str:

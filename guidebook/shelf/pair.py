@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor
 
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.scope import random_state
+
+if TYPE_CHECKING:
+    from guidebook.diagnostics.compare import Compared
+    from guidebook.reports.elements.section import Section
 
 T = TypeVar("T")
 Model = Callable[..., Any]
@@ -37,6 +41,8 @@ class Pair:
     - `settings`: keyword arguments for `svi`.
     - `labels()` and `held_out_labels()`: a class of each row, for pictures only; `image_shape`: the
       shape of one row as a picture.
+    - `sections`: what its page shows besides: functions of the comparison that return a `Section`,
+      or None.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Pair:
     labels: Callable[[], Tensor] | None = None
     held_out_labels: Callable[[], Tensor] | None = None
     image_shape: tuple[int, int] | None = None
+    sections: tuple[Callable[[Compared], Section | None], ...] = ()
 
 
 def seeded(make: Callable[[], T]) -> T:

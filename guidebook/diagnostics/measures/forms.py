@@ -1,7 +1,17 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.measures.forms."""
+r"""The ELBO of every approximation in its three forms.
+
+.. math:: \text{ELBO} = E_q \log p(x, z) + H[q] = E_q \log p(x \mid z) - KL(q \| p(z))
+    = \log p(x) - KL(q \| p(z \mid x))
+
+`guidebook.diagnostics.measures.identities.bound` gives them where prior and likelihood are separate.
+Where a model sums discrete sites out, z are its continuous sites, and log p(x | z) is what remains
+of the joint density without their prior. Components that can change places are in one labelling,
+whose densities are p_c = K! p and q_c (`guidebook.programs.labels`); the forms hold for those.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,3 +101,11 @@ def summed_out(
     log_p = scored(exact, fit, potential.constrain(u)).double() + copies
     gap = mean_of(log_q - log_det - log_p)
     return known._replace(log_evidence=Estimate(float(log_evidence)), posterior_kl=gap)
+
+
+def residual(found: Bound) -> Estimate | None:
+    """log p(x) - (ELBO + KL to the posterior): 0 but for the draws; None without the posterior."""
+    if found.log_evidence is None or found.posterior_kl is None:
+        return None
+    value = found.log_evidence.value - found.energy_form.value - found.posterior_kl.value
+    return Estimate(value, math.hypot(found.energy_form.se, found.posterior_kl.se))

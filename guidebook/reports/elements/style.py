@@ -74,7 +74,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def styled_draw(*args: P.args, **kwargs: P.kwargs) -> R:
-        with alone(), rc_context(_RC):
+        with alone(), rc_context(_RC):  # matplotlib has one set of settings for all threads
             return draw(*args, **kwargs)
 
     return styled_draw

@@ -43,6 +43,11 @@ class Yardstick:
     centre: dict[str, Array]
     scale: dict[str, Array]
 
+    def of(self, component: Component) -> tuple[float, float]:
+        """Its mean and standard deviation of one scalar."""
+        centre, scale = self.centre[component.variable], self.scale[component.variable]
+        return float(centre[component.index]), float(scale[component.index])
+
 
 def names_of(comparison: "Compared") -> list[str]:
     """Every approximation, the reference among them; amortised ones have no draws to show."""
@@ -73,7 +78,7 @@ def verdict_word(comparison: "Compared", name: str) -> str:
 
 
 def unsound(comparison: "Compared", name: str) -> bool:
-    """Whether this is a reference that did not pass itself: what it says is worth less."""
+    """Whether this is a reference that failed its own checks: what it says is worth less."""
     verdict = comparison.verdicts.get(name)
     return is_reference(comparison, name) and verdict is not None and verdict.value != "trust"
 
@@ -82,8 +87,8 @@ def shows_weighted(comparison: "Compared", name: str) -> bool:
     """Whether the reweighted draws say something: not of a trusted fit, whose raw ones are as good,
     and not of a rejected one, whose few heavy weights would only mislead.
     """
-    told = verdict_word(comparison, name) in ("reweight", "none")
-    return told and comparison.weights.get(name) is not None
+    usable = verdict_word(comparison, name) in ("reweight", "none")
+    return usable and comparison.weights.get(name) is not None
 
 
 def variables(comparison: "Compared") -> list[str]:

@@ -1,8 +1,7 @@
 """How the fits went: the objective over the steps, and k-hat per site.
 
 Each function takes a Compared and returns a `matplotlib.figure.Figure`, or None where there is
-nothing to draw; so do those of `forest`, `densities` and `predictive_figures`. None of them touches
-pyplot or the comparison.
+nothing to draw; so do those of the other files here. None of them touches pyplot or the comparison.
 """
 
 import math
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from guidebook.diagnostics.compare import Compared
 
 MOST_SITES = 16
+JOINTLY = "all sites jointly"
 #: Where no draws are shown: the limit of k-hat no longer depends on their number from here on.
 MANY_DRAWS = 10_000
 
@@ -48,7 +48,7 @@ def objective(comparison: "Compared") -> Figure | None:
         return None
     palette, lines = colours(comparison), line_styles(comparison)
     late_half = {
-        n: _smoothed(h, np.linspace(h.size // 2, h.size, 101)) for n, h in histories.items()
+        n: smoothed(h, np.linspace(h.size // 2, h.size, 101)) for n, h in histories.items()
     }
     ends = {n: float(np.median(elbo[-20:])) for n, (_, elbo) in late_half.items()}
     best = max(ends.values())
@@ -56,22 +56,15 @@ def objective(comparison: "Compared") -> Figure | None:
     floor = max(0.1, float(np.ptp(late_half[max(ends, key=lambda n: ends[n])][1])))
     drawn = figure(3.5)
     whole, late = drawn.subplots(1, 2)
-    starts: list[Array] = []
+    farthest = 10 * floor
     for name, history in histories.items():
         style = {"color": palette[name], "ls": lines[name], "label": shorten(name)}
-        steps, elbo = _smoothed(history, np.geomspace(1, history.size + 1, 81) - 1)
+        steps, elbo = smoothed(history, np.geomspace(1, history.size + 1, 81) - 1)
         whole.plot(steps, np.maximum(best - elbo, floor), **style)
-        starts.append(elbo)
+        farthest = max(farthest, float(np.max(best - elbo)))
         steps, elbo = late_half[name]
         late.plot(100 * steps / history.size, elbo, **style)
-    whole.set_xscale("log")
-    whole.set_yscale("log")
-    farthest = max(float(np.max(best - elbo)) for elbo in starts)
-    whole.set_ylim(1.5 * max(farthest, 10 * floor), 0.7 * floor)
-    for axis in (whole.xaxis, whole.yaxis):
-        axis.set_major_formatter(_plain_power)
-        axis.set_minor_formatter(_nothing)
-    whole.set(title="whole run", xlabel="step", ylabel="nats below the best fit")
+    _logarithmic(whole, 1.5 * farthest, 0.7 * floor)
     late.set(
         title="second half of each run", xlabel="share of the run's steps (%)", ylabel="ELBO (nats)"
     )
@@ -83,13 +76,24 @@ def objective(comparison: "Compared") -> Figure | None:
     return drawn
 
 
+def _logarithmic(axes: Axes, bottom: float, top: float) -> None:
+    """Logarithmic axes with plain numbers; the best is on top."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom, top)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_plain_power)
+        axis.set_minor_formatter(_nothing)
+    axes.set(title="whole run", xlabel="step", ylabel="nats below the best fit")
+
+
 def _usable(history: Array) -> bool:
     """Whether there is a curve to draw."""
     history = np.asarray(history, dtype=float)
     return history.size >= 4 and bool(np.isfinite(history[history.size // 2 :]).any())
 
 
-def _smoothed(history: Array, edges: Array) -> tuple[Array, Array]:
+def smoothed(history: Array, edges: Array) -> tuple[Array, Array]:
     """(step, ELBO): medians over the stretches between `edges`.
 
     The median, because single ELBO draws have heavy tails; a stretch with no finite value is left
@@ -143,62 +147,61 @@ def khat_per_site(comparison: "Compared") -> Figure | None:
     entries = {n: values for n, values in entries.items() if values}
     if not entries:
         return None
-    sites = list(dict.fromkeys(site for values in entries.values() for site in values))
-    worst = sorted(
-        (site for site in sites if site != "all sites jointly"),
-        key=lambda site: -max(values[site][0] for values in entries.values() if site in values),
-    )
-    kept = set(worst[:MOST_SITES]) | {"all sites jointly"}
-    shown = [site for site in sites if site in kept]
+    shown, hidden = _worst_sites(entries)
     palette = colours(comparison)
     step = len(entries) + 1.0
     drawn = figure(0.16 * step * len(shown) + 1.35)
     axes = drawn.subplots()
-    threshold = khat_limit(sample_size(comparison) or MANY_DRAWS)
     for i, (name, values) in enumerate(entries.items()):
         at = [(s * step + i, *values[site]) for s, site in enumerate(shown) if site in values]
         y, k, se = np.array(at).T
         axes.errorbar(
-            k,
-            y,
-            xerr=2 * np.nan_to_num(se),
-            fmt="o",
-            ms=5,
-            color=palette[name],
-            elinewidth=1.3,
+            k, y, xerr=2 * np.nan_to_num(se), fmt="o", ms=5, color=palette[name], elinewidth=1.3,
             label=shorten(name),
-        )
-    low, high = axes.get_xlim()
-    low, high = min(low, -0.1), max(high, 1.1)
-    axes.axvspan(threshold, high + 1, color="#f7e3dc", lw=0, zorder=0)
-    axes.axvline(threshold, color=INK, lw=1.0, ls="--")
-    axes.set_xlim(max(low, -1.5), min(high, 5.0))
+        )  # fmt: skip
+    _mark_limit(axes, khat_limit(sample_size(comparison) or MANY_DRAWS))
     axes.set_ylim(len(shown) * step - 0.5, -1.0)
     axes.set_yticks([s * step + (len(entries) - 1) / 2 for s in range(len(shown))])
     axes.set_yticklabels([shorten(site, 34) for site in shown])
     axes.tick_params(axis="y", length=0)
     for s in range(1, len(shown)):
         axes.axhline(s * step - 1.0, color=FAINT, lw=0.8, zorder=0)
-    hidden = len(sites) - len(shown)
-    rest = f"; {hidden} better sites not shown" if hidden else ""
+    rest = f"; {hidden} sites with a lower k-hat are not shown" if hidden else ""
     axes.set_xlabel(f"Pareto k-hat ± 2 standard errors{rest}")
-    axes.text(
-        threshold,
-        1.0,
-        f" {threshold:.2f}: weights unusable beyond",
-        transform=axes.get_xaxis_transform(),
-        fontsize=8.5,
-        va="bottom",
-    )
     gridlines(axes)
     drawn.legend(loc="outside upper left", ncols=min(5, len(entries)))
     return drawn
 
 
+def _worst_sites(entries: dict[str, dict[str, tuple[float, float]]]) -> tuple[list[str], int]:
+    """The sites with the highest k-hat, after all of them jointly; and how many are left out."""
+    sites = list(dict.fromkeys(site for values in entries.values() for site in values))
+    worst = sorted(
+        (site for site in sites if site != JOINTLY),
+        key=lambda site: -max(values[site][0] for values in entries.values() if site in values),
+    )
+    kept = {JOINTLY, *worst[:MOST_SITES]}
+    shown = [site for site in sites if site in kept]
+    return shown, len(sites) - len(shown)
+
+
+def _mark_limit(axes: Axes, limit: float) -> None:
+    """The line beyond which the weights cannot be used, and the part beyond it shaded."""
+    low, high = axes.get_xlim()
+    low, high = min(low, -0.1), max(high, 1.1)
+    axes.axvspan(limit, high + 1, color="#f7e3dc", lw=0, zorder=0)
+    axes.axvline(limit, color=INK, lw=1.0, ls="--")
+    axes.set_xlim(max(low, -1.5), min(high, 5.0))
+    axes.text(
+        limit, 1.0, f" {limit:.2f}: weights unreliable beyond",
+        transform=axes.get_xaxis_transform(), fontsize=8.5, va="bottom",
+    )  # fmt: skip
+
+
 def _khats(comparison: "Compared", name: str) -> dict[str, tuple[float, float]]:
     """The joint k-hat first, then the sites'; what could not be computed is left out."""
     row = comparison.table.loc[name]
-    every = {"all sites jointly": (float(row["khat"]), float(row["khat_se"]))}
+    every = {JOINTLY: (float(row["khat"]), float(row["khat_se"]))}
     every |= {
         site: (float(k), float(se)) for site, (k, se) in comparison.khat_sites.get(name, {}).items()
     }

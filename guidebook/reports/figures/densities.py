@@ -111,8 +111,7 @@ def _density_limits(
     axes: Axes, measure: Yardstick, component: Component, spans: list[Array], peaks: list[float]
 ) -> None:
     """Limits that one far-off or needle-thin approximation cannot squash; it runs off the panel."""
-    centre = float(measure.centre[component.variable][component.index])
-    scale = float(measure.scale[component.variable][component.index])
+    centre, scale = measure.of(component)
     if spans:
         low, high = min(s[0] for s in spans), max(s[1] for s in spans)
         low, high = max(low, centre - 5 * scale), min(high, centre + 5 * scale)

@@ -1,7 +1,7 @@
 """The forest: mean and intervals of every approximation against the reference, on one scale."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -89,58 +89,58 @@ def _forest_column(
     room: int,
 ) -> float:
     """Draws the parameters of one column; returns how far from zero the intervals reach."""
-    palette, lines = colours(comparison), line_styles(comparison)
     step, reach = len(rows) + 1.3, 0.0
     for position, component in enumerate(shown):
         top = position * step
-        centre = float(measure.centre[component.variable][component.index])
-        scale = float(measure.scale[component.variable][component.index])
         _reference_bands(comparison, axes, measure, component, (top - 0.15, top + len(rows) - 0.85))
-        for i, (name, weighted) in enumerate(rows):
-            draws = (column(comparison, name, component) - centre) / scale
-            weights = comparison.weights[name] if weighted else None
-            low, left, right, high = quantiles(draws, _LEVELS, weights)
-            keep = np.isfinite(draws)
-            if not keep.any():
-                continue
-            share = None if weights is None else weights[keep] / weights[keep].sum()
-            mean = float(moments(draws[keep], share)[0])
-            y, colour = top + i, palette[name]
-            alpha = 0.75 if weighted else 1.0
-            axes.plot([low, high], [y, y], color=colour, lw=1.2, ls=lines[name], alpha=alpha)
-            axes.plot(
-                [left, right], [y, y], color=colour, lw=3.4, alpha=alpha, solid_capstyle="butt"
-            )
-            face = "white" if weighted else colour
-            axes.plot([mean], [y], "o", ms=5, mfc=face, mec=colour, mew=1.3, label="mean", zorder=3)
-            reach = max(reach, *(abs(v) for v in (low, high, mean) if math.isfinite(v)))
-        words = f"{shorten(component.label, 26)}\n"
-        axes.text(
-            -0.015,
-            top + len(rows) / 2 - 0.5,
-            words,
-            transform=axes.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=9.5,
-            linespacing=1.15,
-        )
-        axes.text(
-            -0.015,
-            top + len(rows) / 2 - 0.5,
-            f"\n{mean_and_sd(centre, scale)}",
-            transform=axes.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontsize=8,
-            color="#5b616b",
-            linespacing=1.35,
-        )
+        for i, row in enumerate(rows):
+            reach = max(reach, _interval(comparison, axes, measure, component, row, top + i))
+        _name(axes, measure, component, top + len(rows) / 2 - 0.5)
     axes.set_ylim(room * step - 0.9, -1.1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     gridlines(axes)
     return reach
+
+
+def _interval(
+    comparison: "Compared",
+    axes: Axes,
+    measure: Yardstick,
+    component: Component,
+    row: tuple[str, bool],
+    y: float,
+) -> float:
+    """Mean, 50 % and 94 % interval of one approximation at height y; how far from zero they reach."""
+    name, weighted = row
+    centre, scale = measure.of(component)
+    draws = (column(comparison, name, component) - centre) / scale
+    keep = np.isfinite(draws)
+    if not keep.any():
+        return 0.0
+    weights = comparison.weights[name] if weighted else None
+    low, left, right, high = quantiles(draws, _LEVELS, weights)
+    share = None if weights is None else weights[keep] / weights[keep].sum()
+    mean = float(moments(draws[keep], share)[0])
+    colour, line = colours(comparison)[name], line_styles(comparison)[name]
+    alpha = 0.75 if weighted else 1.0
+    face = "white" if weighted else colour
+    axes.plot([low, high], [y, y], color=colour, lw=1.2, ls=line, alpha=alpha)
+    axes.plot([left, right], [y, y], color=colour, lw=3.4, alpha=alpha, solid_capstyle="butt")
+    axes.plot([mean], [y], "o", ms=5, mfc=face, mec=colour, mew=1.3, label="mean", zorder=3)
+    return max(abs(v) for v in (low, high, mean) if math.isfinite(v))
+
+
+def _name(axes: Axes, measure: Yardstick, component: Component, y: float) -> None:
+    """The parameter's name left of its rows, and below it mean and sd in its own units."""
+    places: dict[str, Any] = {
+        "transform": axes.get_yaxis_transform(),
+        "ha": "right",
+        "va": "center",
+    }
+    name, units = f"{shorten(component.label, 26)}\n", f"\n{mean_and_sd(*measure.of(component))}"
+    axes.text(-0.015, y, name, fontsize=9.5, linespacing=1.15, **places)
+    axes.text(-0.015, y, units, fontsize=8, color="#5b616b", linespacing=1.35, **places)
 
 
 def _reference_bands(
@@ -153,8 +153,7 @@ def _reference_bands(
     """The yardstick's 94 % and 50 % intervals as bands behind the others, its mean as a line."""
     if measure.name is None:
         return
-    centre = float(measure.centre[component.variable][component.index])
-    scale = float(measure.scale[component.variable][component.index])
+    centre, scale = measure.of(component)
     weights = comparison.weights.get(measure.name) if measure.weighted else None
     draws = (column(comparison, measure.name, component) - centre) / scale
     low, left, right, high = quantiles(draws, _LEVELS, weights)

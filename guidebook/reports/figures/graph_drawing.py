@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch
 
+from guidebook.diagnostics.structure import Plate, Site, Structure
 from guidebook.reports.elements.style import GREY, INK, WIDTH, shorten, styled
-from guidebook.reports.figures.graph import ModelGraph, Plate, Site
 
 #: Inches between layers, between neighbours, and from a site to the box of its plate.
 _ROW, _GAP, _PAD = 1.0, 0.35, 0.22
@@ -16,7 +16,7 @@ _MOST_NODES = 60
 
 
 @styled
-def draw_graph(graph: ModelGraph) -> Figure | None:
+def draw_graph(graph: Structure) -> Figure | None:
     """The graph from top to bottom: observed sites grey, deterministic ones dashed, plates as
     boxes.
     """
@@ -49,7 +49,7 @@ def draw_graph(graph: ModelGraph) -> Figure | None:
     return drawn
 
 
-def _layers(graph: ModelGraph) -> dict[str, int]:
+def _layers(graph: Structure) -> dict[str, int]:
     """The longest path from a root: every arrow points downwards."""
     layers: dict[str, int] = {}
     for site in graph.sites:  # parents come before their children
@@ -64,7 +64,7 @@ def _layers(graph: ModelGraph) -> dict[str, int]:
 
 
 def _places(
-    graph: ModelGraph, layers: dict[str, int], widths: dict[str, float]
+    graph: Structure, layers: dict[str, int], widths: dict[str, float]
 ) -> dict[str, tuple[float, float]]:
     """Centre of every site: blocks (a plate with what is in it, or a lone site) beside each other.
 
@@ -89,7 +89,7 @@ def _places(
     return {name: (x[name], depth[layers[name]]) for name in x}
 
 
-def _heights(graph: ModelGraph, layers: dict[str, int]) -> dict[int, float]:
+def _heights(graph: Structure, layers: dict[str, int]) -> dict[int, float]:
     """The height of every layer; a layer in which a plate begins or ends stands off for its box."""
     heights: dict[int, float] = {}
     y = 0.0
@@ -102,7 +102,7 @@ def _heights(graph: ModelGraph, layers: dict[str, int]) -> dict[int, float]:
     return heights
 
 
-def _blocks(graph: ModelGraph) -> list[list[str]]:
+def _blocks(graph: Structure) -> list[list[str]]:
     """The sites of every outermost plate, and every other site by itself."""
     owner = {site.name: site.name for site in graph.sites}
     for plate in graph.plates:
@@ -116,7 +116,7 @@ def _blocks(graph: ModelGraph) -> list[list[str]]:
 
 
 def _inside(
-    block: list[str], graph: ModelGraph, layers: dict[str, int], widths: dict[str, float]
+    block: list[str], graph: Structure, layers: dict[str, int], widths: dict[str, float]
 ) -> tuple[dict[str, float], float]:
     """Offsets of a block's sites from its centre, and its width with the boxes around it.
 
@@ -160,7 +160,7 @@ def _nearest_free(wish: float, width: float, busy: list[tuple[float, float]]) ->
 
 
 def _centre_lone(
-    graph: ModelGraph,
+    graph: Structure,
     layers: dict[str, int],
     widths: dict[str, float],
     x: dict[str, float],
@@ -189,7 +189,7 @@ def _centre_lone(
 
 def _box(
     plate: Plate,
-    graph: ModelGraph,
+    graph: Structure,
     places: dict[str, tuple[float, float]],
     widths: dict[str, float],
 ) -> tuple[float, float, float, float]:

@@ -1,65 +1,59 @@
-r"""The ELBO of every approximation in its three forms, for a table of the page.
-
-    ELBO = energy + entropy = data term - KL to the prior = log p(x) - KL(q || p(z | x))
-
-`guidebook.diagnostics.measures.identities.bound` gives them where prior and likelihood are separate. Where a
-model sums discrete sites out, z are its continuous sites, and log p(x | z) is what remains of the
-joint density without their prior. Components that can change places are in one labelling, whose
-densities are p_c = K! p and q_c (`guidebook.programs.labels`); the forms hold for those.
-"""
+"""The ELBO of every approximation in its three forms, as a table of the page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
+from guidebook.diagnostics.measures.forms import residual
 from guidebook.diagnostics.measures.identities import Bound
 from guidebook.diagnostics.measures.information import Estimate
 from guidebook.reports.elements.numbers import minus, with_error
+from guidebook.reports.elements.section import Section, Table
 
-# the table ----------------------------------------------------------------------------------------
-
-
-class FormsRow(NamedTuple):
-    """One approximation: its name and the cells of its row."""
-
-    name: str
-    cells: list[str]
-
+if TYPE_CHECKING:
+    from guidebook.diagnostics.compare import Compared
 
 HEADINGS = (
-    ("Energy", "E_q log p(x, z)"),
-    ("Entropy", "H[q]"),
-    ("Data term", "E_q log p(x | z)"),
-    ("KL to prior", "KL(q ‖ p(z))"),
-    ("ELBO", "energy + entropy"),
-    ("ELBO", "data term − KL"),
-    ("KL to posterior", "KL(q ‖ p(z | x))"),
-    ("Residual", "log p(x) − ELBO − KL"),
-    ("Free energy", "F = −ELBO"),
+    "Energy\nE_q log p(x, z)",
+    "Entropy\nH[q]",
+    "Data term\nE_q log p(x | z)",
+    "KL to prior\nKL(q ‖ p(z))",
+    "ELBO\nenergy + entropy",
+    "ELBO\ndata term − KL",
+    "KL to posterior\nKL(q ‖ p(z | x))",
+    "Residual\nlog p(x) − ELBO − KL",
+    "Free energy\nF = −ELBO",
 )
 
 
-def residual(found: Bound) -> Estimate | None:
-    """log p(x) - (ELBO + KL to the posterior): 0 but for the draws; None without the posterior."""
-    if found.log_evidence is None or found.posterior_kl is None:
+def forms(comparison: Compared) -> Section | None:
+    """The section of the page; None where no approximation's forms are known."""
+    if not comparison.bounds:
         return None
-    value = found.log_evidence.value - found.energy_form.value - found.posterior_kl.value
-    return Estimate(value, math.hypot(found.energy_form.se, found.posterior_kl.se))
+    return Section(
+        "The ELBO in its three forms",
+        "ELBO = E_q log p(x, z) + H[q] = E_q log p(x | z) − KL(q ‖ p(z)) = log p(x) − "
+        "KL(q ‖ p(z | x)), in nats ± standard error over draws. The forms agree within their "
+        "errors. Energy and entropy depend on the scale of the parameters, here the unconstrained "
+        "one; their sum does not.",
+        [forms_table(comparison.bounds)],
+    )
 
 
-def forms_table(bounds: Mapping[str, Bound]) -> tuple[list[tuple[str, str]], list[FormsRow]]:
-    """Headings and rows in nats with standard errors; no columns that no row fills."""
-    rows = []
-    for name, b in bounds.items():
-        cells = (b.energy, b.entropy, b.data_term, b.prior_kl, b.energy_form, b.data_form,
-                 b.posterior_kl, residual(b), b.free_energy)  # fmt: skip
-        rows.append((name, cells))
-    kept = [i for i in range(len(HEADINGS)) if any(cells[i] is not None for _, cells in rows)]
-    return [HEADINGS[i] for i in kept], [
-        FormsRow(name, [_shown(cells[i]) for i in kept]) for name, cells in rows
-    ]
+def forms_table(bounds: Mapping[str, Bound]) -> Table:
+    """A row an approximation, in nats with standard errors; no columns that no row fills."""
+    rows = {
+        name: (b.energy, b.entropy, b.data_term, b.prior_kl, b.energy_form, b.data_form,
+               b.posterior_kl, residual(b), b.free_energy)
+        for name, b in bounds.items()
+    }  # fmt: skip
+    kept = [i for i in range(len(HEADINGS)) if any(cells[i] is not None for cells in rows.values())]
+    return Table(
+        "",
+        ["Approximation", *(HEADINGS[i] for i in kept)],
+        [[name, *(_shown(cells[i]) for i in kept)] for name, cells in rows.items()],
+    )
 
 
 def _shown(one: Estimate | None) -> str:

@@ -1,7 +1,7 @@
-"""The figures and tables of an amortised fit that say where its bound leaks and if z is used.
+"""The figures of an amortised fit's gaps, of the use of its latents, and of what it generates.
 
 Each takes `AmortizedNumbers` and returns a `matplotlib.figure.Figure`, or None where there is
-nothing to draw; `tables` gives what the page shows as tables.
+nothing to draw.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 
 from guidebook.inference.gradient.activity import ACTIVE
 from guidebook.reports.elements.style import GREY, INK, PALETTE, figure, gridlines, styled
-from guidebook.reports.sections.row_figures import mosaic
+from guidebook.reports.figures.mosaic import mosaic
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.amortized.gap import GapLedger
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 
 
@@ -28,8 +27,8 @@ _MOST_BARS = 60
 
 @styled
 def gap_bars(numbers: AmortizedNumbers) -> Figure | None:
-    """The two gaps: on average, and of every row looked at, the largest first."""
-    ledger: GapLedger | None = getattr(numbers, "ledger", None)
+    """The two gaps: on average, and of every row examined, the largest first."""
+    ledger = numbers.ledger
     if ledger is None or not ledger.family:
         return None
     terms = ledger.terms()
@@ -65,7 +64,7 @@ def gap_bars(numbers: AmortizedNumbers) -> Figure | None:
 @styled
 def kl_bars(numbers: AmortizedNumbers) -> Figure | None:
     """KL of each latent dimension, and the variance of its posterior means against the threshold."""
-    found = getattr(numbers, "collapse", None)
+    found = numbers.collapse
     if found is None:
         return None
     order = np.argsort(-found.kl, kind="stable")[:_MOST_BARS]
@@ -96,7 +95,7 @@ def kl_bars(numbers: AmortizedNumbers) -> Figure | None:
 @styled
 def nearest_neighbours(numbers: AmortizedNumbers) -> Figure | None:
     """Samples above the training rows nearest to them, and their distances against fresh rows'."""
-    made = getattr(numbers, "generation", None)
+    made = numbers.generation
     if made is None or len(made.samples) == 0:
         return None
     if numbers.image_shape is not None:
@@ -121,7 +120,7 @@ def nearest_neighbours(numbers: AmortizedNumbers) -> Figure | None:
 @styled
 def two_distances(numbers: AmortizedNumbers) -> Figure | None:
     """Images shifted, with a piece missing, and brighter: squared error and SSIM above each."""
-    found = getattr(numbers, "warned", None)
+    found = numbers.warned
     if found is None or len(found.images) == 0:
         return None
     apart = np.abs(found.squared["altered"] / np.maximum(found.squared["shifted"], 1e-12) - 1)
@@ -140,23 +139,23 @@ def two_distances(numbers: AmortizedNumbers) -> Figure | None:
 
 def warning_caption(numbers: AmortizedNumbers) -> str:
     """What the strip of `two_distances` says, with its numbers."""
-    found = getattr(numbers, "warned", None)
+    found = numbers.warned
     if found is None:
         return ""
     error = {k: float(v.mean()) for k, v in found.squared.items()}
     alike = {k: float(v.mean()) for k, v in found.similarity.items()}
     return (
-        "The reconstruction error counts pixels, not what is seen. Shifted by half a pixel; a piece "
-        "replaced by background; brightened by as much squared error as the shift. "
-        f"Squared error and SSIM order shifted and altered differently for {found.disagree.mean():.0%} "
-        f"of {len(found.images)} images (on average {error['shifted']:.2g} and {error['altered']:.2g}; "
-        f"SSIM {alike['shifted']:.2f} and {alike['altered']:.2f}); at equal squared error, brighter "
-        f"has SSIM {alike['brighter']:.2f}. SSIM is no judge of meaning either: 1 is equal."
+        "Each image shifted by half a pixel, with a patch replaced by background, and brightened by "
+        "as much squared error as the shift. Squared error and structural similarity (SSIM) rank "
+        f"shifted and altered differently for {found.disagree.mean():.0%} of {len(found.images)} "
+        f"images (mean squared error {error['shifted']:.2g} and {error['altered']:.2g}; SSIM "
+        f"{alike['shifted']:.2f} and {alike['altered']:.2f}). At equal squared error, the "
+        f"brightened image has SSIM {alike['brighter']:.2f}; 1 means equal images."
     )
 
 
 def neighbour_caption(numbers: AmortizedNumbers) -> str:
     """What the strip of `nearest_neighbours` says, with its numbers."""
-    made = getattr(numbers, "generation", None)
-    told = "" if made is None else f"Decoded draws of the prior. {made.sentence()}"
-    return told.replace("+-", "±").replace(" -", " −")
+    made = numbers.generation
+    words = "" if made is None else f"Decoded draws from the prior. {made.sentence()}"
+    return words.replace("+-", "±").replace(" -", " −")

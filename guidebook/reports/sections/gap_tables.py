@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.reports.sections.gap_tables."""
+"""The tables of an amortised fit: from log evidence to ELBO, gradient noise, and the worst rows."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ from guidebook.reports.elements.section import Table
 from guidebook.reports.sections.row_figures import KHAT_LIMIT
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.amortized.gap import GapLedger
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 
 
 def tables(numbers: AmortizedNumbers) -> list[Table]:
-    """The gap ledger, the noise of gradients, and the worst rows."""
+    """What the fit has of them, in this order."""
     made = [_ledger_table(numbers), _gradient_table(numbers), _worst_table(numbers)]
     return [table for table in made if table is not None]
 
 
 def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
-    ledger: GapLedger | None = getattr(numbers, "ledger", None)
+    ledger = numbers.ledger
     if ledger is None:
         return None
     terms = ledger.terms()
     said = {
-        "evidence": "log evidence: middle of the two below",
-        "upper": "annealed importance sampling, backwards (upper)",
-        "lower": "annealed importance sampling, forwards (lower)",
+        "evidence": "log evidence: midpoint of the next two",
+        "upper": "upper estimate: annealed importance sampling, reverse",
+        "lower": "lower estimate: annealed importance sampling, forward",
         "bound": f"importance-weighted bound, {ledger.draws:,} draws",
         "approximation": f"− approximation gap: the best {ledger.family} of each row",
         "best_elbo": "= ELBO of the best q of each row",
-        "amortisation": "− amortisation gap: what the encoder loses",
-        "gap": "− gap (the best q of this family is not known)",
+        "amortisation": "− amortisation gap: the encoder against the best q",
+        "gap": "− gap (no best q is known for this family)",
         "elbo": "= ELBO of the encoder",
     }
     left_out = ("gap",) if ledger.family else ("approximation", "best_elbo", "amortisation")
@@ -45,38 +44,39 @@ def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
         for k, words in said.items() if k not in left_out
     ]  # fmt: skip
     start = (
-        "exact draws of the posterior, so upper is a bound"
+        "exact draws of the posterior, so the upper estimate is a bound"
         if ledger.sandwich.exact_start
-        else "the forward chains’ ends, resampled: upper is a bound only if these found every mode"
+        else "the ends of the forward chains, resampled; the upper estimate is a bound only if these "
+        "found every mode"
     )
     return Table(
-        "Gap ledger",
+        "From log evidence to ELBO",
         ["Term", "nats a row ± se", f"sum of {n} rows"],
         rows,
-        f"{n} rows of the data. The se is Monte Carlo error, not the spread of rows; upper and lower may "
-        f"cross within it. The backward chains start from {start}.",
+        f"{n} rows of the data. The standard error is Monte Carlo error, not the spread of rows; upper "
+        f"and lower estimates may cross within it. The reverse chains start from {start}.",
     )
 
 
 def _gradient_table(numbers: AmortizedNumbers) -> Table | None:
-    found = getattr(numbers, "gradients", None)
+    found = numbers.gradients
     if not found:
         return None
     rows = [[name, fixed(n.norm), fixed(n.variance), fixed(n.snr)] for name, n in found.items()]
     draws = next(iter(found.values())).draws
     return Table(
-        "The noise of the encoder’s gradient",
+        "Noise of the encoder’s gradient",
         ["Estimator", "length of the mean", "variance", "signal to noise"],
         rows,
-        f"At the end of the fit, on some rows, over {draws} draws of each estimator. Variance: of all "
-        "parameters, summed. Signal to noise: |mean| / sd of a parameter, averaged; its floor is about "
-        f"{0.8 / draws**0.5:.2f}, that of no signal at all.",
+        f"At the end of the fit, on some rows, over {draws} draws of each estimator. Variance: summed "
+        "over parameters. Signal to noise: |mean| / sd of a parameter, averaged; without any signal "
+        f"it is about {0.8 / draws**0.5:.2f}.",
     )
 
 
 def _worst_table(numbers: AmortizedNumbers) -> Table | None:
     worst = np.asarray(numbers.worst, dtype=int)
-    index = getattr(numbers, "index", None)
+    index = numbers.index
     if index is None or len(worst) == 0:
         return None
     error = np.square(numbers.reconstruction - numbers.data).sum(1)
@@ -87,7 +87,7 @@ def _worst_table(numbers: AmortizedNumbers) -> Table | None:
         rows = [[n, fixed(error[i])] for n, i in zip(number, worst, strict=True)]
         return Table(
             "The worst rows", ["Row", "squared error"], rows,
-            "Largest reconstruction error first. A deterministic code: no posterior, so no k-hat.",
+            "Largest reconstruction error first. A deterministic code has no posterior and no k-hat.",
         )  # fmt: skip
     ses = numbers.khat_ses if numbers.khat_ses is not None else np.full(len(numbers.khat), np.nan)
     rows = [
@@ -100,8 +100,8 @@ def _worst_table(numbers: AmortizedNumbers) -> Table | None:
         "The worst rows",
         ["Row", "k-hat ± se", "ELBO", "bound", "bound − ELBO", "squared error"],
         rows,
-        f"Rows by their number in the data, the largest k-hat first; beyond {KHAT_LIMIT} weights "
-        "cannot be used. Nats; squared error of the reconstruction, in the data’s units.",
+        f"Rows by their number in the data, the largest k-hat first; beyond {KHAT_LIMIT} the importance "
+        "weights are unreliable. Bounds in nats; squared error of the reconstruction in the data’s units.",
     )
 
 

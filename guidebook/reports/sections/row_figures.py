@@ -1,5 +1,4 @@
-"""The figures of an amortised approximation q(z | x): data, reconstructions, latents, per-datum
-k-hat.
+"""The figures of an amortised approximation q(z | x): reconstructions, latents, k-hat of each row.
 
 Each takes `AmortizedNumbers` and returns a `matplotlib.figure.Figure`, or None where there is
 nothing to draw. Data of an `image_shape` are drawn as images, others as lines over their
@@ -18,20 +17,19 @@ from guidebook.reports.elements.style import (
     INK,
     PALETTE,
     REFERENCE,
-    WIDTH,
     figure,
     gridlines,
     shorten,
     styled,
 )
 from guidebook.reports.elements.summaries import Array
+from guidebook.reports.figures.mosaic import ACROSS, mosaic
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 
-#: Per-datum k-hat is read against the limit that does not depend on S: Vehtari et al. (2024).
+#: The k-hat of a row is read against the limit that does not depend on S: Vehtari et al. (2024).
 KHAT_LIMIT = 0.7
-_ACROSS = 12
 _PANELS = 8
 _MOST_TRAVERSED = 8
 _MOST_POINTS = 3000
@@ -44,26 +42,26 @@ def reconstructions(numbers: "AmortizedNumbers") -> Figure | None:
     n = min(len(numbers.data), len(numbers.reconstruction))
     if n == 0:
         return None
-    some = np.unique(np.linspace(0, n - 1, min(n, _ACROSS)).astype(int))
-    return _beside(numbers, some, [_datum_name(numbers, int(i)) for i in some])
+    some = np.unique(np.linspace(0, n - 1, min(n, ACROSS)).astype(int))
+    return _beside(numbers, some, [_row_name(numbers, int(i)) for i in some])
 
 
 @styled
-def worst_data(numbers: "AmortizedNumbers") -> Figure | None:
-    """The data whose approximate posterior is worst, their k-hat, and their reconstructions."""
-    some = np.asarray(numbers.worst, dtype=int)[:_ACROSS]
+def worst_rows(numbers: "AmortizedNumbers") -> Figure | None:
+    """The rows whose approximate posterior is worst, their k-hat, and their reconstructions."""
+    some = np.asarray(numbers.worst, dtype=int)[:ACROSS]
     if some.size == 0:
         return None
     khat = np.asarray(numbers.khat, dtype=float)
-    told = [f"\nk {khat[i]:.2f}" if np.isfinite(khat[i]) else "" for i in some]
-    names = [_datum_name(numbers, int(i)) + k for i, k in zip(some, told, strict=True)]
+    khats = [f"\nk {khat[i]:.2f}" if np.isfinite(khat[i]) else "" for i in some]
+    names = [_row_name(numbers, int(i)) + k for i, k in zip(some, khats, strict=True)]
     return _beside(numbers, some, names)
 
 
 @styled
 def prior_samples(numbers: "AmortizedNumbers") -> Figure | None:
     """What the model makes of z drawn from its prior, whatever the reconstructions look like."""
-    samples = np.asarray(numbers.prior_samples, dtype=float)[: 2 * _ACROSS]
+    samples = np.asarray(numbers.prior_samples, dtype=float)[: 2 * ACROSS]
     if len(samples) == 0:
         return None
     if numbers.image_shape is None:
@@ -74,33 +72,29 @@ def prior_samples(numbers: "AmortizedNumbers") -> Figure | None:
         axes.plot(_coordinates(samples), samples.T, color=_FIT, lw=0.9, alpha=0.6)
         axes.set(xlabel="coordinate", title="prior samples (grey: middle 94 % of the data)")
         return drawn
-    limits = _limits(numbers)
-    rows = [samples[i : i + _ACROSS] for i in range(0, len(samples), _ACROSS)]
-    return _mosaic_figure(numbers, rows, [""] * len(rows), limits)
+    rows = [samples[i : i + ACROSS] for i in range(0, len(samples), ACROSS)]
+    return mosaic(numbers, rows, [""] * len(rows))
 
 
 @styled
 def traversals(numbers: "AmortizedNumbers") -> Figure | None:
     """One latent coordinate moved at a time, a row each; the coordinates most used come first."""
-    walks = np.asarray(numbers.traversals, dtype=float)
+    walks = np.asarray(numbers.traversals, dtype=float)[:_MOST_TRAVERSED]
     if walks.size == 0:
         return None
-    order = most_used(numbers)[:_MOST_TRAVERSED]
-    order = order[order < len(walks)]
+    order = most_used(numbers)[: len(walks)]  # in which the walks are
+    names = [f"z[{d}]" for d in order]
     if numbers.image_shape is not None:
-        rows = [walks[d] for d in order]
-        return _mosaic_figure(numbers, rows, [f"z[{d}]" for d in order], _limits(numbers))
+        return mosaic(numbers, list(walks), names)
     columns = min(4, len(order))
     lines = -(-len(order) // columns)
     drawn = figure(1.7 * lines + 0.2)
     grid = drawn.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, d in zip(grid, order, strict=False):
-        for i, walk in enumerate(walks[d]):
-            share = i / max(1, len(walks[d]) - 1)
-            axes.plot(
-                _coordinates(walks[d]), walk, color=_blend(PALETTE[0], PALETTE[1], share), lw=1.1
-            )
-        axes.set_title(f"z[{d}]: low (blue) to high (red)")
+    for axes, name, steps in zip(grid, names, walks, strict=False):
+        for i, walk in enumerate(steps):
+            tone = _blend(PALETTE[0], PALETTE[1], i / max(1, len(steps) - 1))
+            axes.plot(_coordinates(steps), walk, color=tone, lw=1.1)
+        axes.set_title(f"{name}: low (blue) to high (red)")
     for axes in grid[len(order) :]:
         axes.set_visible(False)
     return drawn
@@ -128,21 +122,21 @@ def latent(numbers: "AmortizedNumbers") -> Figure | None:
     sd = np.asarray(numbers.latent_sd, dtype=float)
     between, within = means.var(axis=0), (sd**2).mean(axis=0)
     at = np.arange(len(shown))
-    right.barh(at, between[shown], color=_FIT, height=0.7, label="between data")
+    right.barh(at, between[shown], color=_FIT, height=0.7, label="between rows")
     right.barh(
-        at, within[shown], left=between[shown], color="#c9ced6", height=0.7, label="within a datum"
+        at, within[shown], left=between[shown], color="#c9ced6", height=0.7, label="within a row"
     )
     right.set_yticks(at, [f"z[{d}]" for d in shown])
     right.invert_yaxis()
     right.axvline(1.0, color=INK, lw=1.0, ls="--")
-    right.set(xlabel="variance (prior: 1)", title="what the data decide")
+    right.set(xlabel="variance (prior: 1)", title="variance between and within rows")
     right.legend(loc="lower left", bbox_to_anchor=(0.0, 1.06), ncols=2, borderpad=0.0)
     return drawn
 
 
 @styled
-def khat_per_datum(numbers: "AmortizedNumbers") -> Figure | None:
-    """Histograms: k-hat of each datum's posterior, and the gap from its ELBO to the bound."""
+def khat_per_row(numbers: "AmortizedNumbers") -> Figure | None:
+    """Histograms: k-hat of each row's posterior, and the gap from its ELBO to the bound."""
     khat = np.asarray(numbers.khat, dtype=float)
     gap = np.asarray(numbers.bound, dtype=float) - np.asarray(numbers.elbo, dtype=float)
     # -inf is an exact posterior: its weights are all equal.
@@ -159,16 +153,16 @@ def khat_per_datum(numbers: "AmortizedNumbers") -> Figure | None:
         left.hist(np.clip(khat, low, high), bins=np.linspace(low, high, 41).tolist(), color=_FIT)
         left.axvline(KHAT_LIMIT, color=INK, lw=1.0, ls="--")
         share = float((khat > KHAT_LIMIT).mean())
-        left.set_title(f"{100 * share:.1f} % of {khat.size:,} data beyond {KHAT_LIMIT}")
-    left.set(xlabel=f"k-hat of one datum (± {float(numbers.khat_se):.2f})", ylabel="data")
+        left.set_title(f"{100 * share:.1f} % of {khat.size:,} rows beyond {KHAT_LIMIT}")
+    left.set(xlabel=f"k-hat of one row (± {float(numbers.khat_se):.2f})", ylabel="rows")
     if gap.size:
         top = float(np.quantile(gap, 0.995))
         low = min(0.0, float(np.quantile(gap, 0.005)))
         edges = np.linspace(low, max(top, low + 1e-6), 41)
         right.hist(np.clip(gap, edges[0], edges[-1]), bins=edges.tolist(), color=_FIT)
         right.axvline(float(gap.mean()), color=INK, lw=1.0)
-        right.set_title(f"mean {gap.mean():.2f} nats a datum")
-    right.set(xlabel="importance-weighted bound − ELBO (nats)", ylabel="data")
+        right.set_title(f"mean {gap.mean():.2f} nats a row")
+    right.set(xlabel="importance-weighted bound − ELBO (nats)", ylabel="rows")
     for axes in (left, right):
         gridlines(axes, "y")
     return drawn
@@ -227,7 +221,7 @@ def _beside(numbers: "AmortizedNumbers", some: Array, names: list[str]) -> Figur
     made = np.asarray(numbers.reconstruction, dtype=float)[some]
     if numbers.image_shape is not None:
         rows = [data, made]
-        return _mosaic_figure(numbers, rows, ["data", "recon-\nstruction"], _limits(numbers), names)
+        return mosaic(numbers, rows, ["data", "recon-\nstruction"], names)
     some, names = some[:_PANELS], names[:_PANELS]
     columns = min(4, len(some))
     lines = -(-len(some) // columns)
@@ -242,73 +236,6 @@ def _beside(numbers: "AmortizedNumbers", some: Array, names: list[str]) -> Figur
     handles, words = grid[0].get_legend_handles_labels()
     drawn.legend(handles, words, loc="outside upper left", ncols=2)
     return drawn
-
-
-def mosaic(
-    numbers: "AmortizedNumbers", rows: list[Array], names: list[str], above: list[str]
-) -> Figure:
-    """Rows of images, flat, in the data's greys: a name left of each row, words above each column."""
-    return _mosaic_figure(numbers, rows, names, _limits(numbers), above)
-
-
-def _mosaic_figure(
-    numbers: "AmortizedNumbers",
-    rows: list[Array],
-    names: list[str],
-    limits: tuple[float, float],
-    above: list[str] | None = None,
-) -> Figure:
-    """Rows of images as one picture: one artist instead of hundreds of axes."""
-    shape = numbers.image_shape
-    assert shape is not None
-    tiles = [[_image(x, shape) for x in row] for row in rows]
-    height, width = tiles[0][0].shape[:2]
-    gap = max(1, round(0.06 * width))
-    across = max(len(row) for row in tiles)
-    depth = tiles[0][0].shape[2:]
-    canvas = np.full(
-        (len(tiles) * (height + gap) - gap, across * (width + gap) - gap, *depth), np.nan
-    )
-    for r, row in enumerate(tiles):
-        for c, tile in enumerate(row):
-            canvas[r * (height + gap) :, c * (width + gap) :][:height, :width] = tile
-    inches = (WIDTH - 0.7) * min(1.0, across / _ACROSS)
-    tall = inches * canvas.shape[0] / canvas.shape[1]
-    lines = max((text.count("\n") + 1 for text in above), default=1) if above else 0
-    drawn = figure(tall + 0.12 + 0.165 * lines, inches + 0.7)
-    axes = drawn.subplots()
-    low, high = limits
-    if depth:
-        picture = np.clip((canvas - low) / max(high - low, 1e-12), 0, 1)
-        axes.imshow(np.nan_to_num(picture, nan=1.0))
-    else:
-        axes.imshow(np.ma.masked_invalid(canvas), cmap="gray", vmin=low, vmax=high)
-    centres = [r * (height + gap) + (height - 1) / 2 for r in range(len(tiles))]
-    axes.set_yticks(centres if any(names) else [], names if any(names) else [])
-    axes.set_xticks([])
-    if above is not None:
-        across_at = [c * (width + gap) + (width - 1) / 2 for c in range(len(above))]
-        axes.set_xticks(across_at, above, fontsize=7.5)
-        axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return drawn
-
-
-def _image(x: Array, shape: tuple[int, ...]) -> Array:
-    """A flat datum as (height, width[, 3]); one of (channels, height, width) is turned."""
-    image = np.asarray(x, dtype=float).reshape(shape)
-    if image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3):
-        image = np.moveaxis(image, 0, 2)
-    return image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-
-
-def _limits(numbers: "AmortizedNumbers") -> tuple[float, float]:
-    """Black and white of every picture: the range of the data."""
-    data = np.asarray(numbers.data, dtype=float)
-    low, high = float(np.nanmin(data)), float(np.nanmax(data))
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def _coordinates(rows: Array) -> Array:
@@ -326,9 +253,8 @@ def _blend(first: str, second: str, share: float) -> tuple[float, ...]:
     )
 
 
-def _datum_name(numbers: "AmortizedNumbers", index: int) -> str:
-    rows = getattr(numbers, "index", None)
-    row = index if rows is None else int(rows[index])
+def _row_name(numbers: "AmortizedNumbers", index: int) -> str:
+    row = index if numbers.index is None else int(numbers.index[index])
     if numbers.labels is None:
         return f"#{row}"
     return f"#{row} ({shorten(str(np.asarray(numbers.labels)[index]), 10)})"

@@ -1,4 +1,4 @@
-"""A model's graph, priors and likelihood, read from a run of the model."""
+"""A model's structure as a value: its sites with their distributions, its plates, who depends on whom."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -42,23 +42,25 @@ class Plate:
 
 
 @dataclass(frozen=True)
-class ModelGraph:
-    """The sites of a model in the order they are drawn from, and its plates."""
+class Structure:
+    """The sites of a model in the order they are drawn from, and its plates.
 
-    sites: tuple[Site, ...]
-    plates: tuple[Plate, ...]
+    Without sites, `reason` says why there are none.
+    """
+
+    sites: tuple[Site, ...] = ()
+    plates: tuple[Plate, ...] = ()
+    reason: str = ""
 
 
-def model_graph(
-    model: Callable[..., Any] | None, data: Mapping[str, Any] | None
-) -> tuple[ModelGraph | None, str]:
-    """The graph of `model(**data)` and "", or None and the reason why there is none.
+def structure_of(model: Callable[..., Any] | None, data: Mapping[str, Any] | None) -> Structure:
+    """The structure of `model(**data)`.
 
     Runs the model twice, with its own random state and parameter store: neither the caller's random
     numbers nor `pyro.get_param_store()` change.
     """
     if model is None:
-        return None, "the comparison was made from files, which do not carry the model"
+        return Structure(reason="the comparison was made from files, which do not carry the model")
     arguments = dict(data or {})
     try:
         with random_state(0), pyro.get_param_store().scope(), torch.no_grad():
@@ -68,13 +70,14 @@ def model_graph(
             )
     except Exception as error:  # any Pyro callable may be a model: its errors are not ours to know
         first = (str(error).strip().splitlines() or ["no message"])[0]
-        return None, f"the model could not be traced ({type(error).__name__}: {first[:200]})"
+        return Structure(
+            reason=f"the model could not be traced ({type(error).__name__}: {first[:200]})"
+        )
     names = [name for name in relations["sample_sample"] if name in trace.nodes]
     if not names:
-        return None, "the model has no random variable"
+        return Structure(reason="the model has no random variable")
     plates = _plates(relations["plate_sample"], trace)
-    sites = tuple(_site(name, relations, trace) for name in names)
-    return ModelGraph(sites, plates), ""
+    return Structure(tuple(_site(name, relations, trace) for name in names), plates)
 
 
 def _site(name: str, relations: Mapping[str, Any], trace: Trace) -> Site:

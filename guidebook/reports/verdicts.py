@@ -1,0 +1,145 @@
+"""The verdicts and the table of numbers, as the page shows them: one card and one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guidebook.diagnostics.witnesses.importance import khat_limit
+from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
+from guidebook.reports.elements.columns import Column, columns_of, sentence
+from guidebook.reports.elements.numbers import MISSING, listing, minus
+from guidebook.reports.elements.style import colours
+from guidebook.reports.elements.summaries import names_of, sample_size, unsound, verdict_word
+from guidebook.reports.figures.curves import MANY_DRAWS
+
+if TYPE_CHECKING:
+    from guidebook.diagnostics.compare import Compared
+
+FACTS = ("k-hat", "mean error", "sd ratios", "time")
+"""The columns that stand on the card too."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table; `off` where beyond what the verdict allows; `note` below it."""
+
+    text: str
+    off: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One approximation, as its card, its row of the table and its witnesses show it."""
+
+    name: str
+    colour: str
+    word: str
+    warning: str
+    reason: str
+    next: str
+    facts: list[tuple[str, str]]
+    cells: list[Cell]
+    witnesses: list[str]
+
+
+def rows_of(comparison: Compared) -> list[Row]:
+    """Every approximation, the reference among them."""
+    columns = columns_of(comparison.table.columns)
+    return [_row(comparison, name, columns) for name in names_of(comparison)]
+
+
+def _row(comparison: Compared, name: str, columns: list[Column]) -> Row:
+    row: Mapping[str, Any] = comparison.table.loc[name]
+    word = verdict_word(comparison, name)
+    off = _beyond(row, _khat_limit(comparison)) if word != "reference" else set()
+    cells = [
+        Cell(
+            _html(column.write(row)),
+            column.heading in off,
+            sentence(row["engine"]) if column.heading == "time" else "",
+        )
+        for column in columns
+    ]
+    facts = [
+        (column.heading, cell.text)
+        for column, cell in zip(columns, cells, strict=True)
+        if column.heading in FACTS and cell.text != _html(MISSING)
+    ]
+    return Row(
+        name=name,
+        colour=colours(comparison)[name],
+        word=word,
+        warning=str(comparison.verdicts[name].value) if unsound(comparison, name) else "",
+        reason=sentence(row["reason"]),
+        next=sentence(row["next"]),
+        facts=facts,
+        cells=cells,
+        witnesses=[str(said) for said in comparison.witnesses.get(name, [])],
+    )
+
+
+def _html(text: str) -> str:
+    """True minus signs; a dash where there is no number."""
+    return "–" if text == MISSING else minus(text)
+
+
+def _khat_limit(comparison: Compared) -> float:
+    return khat_limit(sample_size(comparison) or MANY_DRAWS)
+
+
+def _beyond(row: Mapping[str, Any], limit: float) -> set[str]:
+    """The headings of the numbers that a trusted approximation may not have; none where missing."""
+    outside = {
+        "k-hat": float(row["khat"]) > limit,
+        "mean error": float(row["mean_error"]) > MEAN_LIMIT,
+        "sd ratios": float(row["sd_ratio_min"]) < SD_LOW or float(row["sd_ratio_max"]) > SD_HIGH,
+    }
+    return {heading for heading, is_outside in outside.items() if is_outside}
+
+
+def headings(comparison: Compared) -> list[tuple[str, str]]:
+    """Heading and unit of each column of the table."""
+    sd = "reference sd" if comparison.reference is not None else "posterior sd"
+    columns = columns_of(comparison.table.columns)
+    return [(c.heading[:1].upper() + c.heading[1:], c.unit.format(sd=sd)) for c in columns]
+
+
+def limits(comparison: Compared) -> str:
+    """What a trusted approximation keeps to, for the key of the table."""
+    return (
+        f"k-hat {_khat_limit(comparison):.2f}, mean error {MEAN_LIMIT} sd, "
+        f"sd ratio {SD_LOW:.2f} to {SD_HIGH}"
+    )
+
+
+def headline(rows: list[Row]) -> str:
+    """The verdict in one sentence or two, for who reads nothing else."""
+    groups = {
+        word: [row.name for row in rows if row.word == word]
+        for word in ("trust", "reweight", "reject")
+    }
+    sentences = []
+    if groups["trust"]:
+        sentences.append(f"Trust {listing(groups['trust'])}.")
+    if groups["reweight"]:
+        sentences.append(f"Use {listing(groups['reweight'])} with importance weights only.")
+    if groups["reject"]:
+        every = not groups["trust"] and not groups["reweight"]
+        none = ": no approximation here can be used" if every else ""
+        sentences.append(f"Reject {listing(groups['reject'])}{none}.")
+    sentences += [
+        f"Warning: the reference {row.name} failed its own checks." for row in rows if row.warning
+    ]
+    return " ".join(sentences)
+
+
+def subtitle(comparison: Compared) -> str:
+    """What is compared with what."""
+    names = [name for name in names_of(comparison) if name != comparison.reference]
+    what = f"{len(names)} approximation{'s' if len(names) != 1 else ''} of the posterior"
+    if comparison.reference is None:
+        return f"{what}, without a reference"
+    return f"{what}, compared with {comparison.reference}"
