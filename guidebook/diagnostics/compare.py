@@ -22,6 +22,7 @@ from guidebook.diagnostics.measures.identities import Bound
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.structure import Structure, structure_of
+from guidebook.diagnostics.witnesses.importance import khat_limit
 from guidebook.diagnostics.witnesses.modes import search_modes
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
@@ -55,6 +56,8 @@ class Compared:
         model, data: of the fits, where they came as fits.
         amortized: name to the numbers of amortised guides, row by row.
         bounds: name to the ELBO in its three forms, where it can be had quickly.
+        khat_limits: name to the k-hat beyond which its importance weights are unreliable: it depends
+            on the number of draws that were judged.
         seed: of the draws, and of `mixture`, `energy` and `structure`: numbers peculiar to one kind
             of model, which are computed when they are first asked for, once.
     """
@@ -72,6 +75,7 @@ class Compared:
     amortized: dict[str, AmortizedNumbers] = field(default_factory=dict)
     bounds: dict[str, Bound] = field(default_factory=dict)
     seed: int = 0
+    khat_limits: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def mixture(self) -> MixtureNumbers | None:
@@ -154,6 +158,7 @@ def compared(
         amortized={n: numbers for n, (_, numbers) in by_row.items()},
         bounds=elbo_forms(plain, name_of_reference, seed),
         seed=seed,
+        khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
     )
 
 
@@ -216,9 +221,7 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
     """All trees at one size and with the parameters they share, and which draws those are."""
     if not trees:
         return {}
-    sizes = {
-        n: t["posterior"].sizes["chain"] * t["posterior"].sizes["draw"] for n, t in trees.items()
-    }
+    sizes = {n: _size(t) for n, t in trees.items()}
     size = min([SHOWN_DRAWS, *sizes.values()])
     common = set.intersection(*(set(t["posterior"].data_vars) for t in trees.values()))
     shown = {}
@@ -231,6 +234,11 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
         assert small["posterior"].sizes["draw"] == size
         shown[name] = small, index
     return shown
+
+
+def _size(tree: xr.DataTree) -> int:
+    """S, the number of draws, chains joined."""
+    return int(tree["posterior"].sizes["chain"] * tree["posterior"].sizes["draw"])
 
 
 def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:

@@ -88,13 +88,11 @@ def _heading(comparison: "Compared", room: int) -> str:
 def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
     """Units, and what the width left out."""
     against = (
-        f"{comparison.reference}'s"
-        if comparison.reference is not None
-        else "the estimated posterior's"
+        comparison.reference if comparison.reference is not None else "the estimated posterior"
     )
     notes = [
-        "ELBO and log evidence in nats; "
-        f"mean error and Wasserstein distance in {against} standard deviations; ± standard error."
+        "ELBO and log evidence in nats; mean error and Wasserstein distance in standard deviations of "
+        f"{against}; ± standard error."
     ]
     if dropped:
         notes.append(f"Left out for width: {listing(list(reversed(dropped)))}.")

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guidebook.diagnostics.witnesses.importance import khat_limit
 from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.reports.elements.columns import Column, columns_of, sentence
-from guidebook.reports.elements.numbers import MISSING, listing, minus
+from guidebook.reports.elements.numbers import MISSING, listing, minus, span
 from guidebook.reports.elements.style import colours
-from guidebook.reports.elements.summaries import names_of, sample_size, unsound, verdict_word
-from guidebook.reports.figures.curves import MANY_DRAWS
+from guidebook.reports.elements.summaries import khat_limit_of, names_of, unsound, verdict_word
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.compare import Compared
@@ -54,7 +52,7 @@ def rows_of(comparison: Compared) -> list[Row]:
 def _row(comparison: Compared, name: str, columns: list[Column]) -> Row:
     row: Mapping[str, Any] = comparison.table.loc[name]
     word = verdict_word(comparison, name)
-    off = _beyond(row, _khat_limit(comparison)) if word != "reference" else set()
+    off = _beyond(row, khat_limit_of(comparison, name)) if word != "reference" else set()
     cells = [
         Cell(
             _html(column.write(row)),
@@ -86,10 +84,6 @@ def _html(text: str) -> str:
     return "–" if text == MISSING else minus(text)
 
 
-def _khat_limit(comparison: Compared) -> float:
-    return khat_limit(sample_size(comparison) or MANY_DRAWS)
-
-
 def _beyond(row: Mapping[str, Any], limit: float) -> set[str]:
     """The headings of the numbers that a trusted approximation may not have; none where missing."""
     outside = {
@@ -109,8 +103,9 @@ def headings(comparison: Compared) -> list[tuple[str, str]]:
 
 def limits(comparison: Compared) -> str:
     """What a trusted approximation keeps to, for the key of the table."""
+    each = [khat_limit_of(comparison, name) for name in names_of(comparison)]
     return (
-        f"k-hat {_khat_limit(comparison):.2f}, mean error {MEAN_LIMIT} sd, "
+        f"k-hat {span(min(each), max(each))}, mean error {MEAN_LIMIT} sd, "
         f"sd ratio {SD_LOW:.2f} to {SD_HIGH}"
     )
 

@@ -1,308 +1,178 @@
-"""Comparisons made of synthetic draws: the reports are tested without fitting anything."""
+"""Real comparisons, small ones, each made once a session: what the reports are tested with."""
 
-from enum import Enum
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from arviz_base import from_dict
+from scipy import stats
 
-SCHOOLS = [
-    "Choate",
-    "Deerfield",
-    "Phillips Andover",
-    "Phillips Exeter",
-    "Hotchkiss",
-    "Lawrenceville",
-    "St. Paul's",
-    "Mt. Hermon",
-]
-Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
-SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+import guidebook as gb
+from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
+from guidebook.guides import AmortizedNormal
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.guides.conjugate.mixture_mode import MixtureMode
+from guidebook.guides.energy.blocks import BlockMeanField
+from guidebook.guides.exact.enumerated_mixture import EnumeratedMixture
+from guidebook.models import VAE
+from guidebook.models.decoders.networks import mlp
+from guidebook.models.energy.boltzmann import BoltzmannMachine, bipartite
+from guidebook.models.energy.hopfield import associative_memory
+from guidebook.models.mixture import GaussianMixture
+
+SCHOOLS = ["Choate", "Deerfield", "Phillips Andover", "St. Paul's"]
+Y = np.array([28.0, 8.0, -3.0, 12.0])
+SIGMA = np.array([15.0, 10.0, 16.0, 18.0])
 DRAWS = 1000
 
 
-class Verdict(Enum):
-    """The values of guidebook's own."""
-
-    TRUST = "trust"
-    REWEIGHT = "reweight"
-    REJECT = "reject"
-
-
 def schools(sigma: torch.Tensor, y: torch.Tensor | None = None) -> None:
-    """Eight schools, non-centred."""
+    """Schools whose effects have a known spread: the posterior is normal."""
     mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
     with pyro.plate("school", len(sigma)):
-        theta_trans = pyro.sample("theta_trans", dist.Normal(0.0, 1.0))
-        theta = pyro.deterministic("theta", mu + tau * theta_trans)
+        theta = pyro.sample("theta", dist.Normal(mu, 10.0))
         pyro.sample("y", dist.Normal(theta, sigma), obs=y)
 
 
-def _tree(rng: np.random.Generator, narrow: float, shift: float, seed: int, n: int = DRAWS) -> Any:
-    """Draws like the posterior's, `narrow` times as wide, and `shift` off in mu."""
-    tau = np.abs(rng.standard_t(4, n)) * 3.6 * narrow
-    mu = rng.normal(4.4 + shift, 3.3, n)
-    theta_trans = rng.normal(0.3, 0.95 * narrow, (n, 8)) + 0.02 * (Y - 8)
-    theta = mu[:, None] + tau[:, None] * theta_trans
-    replicated = rng.normal(theta, SIGMA)
-    posterior = {"mu": mu, "tau": tau, "theta_trans": theta_trans}
-    tree = from_dict(
+def posterior_of_schools() -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of (mu, theta) given y, from the joint precision."""
+    n = len(Y)
+    precision = np.zeros((n + 1, n + 1))
+    precision[0, 0] = 1 / 25 + n / 100
+    precision[0, 1:] = precision[1:, 0] = -1 / 100
+    precision[1:, 1:] = np.diag(1 / 100 + 1 / SIGMA**2)
+    covariance = np.linalg.inv(precision)
+    return covariance @ np.r_[0.0, Y / SIGMA**2], covariance
+
+
+def tree(z: np.ndarray, seed: int, **groups: Any) -> Any:
+    """Draws (chain, draw, 5) of (mu, theta) in ArviZ's groups, with the data and their replicates."""
+    rng = np.random.default_rng(seed)
+    made = from_dict(
         {
-            "posterior": {name: draws[None] for name, draws in posterior.items()},
-            "posterior_predictive": {"y": replicated[None]},
+            "posterior": {"mu": z[..., 0], "theta": z[..., 1:]},
+            "posterior_predictive": {"y": rng.normal(z[..., 1:], SIGMA)},
             "observed_data": {"y": Y},
             "constant_data": {"sigma": SIGMA},
+            **groups,
         },
         coords={"school": SCHOOLS},
-        dims={"theta_trans": ["school"], "y": ["school"], "sigma": ["school"]},
+        dims={"theta": ["school"], "y": ["school"], "sigma": ["school"]},
     )
-    tree["posterior"].attrs["seed"] = seed
-    return tree
+    made["posterior"].attrs["seed"] = seed
+    return made
 
 
-def _row(verdict: str, reason: str, remedy: str, **numbers: float) -> dict[str, Any]:
-    columns = [
-        "elbo",
-        "elbo_se",
-        "log_evidence",
-        "log_evidence_se",
-        "khat",
-        "khat_se",
-        "ess",
-        "stein",
-        "mean_error",
-        "sd_ratio_min",
-        "sd_ratio_max",
-        "wasserstein",
-        "seconds",
-    ]
-    return {"verdict": verdict, "reason": reason, "next": remedy, "engine": "svi"} | {
-        column: numbers.get(column, np.nan) for column in columns
-    }
+def drawn_from_the_posterior(chains: int, seed: int) -> Any:
+    mean, covariance = posterior_of_schools()
+    rng = np.random.default_rng(seed)
+    return tree(rng.multivariate_normal(mean, covariance, (chains, DRAWS)), seed)
 
 
-def _history(rng: np.random.Generator, end: float, steps: int) -> np.ndarray:
-    t = np.arange(steps)
-    return end + 900 * np.exp(-t / 60) + 3 * np.exp(-t / 900) + rng.normal(0, 0.6, steps) ** 2
-
-
-def make_comparison(names: dict[str, str] | None = None) -> SimpleNamespace:
-    """A comparison of four approximations with NUTS; `names` renames them."""
-    rng = np.random.default_rng(1)
-    posteriors = {
-        "mean-field": _tree(rng, 0.85, 0.0, 0),
-        "centered mean-field": _tree(rng, 0.4, 2.0, 0),
-        "full-rank": _tree(rng, 0.97, 0.1, 0),
-        "flow": _tree(rng, 1.0, 0.0, 0),
-        "NUTS": _tree(rng, 1.0, 0.0, 1),
-    }
-    weights: dict[str, Any] = {}
-    for name, scale in (
-        ("mean-field", 0.6),
-        ("centered mean-field", 2.5),
-        ("full-rank", 0.2),
-        ("flow", 0.1),
-    ):
-        w = np.exp(rng.normal(0, scale, DRAWS))
-        weights[name] = w / w.sum()
-    weights["NUTS"] = None
-    verdicts = {
-        "mean-field": Verdict.REWEIGHT,
-        "centered mean-field": Verdict.REJECT,
-        "full-rank": Verdict.TRUST,
-        "flow": Verdict.TRUST,
-    }
-    rows = {
-        "mean-field": _row(
-            "reweight",
-            "The guide is too narrow: the standard deviation of tau is 0.85 times the "
-            "reference's. The importance weights are usable (k-hat 0.52 ± 0.05 below 0.67) "
-            "and repair it.",
-            "Use the importance-weighted draws, or try full_rank.",
-            elbo=-31.62,
-            elbo_se=0.03,
-            log_evidence=-31.31,
-            log_evidence_se=0.02,
-            khat=0.52,
-            khat_se=0.05,
-            ess=612.0,
-            stein=0.31,
-            mean_error=0.04,
-            sd_ratio_min=0.71,
-            sd_ratio_max=0.99,
-            wasserstein=0.13,
-            seconds=1.31,
-        ),
-        "centered mean-field": _row(
-            "reject",
-            "k-hat 0.98 ± 0.06 is beyond 0.67: the importance weights cannot be used; the "
-            "guide is far too narrow in tau and 0.61 standard deviations off in mu.",
-            "Try the non-centred model (eight-schools), or flow.",
-            elbo=-33.9,
-            elbo_se=0.11,
-            log_evidence=-32.2,
-            log_evidence_se=0.4,
-            khat=0.98,
-            khat_se=0.06,
-            ess=31.0,
-            stein=2.4,
-            mean_error=0.61,
-            sd_ratio_min=0.38,
-            sd_ratio_max=0.98,
-            wasserstein=0.7,
-            seconds=1.22,
-        ),
-        "full-rank": _row(
-            "trust",
-            "Means within 0.06 and standard deviations within 8 % of the reference; "
-            "k-hat and Stein's identities agree.",
-            "Nothing to do.",
-            elbo=-31.5,
-            elbo_se=0.03,
-            log_evidence=-31.32,
-            log_evidence_se=0.02,
-            khat=0.41,
-            khat_se=0.05,
-            ess=804.0,
-            stein=0.06,
-            mean_error=0.06,
-            sd_ratio_min=0.92,
-            sd_ratio_max=1.03,
-            wasserstein=0.05,
-            seconds=1.9,
-        ),
-        "flow": _row(
-            "trust",
-            "Means within 0.03 and standard deviations within 3 % of the reference.",
-            "Nothing to do.",
-            elbo=-31.36,
-            elbo_se=0.02,
-            log_evidence=-31.31,
-            log_evidence_se=0.01,
-            khat=0.2,
-            khat_se=0.05,
-            ess=952.0,
-            stein=0.03,
-            mean_error=0.03,
-            sd_ratio_min=0.97,
-            sd_ratio_max=1.02,
-            wasserstein=0.03,
-            seconds=14.2,
-        ),
-        "NUTS": _row(
-            "",
-            "",
-            "",
-            mean_error=0.0,
-            sd_ratio_min=1.0,
-            sd_ratio_max=1.0,
-            wasserstein=0.0,
-            seconds=8.05,
-        ),
-    }
-    histories = {
-        "mean-field": _history(rng, 31.6, 4000),
-        "centered mean-field": _history(rng, 33.9, 4000),
-        "full-rank": _history(rng, 31.5, 6000),
-        "flow": _history(rng, 31.36, 3000),
-        "NUTS": np.array([]),
-    }
-    khat = {"mean-field": 0.3, "centered mean-field": 0.8, "full-rank": 0.2, "flow": 0.1}
-    khat_sites = {
-        name: {"mu": (k - 0.1, 0.05), "tau": (k + 0.15, 0.06), "theta_trans": (k, 0.05)}
-        for name, k in khat.items()
-    }
-    witnesses = {
-        name: [
-            f"k-hat of the joint weights: {row['khat']:.2f} ± {row['khat_se']:.2f} from {DRAWS}.",
-            f"Stein's identities: the largest error is {row['stein']:.2f} sd, in tau.",
-            "The objective was level over the last fifth of the steps.",
-            "The reference has no divergences and an R-hat of 1.00.",
-        ]
-        for name, row in rows.items()
-        if name != "NUTS"
-    }
-    rename = names or {}
-
-    def renamed(mapping: dict[str, Any]) -> dict[str, Any]:
-        return {rename.get(name, name): value for name, value in mapping.items()}
-
-    return SimpleNamespace(
-        bounds={},
-        table=pd.DataFrame.from_dict(renamed(rows), orient="index"),
-        verdicts=renamed(verdicts),
-        reference=rename.get("NUTS", "NUTS"),
-        posteriors=renamed(posteriors),
-        weights=renamed(weights),
-        histories=renamed(histories),
-        khat_sites=renamed(khat_sites),
-        witnesses=renamed(witnesses),
-        model=schools,
-        data={"sigma": torch.tensor(SIGMA), "y": torch.tensor(Y)},
-        amortized={},
-    )
-
-
-def make_amortized(
-    image_shape: tuple[int, ...] | None = (8, 8), labels: bool = True
-) -> SimpleNamespace:
-    """Numbers like those of a small autoencoder on images of digits: blobs that move with two
-    latents.
+def normal(shift: float, width: float, seed: int) -> Any:
+    """Draws of the posterior shifted by so much in mu and so many times as wide, their densities and
+    a history of the objective.
     """
-    rng = np.random.default_rng(2)
-    n, d, side = 300, 5, 8
-    grid = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
-
-    def decode(z: np.ndarray) -> np.ndarray:
-        centre = 3.5 + 1.4 * z[..., None, :2]
-        width = 1.2 + 0.3 * np.tanh(z[..., None, 2])
-        return 16 * np.exp(-((grid - centre) ** 2).sum(-1) / (2 * width**2))
-
-    kind = rng.integers(0, 4, n)
-    z = rng.normal(0, 0.5, (n, d)) + np.pad(
-        np.stack([(kind % 2) * 2 - 1, (kind // 2) * 2 - 1], 1), ((0, 0), (0, 3))
-    )
-    z[:, 3:] *= 0.02
-    reconstruction = decode(z)
-    khat = rng.normal(0.3, 0.2, n)
-    elbo = rng.normal(-90, 6, n)
-    traversals = np.stack(
-        [decode(np.eye(d)[i] * np.linspace(-2.5, 2.5, 9)[:, None]) for i in range(d)]
-    )
-    return SimpleNamespace(
-        bounds={},
-        data=np.clip(reconstruction + rng.normal(0, 1, reconstruction.shape), 0, 16),
-        khat=khat,
-        khat_se=0.09,
-        elbo=elbo,
-        bound=elbo + rng.gamma(2, 0.4, n),
-        reconstruction=reconstruction,
-        latent_mean=z,
-        latent_sd=np.where(np.arange(d) < 3, 0.3, 1.0) * np.ones((n, 1)),
-        prior_samples=decode(rng.normal(0, 1, (24, d))),
-        traversals=traversals,
-        worst=np.argsort(-khat)[:10],
-        image_shape=image_shape,
-        labels=kind if labels else None,
-    )
+    mean, covariance = posterior_of_schools()
+    mean, covariance = mean + np.eye(5)[0] * shift, covariance * width**2
+    rng = np.random.default_rng(seed)
+    z = rng.multivariate_normal(mean, covariance, (1, DRAWS))
+    mu, theta = z[..., :1], z[..., 1:]
+    log_joint = stats.norm(0, 5).logpdf(mu[..., 0]) + stats.norm(mu, 10).logpdf(theta).sum(-1)
+    log_joint += stats.norm(theta, SIGMA).logpdf(Y).sum(-1)
+    log_q = stats.multivariate_normal(mean, covariance).logpdf(z[0])[None]
+    t = np.arange(400)
+    objective = 17.5 + 200 * np.exp(-t / 30) + rng.normal(0, 0.3, t.size) ** 2
+    made = tree(z, seed, sample_stats={"lp": log_joint, "log_q": log_q})
+    made["vi_fit"] = xr.DataTree(xr.Dataset({"objective": ("step", objective)}))
+    return made
 
 
 @pytest.fixture(scope="session")
-def comparison() -> SimpleNamespace:
-    """Eight-schools like: one approximation of each kind."""
-    return make_comparison()
+def few() -> Iterator[None]:
+    """A twelfth of the usual draws, and a short annealing: the pages show the same things."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guidebook.diagnostics.inputs.MOST_DRAWS", 4000)
+        patch.setattr("guidebook.diagnostics.model_kinds.normaliser.TEMPERATURES", 3)
+        patch.setattr("guidebook.diagnostics.model_kinds.recall.SIZES", ((25, 3), (50, 1)))
+        yield
 
 
 @pytest.fixture(scope="session")
-def amortized_comparison() -> SimpleNamespace:
-    """The same with a section datum by datum."""
-    value = make_comparison()
-    value.amortized = {"full-rank": make_amortized()}
-    return value
+def comparison(few: None) -> gb.Comparison:
+    """One approximation of each verdict, against draws of the posterior itself.
+
+    laplace is exact, for the posterior is normal; `shifted` is off in mu, which its weights mend;
+    `narrow` is off and far too narrow.
+    """
+    data = {"sigma": torch.tensor(SIGMA), "y": torch.tensor(Y)}
+    fits = {
+        "shifted": normal(1.5, 1.1, 2),
+        "laplace": gb.laplace(schools, data),
+        "narrow": normal(3.0, 0.4, 1),
+        "truth": drawn_from_the_posterior(4, 0),
+    }
+    return gb.compare(fits, reference="truth")
+
+
+@pytest.fixture(scope="session")
+def amortized_comparison(few: None) -> gb.Comparison:
+    """An encoder of 40 digits, hardly trained: what is wrong with it is what its page shows."""
+    x = gb.datasets.digits("train", binary=True)["x"][:40]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, guide = VAE(64, 3, (8,)), AmortizedNormal(mlp((64, 8, 6)), 3)
+    fit = gb.svi(model, guide, {"x": x}, steps=100, compile=False, progress=False)
+    kept = gb.datasets.digits("test", binary=True)["x"][:20]
+    return gb.compare({"encoder": fit}, held_out={"x": kept}, labels=np.arange(40) % 10)
+
+
+@pytest.fixture(scope="session")
+def numbers(amortized_comparison: gb.Comparison) -> AmortizedNumbers:
+    return amortized_comparison.amortized["encoder"]
+
+
+X = np.array([[-3.0, -3.1], [-2.8, -3.3], [0.1, -0.4], [0.9, 0.2], [3.1, 3.4]])
+
+
+@pytest.fixture(scope="session")
+def mixture_comparison(few: None) -> gb.Comparison:
+    """Three components for five rows, by sweeps, a point, chains, and the enumerated posterior."""
+    model = GaussianMixture(3, 2, "unit", concentration=None, mean_precision=0.1)
+    guide, data = MixtureMeanField(model), {"x": X}
+    fits = {
+        "cavi": gb.cavi(model, guide, data, progress=False),
+        "em": gb.em(model, MixtureMode(model), data, progress=False),
+        "gibbs": gb.gibbs(model, guide, data, draws=100, tune=50, progress=False),
+        "exact": gb.exact(model, EnumeratedMixture(model), data),
+    }
+    return gb.compare(fits, reference="exact")
+
+
+@pytest.fixture(scope="session")
+def memory_comparison(few: None) -> gb.Comparison:
+    """Two patterns in nine units, of which three are seen."""
+    patterns = torch.tensor([[1.0, 1, 1, -1, -1, -1, 1, 1, 1], [1.0, -1, 1, -1, 1, -1, 1, -1, 1]])
+    model = associative_memory(patterns, 3, beta=1.0)
+    data = {"v": torch.tensor([[1.0, 1.0, 1.0]])}
+    fits = {
+        "mean-field": gb.cavi(model, BlockMeanField(model), data, progress=False),
+        "exact": gb.exact(model, BlockMeanField(model, blocks=6), data),
+    }
+    return gb.compare(fits, reference="exact")
+
+
+@pytest.fixture(scope="session")
+def machine_comparison(few: None) -> gb.Comparison:
+    """A restricted machine of four visible and two hidden units."""
+    across = torch.tensor([[1.0, -0.5], [1.0, 0.5], [-1.0, 0.5], [-1.0, -0.5]])
+    weights = bipartite(across)
+    model = BoltzmannMachine(weights, torch.zeros(6), 2, restricted=True).requires_grad_(False)
+    data = {"v": torch.tensor([[1.0, 1, -1, -1], [-1.0, -1, 1, 1], [1.0, -1, 1, -1]])}
+    fits = {"exact": gb.exact(model, BlockMeanField(model), data)}
+    return gb.compare(fits, reference="exact")

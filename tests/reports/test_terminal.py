@@ -2,13 +2,15 @@
 
 import re
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import guidebook as gb
+from guidebook.reports.elements.numbers import with_error
 from guidebook.reports.terminal import table
-from tests.reports.conftest import make_comparison
+from tests.reports.drawn import renamed, with_table
 
 
 def block(text: str) -> list[str]:
@@ -19,67 +21,76 @@ def block(text: str) -> list[str]:
     return lines[start:end]
 
 
-def test_every_number_is_there(comparison: SimpleNamespace) -> None:
-    text = table(comparison, 140)
+def test_every_number_and_sentence_is_there(comparison: gb.Comparison) -> None:
+    text = table(comparison, 180)
     head, rule, *rows = block(text)
     assert re.split(r"\s{2,}", head) == [
         "approximation", "verdict", "k-hat", "ELBO", "log evidence", "ESS", "mean error",
-        "sd ratios", "time",
+        "sd ratios", "Stein", "Wasserstein", "time",
     ]  # fmt: skip
     assert set(rule) == {"-"}
-    assert re.split(r"\s{2,}", rows[0]) == [
-        "mean-field", "reweight", "0.52 ± 0.05", "-31.62 ± 0.03", "-31.31 ± 0.02", "612", "0.04",
-        "0.71 to 0.99", "1.31 s",
-    ]  # fmt: skip
-    assert re.split(r"\s{2,}", rows[-1])[:2] == ["NUTS", "reference"]
+    own = comparison.table.loc["shifted"]
+    written = re.split(r"\s{2,}", rows[0])
+    assert written[:2] == ["shifted", "reweight"]
+    assert written[3] == with_error(own["elbo"], own["elbo_se"])
+    assert re.split(r"\s{2,}", rows[-1])[:2] == ["truth", "reference"]
     assert len({len(row) for row in rows}) == 1  # the last column is aligned to the right
     joined = " ".join(text.split())
-    for _, row in comparison.table.iterrows():
+    for name, row in comparison.table.drop("truth").iterrows():
         assert row["reason"] in joined
         assert row["next"] in joined
+        assert all(said in joined for said in comparison.witnesses[name])
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 140, 200])
-def test_within_the_width(comparison: SimpleNamespace, width: int) -> None:
+def test_a_new_diagnostic_needs_no_edit(comparison: gb.Comparison) -> None:
+    """What it adds to the table and to the sentences is printed as it is."""
+    more = comparison.table.assign(ksd=0.123, ksd_se=0.01)
+    said = {name: [*words, "KSD: 0.123."] for name, words in comparison.witnesses.items()}
+    text = table(replace(comparison, table=more, witnesses=said), 140)
+    assert "ksd" in block(text)[0] and "0.12 ± 0.01" in block(text)[2]
+    assert text.count("  - KSD: 0.123.") == 3  # a sound reference is not explained
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 180])
+def test_within_the_width(comparison: gb.Comparison, width: int) -> None:
     text = table(comparison, width)
     assert max(map(len, text.splitlines())) <= width
     assert "verdict" in block(text)[0]
     hidden = "Left out for width" in " ".join(text.split())
-    assert hidden == (width < 115)
+    assert hidden == (width < 130)
 
 
-def test_long_names_are_cut() -> None:
-    comparison = make_comparison({"flow": "a" * 200})
-    assert max(map(len, table(comparison, 80).splitlines()[:9])) <= 80
+def test_long_names_are_cut(comparison: gb.Comparison) -> None:
+    long = renamed(comparison, {"laplace": "a" * 200})
+    assert max(map(len, table(long, 80).splitlines()[:9])) <= 80
 
 
-def test_missing_numbers_are_dashes() -> None:
-    comparison = make_comparison()
-    comparison.table.loc["flow", ["khat", "khat_se", "elbo", "elbo_se"]] = np.nan
-    row = next(line for line in block(table(comparison, 140)) if line.startswith("flow"))
+def test_missing_numbers_are_dashes(comparison: gb.Comparison) -> None:
+    lost = dict.fromkeys(("khat", "khat_se", "elbo", "elbo_se"), np.nan)
+    text = table(with_table(comparison, "laplace", **lost), 180)
+    row = next(line for line in block(text) if line.startswith("laplace"))
     assert re.split(r"\s{2,}", row)[2:4] == ["-", "-"]
-    assert "nan" not in table(comparison, 140)
+    assert "nan" not in text
 
 
-def test_an_unsound_reference_is_explained_and_a_sound_one_is_not() -> None:
-    comparison = make_comparison()
-    comparison.table.loc["NUTS", "reason"] = "Trajectories diverged."
-    comparison.verdicts["NUTS"] = comparison.verdicts["flow"]
-    assert "Trajectories" not in table(comparison, 120)
-    comparison.verdicts["NUTS"] = comparison.verdicts["centered mean-field"]
-    assert "NUTS: reference, itself reject" in table(comparison, 120)
-    assert "Trajectories" in table(comparison, 120)
+def test_an_unsound_reference_is_explained_and_a_sound_one_is_not(
+    comparison: gb.Comparison,
+) -> None:
+    told = with_table(comparison, "truth", reason="Trajectories diverged.")
+    assert "Trajectories" not in table(told, 120)
+    verdicts = comparison.verdicts | {"truth": comparison.verdicts["narrow"]}
+    text = table(replace(told, verdicts=verdicts), 120)
+    assert "truth: reference, failed its own checks (reject)" in text
+    assert "Trajectories" in text
 
 
-def test_an_exact_posterior_has_no_error_of_khat() -> None:
-    comparison = make_comparison()
-    comparison.table.loc["flow", ["khat", "khat_se"]] = -np.inf, 0.0
-    row = next(line for line in block(table(comparison, 140)) if line.startswith("flow"))
+def test_an_exact_posterior_has_no_error_of_khat(comparison: gb.Comparison) -> None:
+    row = next(line for line in block(table(comparison, 180)) if line.startswith("laplace"))
     assert re.split(r"\s{2,}", row)[2] == "-inf"
 
 
 def test_colour_only_on_a_terminal_that_wants_it(
-    comparison: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    comparison: gb.Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     plain = table(comparison, 140)
@@ -92,5 +103,5 @@ def test_colour_only_on_a_terminal_that_wants_it(
     assert table(comparison, 140) == plain
 
 
-def test_every_terminal_can_print_it(comparison: SimpleNamespace) -> None:
+def test_every_terminal_can_print_it(comparison: gb.Comparison) -> None:
     table(comparison, 100).encode("cp1252")

@@ -17,6 +17,8 @@ Array = np.ndarray
 
 #: As many parameters as a reader takes in at once.
 MOST_PARAMETERS = 12
+#: The limit of k-hat that does not depend on the number of draws: Vehtari et al. (2024).
+KHAT_LIMIT = 0.7
 #: Columns brought to float64 at a time: an amortised posterior has a latent for every datum.
 _BLOCK = 1024
 
@@ -60,6 +62,11 @@ def sample_size(comparison: "Compared") -> int:
         sizes = tree["posterior"].sizes
         return int(sizes["chain"]) * int(sizes["draw"])
     return 0
+
+
+def khat_limit_of(comparison: "Compared", name: str) -> float:
+    """The k-hat beyond which the weights of `name` are unreliable; of a row's, where it is amortised."""
+    return comparison.khat_limits.get(name, KHAT_LIMIT)
 
 
 def is_reference(comparison: "Compared", name: str) -> bool:

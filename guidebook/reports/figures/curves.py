@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from guidebook.diagnostics.witnesses.importance import khat_limit
 from guidebook.reports.elements.style import (
     FAINT,
     INK,
@@ -23,15 +22,13 @@ from guidebook.reports.elements.style import (
     shorten,
     styled,
 )
-from guidebook.reports.elements.summaries import Array, names_of, sample_size
+from guidebook.reports.elements.summaries import Array, khat_limit_of, names_of
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.compare import Compared
 
 MOST_SITES = 16
 JOINTLY = "all sites jointly"
-#: Where no draws are shown: the limit of k-hat no longer depends on their number from here on.
-MANY_DRAWS = 10_000
 
 
 @styled
@@ -159,7 +156,7 @@ def khat_per_site(comparison: "Compared") -> Figure | None:
             k, y, xerr=2 * np.nan_to_num(se), fmt="o", ms=5, color=palette[name], elinewidth=1.3,
             label=shorten(name),
         )  # fmt: skip
-    _mark_limit(axes, khat_limit(sample_size(comparison) or MANY_DRAWS))
+    _mark_limit(axes, min(khat_limit_of(comparison, name) for name in entries))
     axes.set_ylim(len(shown) * step - 0.5, -1.0)
     axes.set_yticks([s * step + (len(entries) - 1) / 2 for s in range(len(shown))])
     axes.set_yticklabels([shorten(site, 34) for site in shown])

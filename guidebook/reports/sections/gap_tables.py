@@ -8,7 +8,7 @@ import numpy as np
 
 from guidebook.reports.elements.numbers import fixed, minus, with_error
 from guidebook.reports.elements.section import Table
-from guidebook.reports.sections.row_figures import KHAT_LIMIT
+from guidebook.reports.elements.summaries import KHAT_LIMIT
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers

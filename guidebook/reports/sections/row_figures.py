@@ -22,14 +22,12 @@ from guidebook.reports.elements.style import (
     shorten,
     styled,
 )
-from guidebook.reports.elements.summaries import Array
+from guidebook.reports.elements.summaries import KHAT_LIMIT, Array
 from guidebook.reports.figures.mosaic import ACROSS, mosaic
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 
-#: The k-hat of a row is read against the limit that does not depend on S: Vehtari et al. (2024).
-KHAT_LIMIT = 0.7
 _PANELS = 8
 _MOST_TRAVERSED = 8
 _MOST_POINTS = 3000

@@ -1,4 +1,4 @@
-"""The model's graph: its sites, priors and plates, and a drawing in which nothing overlaps."""
+"""The drawing of a model's graph: every site, plate and arrow is there, and nothing overlaps."""
 
 import pyro
 import pyro.distributions as dist
@@ -6,16 +6,14 @@ import pytest
 import torch
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch
 
-from guidebook.reports.figures.graph import ModelGraph, model_graph
+from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.reports.figures.graph_drawing import draw_graph
-from tests.reports.conftest import SIGMA, Y, schools
 
 
-def graph_of(model: object, **data: object) -> ModelGraph:
-    graph, reason = model_graph(model, data)  # type: ignore[arg-type]
-    assert reason == ""
-    assert graph is not None
-    return graph
+def graph_of(model: object) -> Structure:
+    structure = structure_of(model, {})  # type: ignore[arg-type]
+    assert structure.reason == ""
+    return structure
 
 
 def nested() -> None:
@@ -42,28 +40,6 @@ def vectors() -> None:
     weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
     kind = pyro.sample("kind", dist.Bernoulli(logits=torch.tensor(0.5)))
     pyro.sample("y", dist.Normal(beta @ weights, 1.0 + kind), obs=torch.tensor(0.0))
-
-
-def test_eight_schools_priors_and_likelihood() -> None:
-    graph = graph_of(schools, sigma=torch.tensor(SIGMA), y=torch.tensor(Y))
-    sites = {site.name: site for site in graph.sites}
-    assert sites["mu"].distribution == "Normal(loc = 0, scale = 5)"
-    assert sites["tau"].distribution == "HalfCauchy(scale = 5)"
-    assert sites["theta"].kind == "deterministic"
-    assert set(sites["theta"].parents) == {"mu", "tau", "theta_trans"}
-    assert (sites["y"].kind, sites["y"].parents) == ("likelihood", ("theta",))
-    assert (sites["y"].shape, sites["y"].plates) == ((8,), ("school",))
-    (plate,) = graph.plates
-    assert (plate.name, plate.size) == ("school", 8)
-    assert set(plate.members) == {"theta_trans", "theta", "y"}
-
-
-def test_only_given_parameters_are_told() -> None:
-    sites = {site.name: site.distribution for site in graph_of(vectors).sites}
-    assert sites["beta"] == "Normal(loc = 0, scale = 3 values, 1 to 3)"
-    assert sites["weights"] == "Dirichlet(concentration = 1)"
-    assert sites["kind"] == "Bernoulli(logits = 0.5)"
-    assert sites["y"] == "Normal(loc, scale)"
 
 
 @pytest.mark.parametrize("model", [nested, crossed, vectors])
@@ -101,21 +77,6 @@ def test_arrows_point_downwards() -> None:
     assert all(height[p] > height[site.name] for site in graph.sites for p in site.parents)
 
 
-def test_no_graph_has_a_reason() -> None:
-    def broken(x: torch.Tensor) -> None:
-        raise ValueError("x has the wrong shape\nand more")
-
-    def empty() -> None:
-        return None
-
-    assert model_graph(None, None)[0] is None
-    graph, reason = model_graph(broken, {"x": torch.zeros(2)})
-    assert graph is None
-    assert "ValueError: x has the wrong shape" in reason
-    assert "more" not in reason
-    assert model_graph(empty, {})[0] is None
-
-
 def test_too_many_sites_are_not_drawn() -> None:
     def chain() -> None:
         z = torch.tensor(0.0)
@@ -123,16 +84,3 @@ def test_too_many_sites_are_not_drawn() -> None:
             z = pyro.sample(f"z{step}", dist.Normal(z, 1.0))
 
     assert draw_graph(graph_of(chain)) is None
-
-
-def test_the_users_state_is_left_alone() -> None:
-    def learned() -> None:
-        scale = pyro.param("scale", torch.tensor(1.0))
-        pyro.sample("z", dist.Normal(0.0, scale))
-
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    graph_of(learned)
-    torch.testing.assert_close(torch.rand(3), expected)
-    assert len(pyro.get_param_store()) == 0

@@ -1,0 +1,61 @@
+"""The forms of the ELBO are one number: with the evidence, with cavi's closed form, draw by draw."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import guidebook as gb
+from guidebook.diagnostics.measures.forms import elbo_forms, residual
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.guides.exact.enumerated_mixture import EnumeratedMixture
+from guidebook.models.mixture import GaussianMixture
+
+X = np.array([[-3.0, -3.1], [-2.8, -3.3], [0.1, -0.4], [0.9, 0.2], [3.1, 3.4]])
+
+
+def test_the_forms_agree_and_the_evidence_is_elbo_plus_kl():
+    model = GaussianMixture(3, 2, "unit", concentration=None, mean_precision=0.1)
+    fits = {
+        "cavi": gb.cavi(model, MixtureMeanField(model), {"x": X}, progress=False),
+        "exact": gb.exact(model, EnumeratedMixture(model), {"x": X}),
+    }
+    bounds = elbo_forms(fits, "exact", draws=300)
+    evidence = fits["exact"].notes["log_evidence"]
+    for name, found in bounds.items():
+        # draw by draw the same numbers: equal up to rounding
+        assert found.energy_form.value == pytest.approx(found.data_form.value, abs=1e-8), name
+        assert found.evidence_form.value == pytest.approx(found.energy_form.value, abs=1e-8)
+        assert residual(found).value == pytest.approx(0.0, abs=1e-8)
+        assert found.free_energy.value == -found.energy_form.value
+        assert found.log_evidence.value == evidence
+    assert bounds["exact"].posterior_kl.value == pytest.approx(0.0, abs=1e-8)
+    assert 0 < bounds["cavi"].posterior_kl.value < 0.5
+
+
+def test_the_elbo_is_the_closed_form_of_cavi_with_its_labellings():
+    """Clusters far apart: assignments are certain, so that summing them out gains nothing, and the
+    ELBO in one labelling is that of cavi's closed form and log 3!. 5 standard errors: 1e-6.
+    """
+    x = np.concatenate([X[:2] - 30, X[2:4], X[4:] + 30])
+    model = GaussianMixture(3, 2, "unit", concentration=None, mean_precision=0.001)
+    fit = gb.cavi(model, MixtureMeanField(model), {"x": x}, progress=False)
+    found = elbo_forms({"cavi": fit})["cavi"].energy_form
+    closed = -fit.history[-1] + math.lgamma(4)
+    assert found.value == pytest.approx(closed, abs=5 * found.se + 1e-6)
+
+
+def test_models_without_discrete_sites_have_forms_too():
+    pair = gb.pair("gaussian-mean")
+    model, data = pair.model(), pair.data()
+    fits = {
+        "cavi": gb.cavi(model, pair.roads["cavi"][1](model), data, progress=False),
+        "exact": gb.exact(model, pair.exact(model), data),
+    }
+    found = elbo_forms(fits, "exact")
+    for name, one in found.items():
+        off = one.evidence_form.value - one.energy_form.value
+        assert abs(off) < 5 * math.hypot(one.evidence_form.se, one.energy_form.se) + 1e-6, name
+        assert abs(residual(one).value) < 5 * residual(one).se + 1e-6
+    assert torch.get_default_dtype() is torch.float32  # as it was
