@@ -50,7 +50,7 @@ def test_models_without_discrete_sites_have_forms_too():
     pair = gb.pair("gaussian-mean")
     model, data = pair.model(), pair.data()
     fits = {
-        "cavi": gb.cavi(model, pair.roads["cavi"][1](model), data, progress=False),
+        "cavi": gb.cavi(model, pair.engines["cavi"][1](model), data, progress=False),
         "exact": gb.exact(model, pair.exact(model), data),
     }
     found = elbo_forms(fits, "exact")
