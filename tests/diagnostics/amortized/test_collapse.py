@@ -15,12 +15,12 @@ from torch.distributions import Normal, kl_divergence
 
 import guidebook as gb
 from guidebook.diagnostics.amortized.collapse import (
-    IGNORED,
     _by_spacing,
     active_dimensions,
     collapse,
 )
 from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.measures.information import Estimate
 from guidebook.errors import GuideError
 from guidebook.guides import AmortizedNormal, LinearGaussianPosterior
 from guidebook.models import VAE, LinearVAE
@@ -160,8 +160,27 @@ def test_a_posterior_that_is_not_normal_is_measured_by_draws(healthy) -> None:
     assert not found.collapsed
 
 
-def test_thresholds_and_guides_without_rows() -> None:
-    assert IGNORED == 0.1 and math.isclose(math.log(N), math.log(400))
+@pytest.mark.parametrize(
+    ("value", "se", "ignored"),
+    [(0.099, 0.0, True), (0.101, 0.0, False), (0.05, 0.024, True), (0.05, 0.026, False)],
+)
+def test_a_swap_that_costs_a_tenth_of_a_nat_is_no_collapse(
+    healthy, value: float, se: float, ignored: bool
+) -> None:
+    """Two standard errors included; the limit of the mutual information is that of 400 rows."""
+    found = dataclasses.replace(collapse(healthy, draws=20), swapped=Estimate(value, se))
+    assert found.ignored is ignored and found.collapsed is ignored
+    assert ("ignores z" in found.sentence()) is ignored
+    assert found.limit == pytest.approx(math.log(400))
+
+
+def test_a_dimension_is_active_above_a_hundredth_of_the_prior_variance(healthy) -> None:
+    found = dataclasses.replace(collapse(healthy, draws=20), variance=np.array([0.0099, 0.0101]))
+    assert found.active.tolist() == [False, True] and not found.collapsed
+    assert dataclasses.replace(found, variance=np.array([0.0099, 0.0])).collapsed
+
+
+def test_guides_without_rows_are_refused() -> None:
     schools = gb.models.eight_schools
     fit = gb.svi(
         schools, gb.guides.mean_field(schools), gb.datasets.eight_schools(), steps=20,
