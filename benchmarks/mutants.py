@@ -41,24 +41,34 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",
     ),
+    "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
     "guidebook/diagnostics/witnesses/importance.py": (
         "tests/diagnostics/witnesses/test_importance.py",
         "tests/diagnostics/witnesses/test_weights.py",
+        "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/stein.py": (
         "tests/diagnostics/witnesses/test_stein.py",
         "tests/diagnostics/witnesses/test_stein_errors.py",
+        "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/transport.py": (
         "tests/diagnostics/witnesses/test_transport.py",
         "tests/diagnostics/witnesses/test_transport_and_modes.py",
+        "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/modes.py": (
         "tests/diagnostics/witnesses/test_modes.py",
         "tests/diagnostics/witnesses/test_transport_and_modes.py",
+        "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/reference.py": (
         "tests/diagnostics/witnesses/test_reference.py",
+        "tests/diagnostics/judging/test_limits.py",
+    ),
+    "guidebook/diagnostics/witnesses/chains.py": ("tests/diagnostics/judging/test_limits.py",),
+    "guidebook/diagnostics/witnesses/enumeration.py": (
+        "tests/diagnostics/witnesses/test_enumeration.py",
     ),
     "guidebook/programs/plate.py": ("tests/programs/test_plate.py",),
     "guidebook/programs/sites.py": ("tests/programs/test_unconstrained.py",),
@@ -84,16 +94,30 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/guides/conjugate/test_exponential_family.py",
         "tests/guides/conjugate/test_leading_dimensions.py",
     ),
-    "guidebook/guides/conjugate/mixture.py": ("tests/guides/conjugate/test_mixture.py",),
+    "guidebook/guides/conjugate/mixture.py": (
+        "tests/guides/conjugate/test_mixture.py",
+        "tests/guides/conjugate/test_chains.py",
+    ),
     "guidebook/guides/conjugate/factor.py": ("tests/guides/conjugate/test_factor.py",),
     "guidebook/guides/conjugate/gaussian_mean.py": (
         "tests/guides/conjugate/test_gaussian_mean.py",
+        "tests/guides/conjugate/test_chains.py",
     ),
     "guidebook/guides/conjugate/moments.py": ("tests/inference/test_ep.py",),
     "guidebook/guides/conjugate/sites.py": ("tests/inference/test_ep.py",),
     "guidebook/guides/exact/conjugate.py": ("tests/guides/exact/test_conjugate.py",),
-    "guidebook/guides/exact/normal_gamma.py": ("tests/guides/conjugate/test_gaussian_mean.py",),
+    "guidebook/guides/exact/normal_gamma.py": (
+        "tests/guides/conjugate/test_gaussian_mean.py",
+        "tests/guides/conjugate/test_chains.py",
+    ),
     "guidebook/guides/exact/quadrature.py": ("tests/guides/exact/test_quadrature.py",),
+    "guidebook/inference/fits/files.py": ("tests/inference/fits/test_files.py",),
+    "guidebook/inference/fits/saving.py": ("tests/inference/fits/test_saving.py",),
+    "guidebook/inference/fits/loading.py": (
+        "tests/inference/fits/test_loading.py",
+        "tests/inference/fits/test_saving.py",
+    ),
+    "guidebook/inference/fits/supports.py": ("tests/inference/fits/test_supports.py",),
 }
 """A file, and the test files that pin it."""
 
