@@ -68,3 +68,50 @@ def test_a_sweep_draws_from_both_complete_conditionals() -> None:
     noise = torch.randn(3, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(start["tau"], standard / 1.5)
     torch.testing.assert_close(start["mu"], 0.5 + noise / (3 * start["tau"]).sqrt())
+
+
+@pytest.mark.parametrize("concentration", [None, 1.5])
+@pytest.mark.parametrize("covariance", ["unit", "diagonal"])
+def test_a_sweep_of_a_mixture_draws_assignments_and_counts_them(
+    covariance: str, concentration: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """z_i of each chain from w_k N(x_i; m_k, 1 / L_k), with the generator's own numbers; the globals from
+    the complete conditionals given z, whose counts, means and squares are those of the rows.
+    """
+    model = GaussianMixture(2, 3, covariance, concentration=concentration)
+    guide = MixtureMeanField(model)
+    guide.begin(X)
+    generator = torch.Generator().manual_seed(3)
+    loc = 2 + torch.randn(2, 2, 3, dtype=torch.float64, generator=generator)
+    precision = torch.rand(2, 2, 3, dtype=torch.float64, generator=generator) + 0.5
+    weights = torch.tensor([[0.3, 0.7], [0.6, 0.4]], dtype=torch.float64)
+    state = {"loc": loc}
+    if covariance == "diagonal":
+        state["precision"] = precision
+    else:
+        precision = torch.ones_like(precision)
+    if concentration is not None:
+        state["weights"] = weights
+    else:
+        weights = torch.full_like(weights, 0.5)
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+    monkeypatch.setattr(GaussianMixture, "globals", lambda _, hyper: seen.update(hyper=hyper) or {})
+    z = guide.sweep(state, {"x": X}, torch.Generator().manual_seed(9))["z"]
+    away = (X[:, None, None] - loc).square() * precision  # (n, chains, K, D)
+    score = (weights.log() - 0.5 * away.sum(-1) + 0.5 * precision.log().sum(-1)).transpose(0, 1)
+    expected = torch.multinomial(
+        score.softmax(-1).flatten(0, 1), 1, generator=torch.Generator().manual_seed(9)
+    )
+    assert torch.equal(z, expected.view(2, 30))
+    for chain in range(2):
+        counts = torch.bincount(z[chain], minlength=2)
+        if concentration is not None:
+            found = seen["hyper"]["concentration"][chain]
+            torch.testing.assert_close(found, concentration + counts.double())
+        own = guide.natural_of(model.prior(guide.shift))
+        share = torch.nn.functional.one_hot(z[chain], 2).double()
+        message = guide._message(share.sum(0), share.mT @ guide._features(X))
+        one = guide.hyper({name: own[name] + message[name] for name in own})
+        for name, value in one.items():
+            torch.testing.assert_close(seen["hyper"][name][chain], value)
+    assert set(guide.sites) == set(state)
