@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from guidebook.errors import SettingError
-from guidebook.guides.autoguides.whitened import Whitened
+from guidebook.inference.fits.approximation import UnconstrainedGuide
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
 from guidebook.inference.fits.running import check_whole
@@ -94,7 +94,7 @@ def natural_svi(
         batch_size=(BATCH if batch_size is None else batch_size, 1),
     )
     sizes = step_sizes(delay, forgetting)
-    if isinstance(guide, Whitened):
+    if isinstance(guide, UnconstrainedGuide):  # a density over u, not conjugate blocks
         if batch_size not in (None, BATCH):
             raise SettingError(
                 "natural_svi takes all rows at every step of a Gaussian guide: leave batch_size "

@@ -25,10 +25,10 @@ def advice(f: Findings) -> str:
         return "Raise tune and draws, or reparameterise the model."
     if f.kind == "particles":
         return "Raise particles and steps, or use nuts."
-    if f.converged is False and f.engine == "svi":
-        remedy = f.status.split(". ", 1)[-1] if f.status else "Raise steps."
+    if f.converged is False and f.status:
+        remedy = f.status.split(". ", 1)[-1]
         return f"{capital(richer(f))}. {remedy}" if _surely_off(f) else remedy
-    if f.posteriors == 1 and any(t.rules_out for t in f.testimonies.values()) and not _vetoed(f):
+    if any(t.rules_out for t in f.testimonies.values()):
         return "Use nuts with several chains, or order the components of a mixture."
     return capital(richer(f)) + "."
 
@@ -54,12 +54,6 @@ def _surely_off(f: Findings) -> bool:
         for t in f.testimonies.values()
         if t.estimate is not None and t.role != "sharpens"
     )
-
-
-def _vetoed(f: Findings) -> bool:
-    """Ruled out by how the fit ended."""
-    convergence = f.testimonies.get("Convergence")
-    return convergence is not None and bool(convergence.rules_out)
 
 
 def capital(text: str) -> str:

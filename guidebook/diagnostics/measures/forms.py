@@ -22,6 +22,7 @@ from guidebook.diagnostics.measures.identities import Bound, bound, scored
 from guidebook.diagnostics.measures.information import Estimate, mean_of
 from guidebook.errors import GuidebookError
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.status import Status
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.potential import scaled_log_prob
 
@@ -40,7 +41,7 @@ def elbo_forms(
     """
     truth = fits.get(reference) if reference is not None else None
     exact, evidence = None, None
-    if isinstance(truth, Fit) and truth.engine == "exact":
+    if isinstance(truth, Fit) and truth.status is Status.EXACT:
         exact, evidence = truth.guide, truth.notes.get("log_evidence")
     found = {}
     for name, fit in fits.items():
