@@ -36,6 +36,7 @@ REASONS = ROOT / "benchmarks" / "survivors.json"
 PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/judging/verdict.py": (
         "tests/diagnostics/judging/test_limits.py",
+        "tests/diagnostics/judging/test_rows.py",
         "tests/diagnostics/judging/test_verdict.py",
     ),
     "guidebook/diagnostics/witnesses/testimony.py": (

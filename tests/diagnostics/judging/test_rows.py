@@ -1,0 +1,84 @@
+"""A verdict on many posteriors: the shares of rows, in all and in a sample, at their limits."""
+
+import numpy as np
+import pytest
+
+from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
+from guidebook.diagnostics.judging.verdict import enough_of_sample, judge
+from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
+
+TRUST, REWEIGHT, REJECT = Verdict.TRUST, Verdict.REWEIGHT, Verdict.REJECT
+ROWS = 1000
+
+
+def judged(off: int, weighted_off: int = 0, sampled: list[int] | None = None) -> Judgement:
+    """Of the last `off` rows the raw draws are off, of the last `weighted_off` the weighted ones too."""
+    zero = np.zeros((ROWS, 2))
+    right = Estimate(zero, zero + 0.001, zero, zero + 0.001, zero == 0)
+    everyone = np.ones(ROWS, bool)
+    testimony = Testimony(
+        "Importance weights",
+        role="confirms",
+        estimate=right,
+        weighted=right,
+        against=[""] * (ROWS - off) + ["off"] * off,
+        against_weighted=[""] * (ROWS - weighted_off) + ["weighted off"] * weighted_off,
+        checks=everyone,
+        numbers={"khat": np.full(ROWS, 0.3), "ess": np.full(ROWS, 500.0)},
+    )
+    return judge(
+        Findings(["z[0]", "z[1]"], posteriors=ROWS, testimonies={testimony.witness: testimony},
+                 draws=1000, sampled=sampled)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("off", "weighted_off", "verdict"),
+    [(0, 0, TRUST), (10, 10, TRUST), (11, 0, REWEIGHT), (11, 50, REWEIGHT), (11, 51, REJECT)],
+)
+def test_99_of_100_to_trust_and_95_to_reweight(
+    off: int, weighted_off: int, verdict: Verdict
+) -> None:
+    found = judged(off, weighted_off)
+    assert found.verdict is verdict, found.reason
+    if verdict is not TRUST:
+        assert f"row {ROWS - off}: off" in found.reason
+
+
+def test_one_posterior_has_no_share() -> None:
+    zero = np.zeros((1, 1))
+    right = Estimate(zero, zero, zero, zero, zero == 0)
+    for words, verdict in (("", TRUST), ("off", REJECT)):
+        one = Testimony("Run", role="confirms", estimate=right, against=[words])
+        assert judge(Findings(["x"], testimonies={"Run": one})).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("size", "off", "share", "fine"),
+    [
+        (36, 2, 0.99, True),  # P(2 or more of 36) = 0.0503
+        (35, 2, 0.99, False),  # 0.0479
+        (50, 0, 0.99, True),
+        (17, 3, 0.95, True),  # 0.0503
+        (28, 4, 0.95, False),  # 0.0491
+    ],
+)
+def test_a_sample_speaks_against_the_rest_where_chance_would_not(
+    size: int, off: int, share: float, fine: bool
+) -> None:
+    assert enough_of_sample(np.arange(size) >= off, share) is fine
+
+
+def test_rows_off_that_are_few_in_all_and_many_in_the_sample() -> None:
+    """Ten of 1,000 rows are off, and the sample holds five of them: it is not like the others."""
+    assert judged(10, 10, sampled=list(range(0, 1000, 10))).verdict is TRUST
+    found = judged(10, 10, sampled=[*range(95), *range(990, 995)])
+    assert found.verdict is REWEIGHT, found.reason
+    assert judged(10, 10, sampled=[*range(20), *range(990, 995)]).verdict is REJECT
+
+
+@pytest.mark.parametrize("posteriors", [1, 2])
+def test_a_point_is_rejected_with_words_of_its_own(posteriors: int) -> None:
+    found = judge(Findings(["z"], kind="point", posteriors=posteriors))
+    assert found.verdict is REJECT
+    assert ("each row" in found.reason) is (posteriors > 1)
