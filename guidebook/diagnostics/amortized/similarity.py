@@ -1,4 +1,4 @@
-"""NEEDS A DOCSTRING: guidebook.diagnostics.amortized.assess.similarity."""
+"""Structural similarity of pictures, and the pictures whose squared error misleads."""
 
 from __future__ import annotations
 

@@ -154,10 +154,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     and confirm alone where k-hat and the k-hats of second moments are below 0.5.
     """
     if subject.log_ratio is None:
-        silent = subject.kind in ("chains", "point")
-        return Testimony(
-            NAME, absent="" if silent else subject.lacks.get("log_ratio", "no weights")
-        )
+        return Testimony(NAME, absent=_lacking(subject))
     found = [psis(column) for column in subject.log_ratio.T]
     if subject.posteriors == 1 and found[0] is None:
         return Testimony(
@@ -180,10 +177,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         words=_words(subject, numbers, limit, estimate),
         role="sharpens",
         estimate=estimate,
-        # the error of the weights grows with k-hat above 0.5, where their variance is infinite
-        doubt=np.where(
-            np.isfinite(khat) & (khat < limit), 1 + 4 * np.maximum(0.0, khat - KHAT_ALONE), math.inf
-        ),
+        doubt=_doubt(khat, limit),
         against=_against(subject, estimate, khat, limit),
         against_weighted=_against_weighted(subject, khat, ess, limit),
         weak_weighted=where(
@@ -198,6 +192,19 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         numbers=numbers,
         detail=found,
     )
+
+
+def _doubt(khat: np.ndarray, limit: float) -> np.ndarray:
+    """The error of the weights grows with k-hat above 0.5, where their variance is infinite."""
+    usable = np.isfinite(khat) & (khat < limit)
+    return np.where(usable, 1 + 4 * np.maximum(0.0, khat - KHAT_ALONE), math.inf)
+
+
+def _lacking(subject: Subject) -> str:
+    """Why there are no weights; chains and points have none by what they are."""
+    if subject.kind in ("chains", "point"):
+        return ""
+    return subject.lacks.get("log_ratio", "no weights")
 
 
 def _agreement(khat: np.ndarray, limit: float) -> str:
