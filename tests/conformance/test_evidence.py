@@ -38,16 +38,17 @@ def test_the_evidence_bounds_the_elbo_and_is_the_mean_weight(row: Any, dense: gb
         tolerance = 1e-8 if dense.potential.dtype is torch.float64 else 1e-4
         np.testing.assert_allclose(log_weights, known, rtol=tolerance, atol=tolerance)
         return
-    assert math.isfinite(known) and its_error < 2
+    assert math.isfinite(known) and its_error < 4
+    rounding = 10 * torch.finfo(dense.potential.dtype).eps * abs(known)
     error = log_weights.std(ddof=1) / math.sqrt(len(log_weights))
-    assert log_weights.mean() <= known + 5 * math.hypot(error, its_error)
+    assert log_weights.mean() <= known + 5 * math.hypot(error, its_error) + rounding
     found = psis(log_weights)
     if found is not None and found.khat < LIGHT:
         top = log_weights.max()
         weights = np.exp(log_weights - top)
         relative = weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights))
         estimate = top + math.log(weights.mean())
-        assert abs(estimate - known) < 5 * math.hypot(relative, its_error) + 1e-6
+        assert abs(estimate - known) < 5 * math.hypot(relative, its_error) + rounding
 
 
 def log_evidence_of(row: Any, fit: gb.Fit) -> Known:

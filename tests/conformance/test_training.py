@@ -64,6 +64,10 @@ def test_the_fit_says_how_it_ended(row: Any, fit: gb.Fit) -> None:
         assert fit.status in (gb.Status.CONVERGED, gb.Status.CHAINS_DISAGREE)
 
 
+def test_engines_arrive_on_all_rows(cut: gb.Fit) -> None:
+    assert cut.status in (gb.Status.CONVERGED, gb.Status.CHAINS_DISAGREE)
+
+
 def test_coordinate_ascent_never_descends(ascended: gb.Fit) -> None:
     """EM and CAVI: each pass lowers -ELBO, up to the rounding of its sum."""
     eps = torch.finfo(ascended.potential.dtype).eps
