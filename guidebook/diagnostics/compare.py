@@ -101,11 +101,14 @@ class Compared:
         """
         if name not in self.posteriors:
             raise NameNotFound(
-                f"There is no approximation {name!r} here. {nearest(name, self.posteriors)}"
+                f"The comparison has no approximation {name!r}. {nearest(name, self.posteriors)}"
             )
         weights = self.weights[name]
         if weights is None:
-            raise DataError(f"'{name}' has no importance weights: lp or log_q is not known.")
+            raise DataError(
+                f"'{name}' has no importance weights, because lp or log_q is missing: give a Fit of a "
+                "guide with a density, or draws whose sample_stats hold lp and log_q."
+            )
         size = draws or len(weights)
         rng = np.random.default_rng(seed)
         # systematic resampling: the least noise (Kitagawa 1996)

@@ -144,13 +144,14 @@ def _ascend(
         elbo = float(value)
         if not np.isfinite(elbo):
             raise DataError(
-                f"The ELBO is {elbo} after {len(elbos)} sweeps: data of extreme scale, or a prior "
-                "that is nearly improper. Standardise the columns, or give a proper prior."
+                f"The ELBO is {elbo} after {len(elbos)} sweeps: the data have an extreme scale, or the "
+                "prior is nearly improper. Standardise the columns, or give a proper prior."
             )
         if elbos and elbo < elbos[-1] - ROUNDING * max(1.0, abs(elbo)):
             raise GuideError(
-                f"A sweep of cavi lowered the ELBO from {elbos[-1]:.10g} to {elbo:.10g}, which no "
-                f"conjugate update does: the parts of {type(pair[1]).__name__} do not belong together."
+                f"A sweep of cavi lowered the ELBO from {elbos[-1]:.10g} to {elbo:.10g}, and "
+                "exact coordinate updates never do: check `prior`, `expected` and `local` (or "
+                f"`coordinate_updates`) of {type(pair[1]).__name__} against each other."
             )
         elbos.append(elbo)
         steps.advance()

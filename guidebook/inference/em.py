@@ -184,8 +184,8 @@ class _Climb:
             if gain < -ROUNDING * size:
                 raise GuideError(
                     f"The objective of em fell from {ascent.objective:.10g} to {objective:.10g} in "
-                    f"iteration {iteration}, which no E- and M-step does: e_step, m_step and "
-                    f"log_prior of {type(self.structure).__name__} do not belong together."
+                    f"iteration {iteration}, and exact E- and M-steps never lower it: check that m_step "
+                    f"of {type(self.structure).__name__} maximises what its e_step and log_prior state."
                 )
             if ascent.objectives and gain <= 0:  # by rounding: the parameters before are kept
                 objective = ascent.objective

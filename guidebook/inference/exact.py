@@ -44,7 +44,8 @@ def _checked(fit: Fit) -> float:
     u, log_q = fit.approximation.draw(DRAWS, fit.seed)
     if log_q is None:
         raise GuideError(
-            "The guide fixes a site at one value (a Delta), so it is no posterior. Fit it with svi."
+            "The guide puts all mass of a site on one value (a Delta), and gb.exact needs the log density "
+            "of the posterior: fit it with svi."
         )
     log_joint, log_det = fit.potential(u[0])
     weights = (log_joint + log_det - log_q[0]).double() + log_labellings(fit.model)

@@ -115,7 +115,7 @@ OBJECTIVES: dict[str, Bad] = {
     ),
     "an exponential schedule to 0": (
         lambda: discrete(objective=RelaxedELBO(exponential(1.0, 0.0))), SettingError,
-        "never arrives", "positive numbers",
+        "exponential schedule", "positive numbers",
     ),
     "beta below 0": (
         lambda: vae(objective=BetaELBO(-1.0)), SettingError, "beta is -1.0", "at least 0",
@@ -157,20 +157,21 @@ FOREIGN = ("empty", "foreign", "hdf5")
 FILES: dict[str, Bad] = {
     **{
         f"to load, {name}": (
-            lambda here, name=name: gb.load(here / name), FileError, name, "truncated or foreign"
+            lambda here, name=name: gb.load(here / name), FileError, name, "truncated or of another kind"
         )
         for name in (*FOREIGN, "truncated")
     },
     **{
         f"to continue from, {name}": (
-            lambda here, name=name: fit(checkpoint=here / name), FileError, name, "truncated or foreign",
+            lambda here, name=name: fit(checkpoint=here / name), FileError, name,
+            "truncated or of another kind",
         )
         for name in FOREIGN
     },
     "a newer format": (
         lambda here: gb.load(here / "newer"), FileError, "format 'guidebook fit 99'", "install",
     ),
-    "a missing file": (lambda here: gb.load(here / "nothing"), FileError, "is not there"),
+    "a missing file": (lambda here: gb.load(here / "nothing"), FileError, "There is no file"),
     "to save below a file": (
         lambda here: one_fit().save(here / "foreign" / "fit"), FileError, "foreign",
     ),

@@ -38,11 +38,14 @@ def family_of(fit: Fit, x: Tensor, latents: tuple[Latent, ...]) -> tuple[Tensor,
     """The encoder's mean and scale_tril per row, and the family; moments of draws for others."""
     q = posterior_of(fit, x)
     if q is not None and is_point(q):
-        raise GuideError("A deterministic guide gives points, not a posterior: it has no gaps.")
+        raise GuideError(
+            "A deterministic guide has no density, so its ELBO and gaps are undefined: fit "
+            "AmortizedNormal."
+        )
     if not all(one.real for one in latents):
         raise DataError(
-            "A latent of the rows is discrete or bounded, and gaps are searched along latents that can "
-            "be any real number: use importance_bound, or sum a few discrete states out."
+            "gap_ledger needs real-valued latents, and a latent site of the rows is discrete or bounded: "
+            "use importance_bound, or sum discrete states out of the model."
         )
     inner: Any = None if q is None else unwrapped(q)
     if isinstance(inner, MultivariateNormal) and len(latents) == 1:

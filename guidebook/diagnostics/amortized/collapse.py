@@ -60,7 +60,7 @@ DRAWS = 200
 
 @dataclass(frozen=True)
 class Collapse:
-    """What the latents of a fit carry, over the rows looked at; D dimensions of all sites in turn.
+    """How much the latents say about the rows and the decoder uses; D dimensions of all sites in turn.
 
     `names` and `kl` (D,), nats; `variance` (D,), of the posterior means over rows, in prior
     variances; `information` and `marginal_kl` from ELBO surgery (NaN for guides of several sites),
@@ -99,31 +99,32 @@ class Collapse:
         swap = f"{self.swapped.value:.2g} +- {self.swapped.se:.1g} nats a row"
         if self.collapsed:
             cause = (
-                f"the decoder ignores z (another row's z costs {swap})"
+                f"the decoder ignores z (another row's z lowers log p(x | z) by {swap})"
                 if self.ignored
-                else f"the guide tells no rows apart (KL {self.kl.sum():.2g} nats a row)"
+                else f"q(z | x) hardly depends on the row (KL to the prior {self.kl.sum():.2g} nats a row)"
             )
             return f"Collapsed: {used} of {D} latent dimensions are active, and {cause}."
-        told = f"{used} of {D} latent dimensions are active; another row's z costs {swap}."
+        told = f"{used} of {D} latent dimensions are active; another row's z lowers log p(x | z) by {swap}."
         if math.isfinite(self.information.value):
             told += (
                 f" Mutual information of row and z {self.information.value:.2g} +- "
-                f"{self.information.se:.1g} nats (at most {self.limit:.2g}), marginal KL "
+                f"{self.information.se:.1g} nats (possible: at most {self.limit:.2g}), KL of the "
+                f"aggregate posterior to the prior "
                 f"{self.marginal_kl.value:.2g} +- {self.marginal_kl.se:.1g}."
             )
         return told
 
 
 def collapse(fit: Fit, *, rows: int = 1000, draws: int = DRAWS, seed: int = 0) -> Collapse:
-    """Looks at up to `rows` rows of the fit's data.
+    """KL by dimension, active units and use of z by the decoder, on up to `rows` rows of the data.
 
     KL per dimension is in closed form between normals (marginals of a full covariance), and from the
     spacings of `draws` draws otherwise. Raises GuideError for a guide without a q(z | x).
     """
     if not is_amortized(fit):
         raise GuideError(
-            "Collapse is looked for in guides that give every row a q(z | x), such as AmortizedNormal;"
-            f" this one is {type(fit.guide).__name__}."
+            "collapse needs a guide with a q(z | x) for each row, such as AmortizedNormal; this one is "
+            f"{type(fit.guide).__name__}."
         )
     index = some_rows(len(observed(fit)), rows, seed)
     x = rows_of(fit, observed(fit), index)
@@ -173,7 +174,7 @@ def with_collapse(judgement: Judgement, found: Collapse) -> Judgement:
     return Judgement(
         judgement.verdict,
         f"{found.sentence()} {judgement.reason}",
-        f"Against the collapse: {REMEDY}. {judgement.next}",
+        f"To prevent the collapse: {REMEDY}. {judgement.next}",
     )
 
 

@@ -48,7 +48,7 @@ EVALUATED = 1000
 
 
 class Total(NamedTuple):
-    """Nats a row, on average over the rows looked at, with the Monte Carlo standard error."""
+    """Nats a row, on average over the rows used, with the Monte Carlo standard error."""
 
     value: float
     se: float
@@ -115,12 +115,16 @@ class GapLedger:
         """The ledger in words."""
         t = self.terms()
         told = (
-            f"Gaps of {len(self.rows)} rows, nats a row: log evidence {t['evidence'].value:.4g} +- "
-            f"{t['evidence'].se:.2g} (between {t['lower'].value:.4g} and {t['upper'].value:.4g}) = "
+            f"Mean of {len(self.rows)} rows, in nats: log evidence {t['evidence'].value:.4g} +- "
+            f"{t['evidence'].se:.2g} (estimate from below {t['lower'].value:.4g}, from above "
+            f"{t['upper'].value:.4g}) = "
             f"ELBO {t['elbo'].value:.4g} "
         )
         if not self.family:
-            return told + f"+ gap {t['gap'].value:.3g} +- {t['gap'].se:.1g} (no best q known)."
+            return told + (
+                f"+ gap {t['gap'].value:.3g} +- {t['gap'].se:.1g} (its parts need the best q of each "
+                "row, which is unknown for this family)."
+            )
         family, amortised = t["approximation"], t["amortisation"]
         return told + (
             f"+ approximation gap {family.value:.3g} +- {family.se:.1g} ({self.family}) + "
@@ -139,19 +143,20 @@ def gap_ledger(
     data: Any = None,
     exact: Tensor | None = None,
 ) -> GapLedger:
-    """The ledger of up to `rows` rows of the fit's data, or of `data` (held-out rows, simulated ones).
+    """log p(x) = ELBO + approximation gap + amortisation gap, row by row, of the fit's data or `data`.
 
-    Arguments: `steps` of each round of the search for the best q; `chains` of annealed importance
-    sampling; `draws` of the importance-weighted bound; `exact` (len(data), D), an exact draw of each
-    row's posterior where the data were simulated: the upper bound is one then.
+    Arguments: `rows`, at most so many; `data`, held-out or simulated rows; `steps` of each round of
+    the search for the best q; `chains` of annealed importance sampling; `draws` of the
+    importance-weighted bound; `exact` (len(data), D), an exact draw of each row's
+    posterior where the data were simulated: the upper bound is one then.
 
     Raises GuideError for a guide without a density of its own for each row, or a deterministic one;
     DataError for latents that are not continuous.
     """
     if not is_amortized(fit):
         raise GuideError(
-            "A gap ledger needs a guide that gives every row a q(z | x) of its own, such as "
-            f"AmortizedNormal, and its data; this one is {type(fit.guide).__name__}."
+            "gap_ledger needs a guide with a q(z | x) for each row, such as AmortizedNormal, and its "
+            f"data; this guide is {type(fit.guide).__name__}."
         )
     source = observed(fit) if data is None else data
     index = some_rows(len(source), rows, seed)

@@ -43,7 +43,7 @@ MEMORISED = 0.5
 
 @dataclass(frozen=True)
 class Generation:
-    """Per row looked at, in the data's units; distances are Euclidean, over all P numbers.
+    """Per row used, in the data's units; distances are Euclidean, over all P numbers.
 
     `bound`: importance-weighted, nats a row, of held-out rows where there are some, else of the
     fit's own (`held_out` says which); NaN for deterministic guides. `error`: squared error of the
@@ -78,7 +78,7 @@ class Generation:
 
     def sentence(self) -> str:
         """The finding in words."""
-        which = "held-out rows" if self.held_out else "its own rows (none were held out)"
+        which = "held-out rows" if self.held_out else "training rows (no held-out rows were given)"
         parts = []
         if math.isfinite(self.bound.value):
             parts.append(
@@ -91,9 +91,9 @@ class Generation:
             f"On {which}: {', '.join(parts)} a row. Samples are {self.ratio:.2f} times as far from "
         )
         told += "the training data as " + (
-            "held-out rows" if self.held_out else "these from each other"
+            "held-out rows" if self.held_out else "training rows are from each other"
         )
-        advice = ": they look memorised; use more data or a smaller decoder."
+        advice = ": the decoder has memorised training rows; use more data or a smaller decoder."
         return told + (advice if self.memorised else ".")
 
 
@@ -106,7 +106,7 @@ def generation(
     draws: int = 500,
     seed: int = 0,
 ) -> Generation:
-    """Looks at what the fit's decoder makes, against up to 5,000 of its training rows.
+    """Compares samples of the fit's decoder with held-out rows and up to 5,000 training rows.
 
     Arguments: `held_out`, rows like the fit's data that were not trained on; `draws` of the bound,
     on up to `rows` rows; `samples` decoded from the prior (their means). Raises DataError for

@@ -94,8 +94,8 @@ def latents_of(fit: Fit, x: Tensor) -> tuple[Latent, ...]:
             found.append(Latent(name, shape, node["value"].dtype, is_point(own) or _is_real(own)))
     if not found:
         raise GuideError(
-            f"The guide {type(fit.guide).__name__} samples nothing, so there is no posterior to "
-            "look at: sample every latent site of the model in it."
+            f"The guide {type(fit.guide).__name__} samples no latent site, so it defines no "
+            "posterior: sample every latent site of the model in it."
         )
     return tuple(found)
 

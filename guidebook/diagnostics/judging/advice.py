@@ -20,7 +20,7 @@ RICHER = {
 def advice(f: Findings) -> str:
     """The next step, as sentences."""
     if f.kind == "chains" and f.converged:
-        return "Check that model, data and draws belong together."
+        return "Check that the draws were made with this model and these data."
     if f.kind == "chains":
         return "Raise tune and draws, or reparameterise the model."
     if f.kind == "particles":
@@ -37,7 +37,9 @@ def richer(f: Findings) -> str:
     """The next richer family, by what is wrong."""
     reference = f.testimonies.get("Reference")
     if f.posteriors > 1 and f.discrete:
-        return "give the model log_evidence(x), the sum over all states, as DiscreteVAE has"
+        return (
+            "give the model a method log_evidence(x) that sums over all states, as DiscreteVAE does"
+        )
     if f.posteriors > 1:
         return "try covariance='full', a larger encoder or more steps; see the worst rows"
     if f.discrete and (reference is None or reference.estimate is None):

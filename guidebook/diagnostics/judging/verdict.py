@@ -31,7 +31,7 @@ SHARE_TRUSTED, SHARE_REWEIGHTED = 0.99, 0.95
 """Of the rows of an amortised fit."""
 CHANCE = 0.05
 """A sample of the rows speaks against the rest where so many rows off are rarer than this."""
-NOT_SEEN = "Nothing could judge it"
+NOT_SEEN = "Inconclusive: no diagnostic could be computed"
 
 
 def judge(f: Findings) -> Judgement:
@@ -59,14 +59,15 @@ def judge(f: Findings) -> Judgement:
     return Judgement(Verdict.REJECT, reason, advice(f))
 
 
-NOTHING = "Nothing: use the draws."
+NOTHING = "Use the draws as they are."
 
 
 def _of_point(f: Findings) -> Judgement:
     if f.posteriors > 1:
         return Judgement(
             Verdict.REJECT,
-            "A point for each row, no posterior: the guide is a deterministic code.",
+            "The guide gives a point for each row (a deterministic code), without the spread of a "
+            "posterior.",
             "Use it as an autoencoder (reconstructions and codes are on its page); for a posterior, "
             "fit AmortizedNormal.",
         )
@@ -94,18 +95,18 @@ def why_not_trust(f: Findings) -> list[str]:
 def why_not_reweight(f: Findings) -> list[str]:
     """Of every posterior: empty where its weighted draws can be used, else the first reason against."""
     if not any(t.numbers.get("khat") is not None for t in f.testimonies.values()):
-        absent = ", ".join(f.absent()) or "no weights"
-        return [f"It cannot be reweighted: {absent}."] * f.posteriors
+        absent = ", ".join(f.absent()) or "importance weights"
+        return [f"The draws cannot be reweighted; not computed: {absent}."] * f.posteriors
     reasons, weak = _first(f, "against_weighted"), _first(f, "weak_weighted")
     within = _any(f, _weighted_within)
     checked = _any(f, lambda t: t.checks)
     if f.sampled is not None:  # what the sample confirms holds for rows like it
         checked |= bool(checked[list(f.sampled)].all())
     unseen = (
-        "Discrete variables have no gradients: without a sound reference a mode that the weighted "
+        "Discrete variables have no gradients; without a sound reference a mode that the weighted "
         "draws miss cannot be detected."
         if f.discrete
-        else "Nothing but the weights themselves could check the weighted draws."
+        else "No diagnostic independent of the importance weights could check the weighted draws."
     )
     return [
         reason or ("" if within[i] else weak[i]) or ("" if checked[i] else unseen)
@@ -252,14 +253,17 @@ def _undecided(f: Findings) -> Callable[[int], str]:
                 "cannot be detected."
             )
         if together is not None and together.able[i].all():
-            return f"The errors are too near their limits: {together.worst(f.names, i)}."
+            return (
+                "Inconclusive: an error is within two standard errors of its limit (the largest: "
+                f"{together.worst(f.names, i)})."
+            )
         weights = "no importance weights" if khat is None else f"k-hat is {khat[i]:.2f}"
         if together is not None:
             blind = f.names[int(np.argmin(together.able[i]))]
-            return f"Inconclusive: the Hamiltonian run did not mix for {blind}, and {weights}."
+            return f"Inconclusive: the HMC check did not mix for {blind}, and {weights}."
         if khat is None:
-            return f"{NOT_SEEN}: {', '.join(f.absent()) or 'no witness'}."
-        return f"Inconclusive: {weights}, and nothing else could judge the raw draws."
+            return f"{NOT_SEEN}: {', '.join(f.absent()) or 'no draws or densities were given'}."
+        return f"Inconclusive: {weights}, and no other diagnostic could check the raw draws."
 
     return words
 
@@ -287,17 +291,17 @@ def _share(reasons: list[str]) -> str:
 
 def _mended(f: Findings, weighted: list[str]) -> str:
     if f.posteriors > 1:
-        return f"The importance weights mend {_share(weighted)} of them."
+        return f"After importance weighting {_share(weighted)} are within bounds."
     numbers = next(t.numbers for t in f.testimonies.values() if "khat" in t.numbers)
     return (
-        f"The importance weights mend it (k-hat {numbers['khat'][0]:.2f}, effective draws "
-        f"{numbers['ess'][0]:.0f} of {f.draws})."
+        f"Importance weighting corrects this (k-hat {numbers['khat'][0]:.2f}, effective sample size "
+        f"{numbers['ess'][0]:.0f} of {f.draws} draws)."
     )
 
 
 def _how_weighted(f: Findings) -> str:
     if f.posteriors > 1:
-        return "row by row, by log p(x, z) - log q(z | x)"
+        return "for each row, log weights log p(x, z) - log q(z | x)"
     return "comparison.weighted(name)"
 
 

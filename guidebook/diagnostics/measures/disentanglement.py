@@ -137,10 +137,10 @@ def _checked(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.nda
             "(rows, factors) of the same rows."
         )
     if not np.isfinite(codes).all():
-        raise DataError("A code is not finite: look at the fit before its disentanglement.")
+        raise DataError("codes holds values that are not finite: fit again, or remove those rows.")
     constant = [k for k, v in enumerate(factors.T) if (v == v[0]).all()]
     if constant:
-        raise DataError(f"Factors {constant} have one value only: leave them out.")
+        raise DataError(f"Factors {constant} are constant over the rows: leave them out.")
     variance = codes.var(0)
     alive = (variance > 0) & (variance > DEAD * variance.max())
     return codes[:, alive], np.stack([np.unique(v, return_inverse=True)[1] for v in factors.T], -1)

@@ -88,7 +88,9 @@ class Noise:
     def z(self) -> np.ndarray:
         """(mean - exact) / standard error of every parameter with any noise; SettingError without exact."""
         if self.exact is None:
-            raise SettingError("There is no exact gradient to compare with: give exact=.")
+            raise SettingError(
+                "z compares with an exact gradient: call gradient_noise(..., exact=objective)."
+            )
         noisy = self.sd > 0
         error = self.sd[noisy] / math.sqrt(self.draws)
         return np.asarray((self.mean[noisy] - self.exact[noisy]) / error)

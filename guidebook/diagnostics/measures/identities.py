@@ -166,7 +166,10 @@ def bound_by_enumeration(
     evidence = joint.logsumexp(0)
     q = log_q.exp()
     if not abs(float(q.sum()) - 1) < 1e-6:
-        raise GuideError(f"The guide's probabilities sum to {float(q.sum()):.6g}, not 1.")
+        raise GuideError(
+            f"The guide's probabilities sum to {float(q.sum()):.6g} over all values of the latent sites, "
+            "and must sum to 1: give every latent site one pyro.sample with a normalised distribution."
+        )
 
     def under_q(values: Tensor) -> Estimate:
         return Estimate(float(torch.where(q > 0, q * values, 0.0).sum()))
@@ -267,8 +270,8 @@ def _guide_density(guide: Any, data: Mapping[str, Any], values: Mapping[str, Ten
     scored = [n for n in trace.nodes.values() if n["type"] == "sample" and not site_is_subsample(n)]
     if {n["name"] for n in scored} != set(values):
         raise GuideError(
-            f"The guide samples {sorted(n['name'] for n in scored)}, where the model has "
-            f"{sorted(values)}: its density at their values is not known."
+            f"The guide samples {sorted(n['name'] for n in scored)}, and the model "
+            f"{sorted(values)}: give a guide of the same sites, so that log q is defined."
         )
     total = [scale_and_mask(n["fn"].log_prob(n["value"]), n["scale"], n["mask"]) for n in scored]
     return torch.stack([t.sum() for t in total]).sum()

@@ -174,8 +174,9 @@ def _draws(values: Any) -> np.ndarray:
     array = array.astype(float).reshape(len(array), -1) if array.ndim else array
     if array.ndim != 2 or len(array) < LEAST_DRAWS or not np.isfinite(array).all():
         raise DataError(
-            f"Draws of the shape {array.shape} do not do: give at least {LEAST_DRAWS} finite rows, "
-            "(n, D) or (n,)."
+            f"Need an array (n, D) or (n,) of at least {LEAST_DRAWS} finite draws, got the shape "
+            f"{array.shape}"
+            + ("." if np.isfinite(array).all() else " with values that are not finite.")
         )
     return array
 
@@ -187,7 +188,10 @@ def _of_draws(estimate: Callable[..., float], *samples: np.ndarray) -> Estimate:
     D = 1), is what separates the blocks' mean from the whole, over BLOCKS^(1/D) - 1.
     """
     if len({s.shape[1] for s in samples}) != 1:
-        raise DataError(f"The draws have different widths: {[s.shape[1] for s in samples]}.")
+        raise DataError(
+            f"The draws have different widths, {[s.shape[1] for s in samples]} columns: give draws of "
+            "the same variables."
+        )
     D = samples[0].shape[1]
     order = np.random.default_rng(0)  # draws of a chain are ordered: blocks must not be
     samples = tuple(s[order.permutation(len(s))] for s in samples)

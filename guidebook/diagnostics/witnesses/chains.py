@@ -41,7 +41,8 @@ def sampler_convergence(tree: xr.DataTree) -> tuple[bool, str]:
         diverged = int(stats["diverging"].values.sum())
     good = agree(worst, least, chains_of(tree)) and diverged == 0
     words = (
-        f"R-hat at most {worst:.3f}, effective draws at least {least:.0f}, {diverged} divergences."
+        f"Largest R-hat {worst:.3f}, smallest effective sample size {least:.0f}, {diverged} divergent "
+        "transitions."
     )
     return good, words
 
@@ -67,7 +68,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
             words=(words,),
             against=[] if good else [words] * subject.posteriors,
             vouches=everyone & good,
-            agreement="the chains agree (R-hat, effective sample size), without divergences",
+            agreement="R-hat and effective sample sizes are within their limits, without divergences",
         )
     if status is None:
         return Testimony(NAME, absent="the file does not say how the fit ended")

@@ -37,18 +37,19 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     words = where(
         ~agrees,
         lambda i: (
-            f"Its draws miss states of the latents: the bound is {bound[i]:.4g} nats, the "
-            f"evidence, summed over all states, {subject.evidence[i]:.4g}."
+            f"The draws miss states of the latents: the importance-weighted bound is {bound[i]:.4g} "
+            f"nats, the exact log evidence (all states summed) {subject.evidence[i]:.4g}."
         ),
     )
     return Testimony(
         NAME,
         words=(
-            f"The bound agrees with the evidence, summed over all states, for {agrees.mean():.0%}.",
+            f"The importance-weighted bound equals the exact log evidence (all states summed) for "
+            f"{agrees.mean():.0%} of the rows.",
         ),
         against=words,
         against_weighted=words,
         vouches=agrees & weights.estimate.good(),
         checks=agrees,
-        agreement="its bound is the evidence, summed over all states of the latents",
+        agreement="the importance-weighted bound equals the exact log evidence",
     )

@@ -180,13 +180,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         doubt=_doubt(khat, limit),
         against=_against(subject, estimate, khat, limit),
         against_weighted=_against_weighted(subject, khat, ess, limit),
-        weak_weighted=where(
-            moments > limit,
-            lambda i: (
-                "The importance weights have no finite variance for second moments (k-hat of "
-                f"second moments {moments[i]:.2f}, limit {limit:.2f})."
-            ),
-        ),
+        weak_weighted=_weak_weighted(moments, limit),
         alone=confident & estimate.within(ERRORS),
         agreement=_agreement(khat, limit),
         numbers=numbers,
@@ -209,9 +203,9 @@ def _lacking(subject: Subject) -> str:
 
 def _agreement(khat: np.ndarray, limit: float) -> str:
     if (khat == -math.inf).all():
-        return "the importance weights are equal, so its density is the posterior's"
+        return "all importance weights are equal, so q is the posterior up to rounding"
     if (khat < limit).all():
-        return "importance weighting changes no mean or standard deviation that matters"
+        return "importance weighting leaves means and standard deviations within bounds"
     return ""
 
 
@@ -283,8 +277,8 @@ def _against(subject: Subject, estimate: Estimate, khat: np.ndarray, limit: floa
     dependent = where(
         ~(khat < limit),
         lambda i: (
-            "Marginals alone cannot confirm the dependence between discrete variables, and "
-            f"the importance weights do not (k-hat {khat[i]:.2f}, limit {limit:.2f})."
+            "The dependence between discrete variables cannot be checked: the importance weights "
+            f"are unreliable (k-hat {khat[i]:.2f}, limit {limit:.2f}), and marginals do not show it."
         ),
     )
     return [a or b for a, b in zip(dependent, off, strict=True)]
@@ -295,13 +289,28 @@ def _against_weighted(
 ) -> list[str]:
     unusable = where(
         ~(khat < limit),
-        lambda i: f"Its importance weights are unusable (k-hat {khat[i]:.2f}, limit {limit:.2f}).",
+        lambda i: (
+            f"The importance weights are unreliable (k-hat {khat[i]:.2f}, limit {limit:.2f})."
+        ),
     )
     few = where(
         ~(ess >= REWEIGHT_SHARE * subject.draws),
-        lambda i: f"Its importance weights leave {ess[i]:.0f} effective draws of {subject.draws}.",
+        lambda i: (
+            f"The effective sample size under the importance weights is {ess[i]:.0f} of "
+            f"{subject.draws} draws, below {REWEIGHT_SHARE:.0%}."
+        ),
     )
     return [a or b for a, b in zip(unusable, few, strict=True)]
+
+
+def _weak_weighted(moments: np.ndarray, limit: float) -> list[str]:
+    return where(
+        moments > limit,
+        lambda i: (
+            "Standard deviations cannot be estimated from the importance weights (k-hat of second "
+            f"moments {moments[i]:.2f}, limit {limit:.2f})."
+        ),
+    )
 
 
 def _words(
@@ -315,10 +324,12 @@ def _words(
     if subject.posteriors == 1:
         said = [
             f"k-hat {khat[0]:.2f} +- {khat_se[0]:.2f} of {subject.draws} draws (limit {limit:.2f}), "
-            f"effective draws {ess[0]:.0f}."
+            f"effective sample size {ess[0]:.0f}."
         ]
         if khat[0] < limit:
-            said.append(f"Largest error by the weights: {estimate.worst(subject.names)}.")
+            said.append(
+                f"Largest error of the unweighted draws by the weights: {estimate.worst(subject.names)}."
+            )
         return tuple(said)
     middle, high = np.quantile(khat[finite], [0.5, 0.95])
     error = np.median(khat_se[finite])

@@ -51,7 +51,9 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         return Testimony(NAME)
     theirs = reference.marginals.in_order_of(subject.names)
     if theirs is None:
-        return Testimony(NAME, absent=f"'{reference.name}' lacks some of the parameters")
+        return Testimony(
+            NAME, absent=f"the reference '{reference.name}' lacks some of the parameters"
+        )
     raw = _estimate(subject, theirs, None)
     weights = weights_of(heard, 1)
     weighted = None if weights is None else _estimate(subject, theirs, weights[:, 0])
@@ -64,7 +66,8 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         weighted=weighted,
         against=_against(raw, names, subject.kind) if sound else (),
         against_weighted=where(
-            weighted.bad(), lambda i: f"Weighted, against the reference {weighted.worst(names, i)}."
+            weighted.bad(),
+            lambda i: f"After weighting, against the reference {weighted.worst(names, i)}.",
         )
         if sound and weighted is not None
         else (),
@@ -72,7 +75,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
             sound and ((alone and raw.good()) or (subject.is_discrete and raw.within(0.0)))
         ),
         checks=np.full(1, sound and weighted is not None),
-        agreement="the reference agrees" if sound else "",
+        agreement="means and standard deviations match the reference" if sound else "",
         numbers={"wasserstein": np.array([wasserstein_in_sds(subject.values[:, 0], theirs)])},
         detail=reference,
     )
@@ -83,7 +86,11 @@ def _against(raw: Estimate, names: Sequence[str], kind: str) -> list[str]:
     if kind == "chains":  # two samplers: a difference within their errors is noise
         return off
     edge = where(
-        ~raw.within(0.0), lambda i: f"Against the reference, at the limit: {raw.worst(names, i)}."
+        ~raw.within(0.0),
+        lambda i: (
+            f"Against the reference {raw.worst(names, i)}, beyond a limit by less than two standard "
+            "errors."
+        ),
     )
     return [a or b for a, b in zip(off, edge, strict=True)]
 

@@ -169,7 +169,10 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         ),
         against_weighted=where(
             known & ~(off_weighted < STEIN_LIMIT),
-            lambda i: "The importance-weighted draws fail Stein's identities.",
+            lambda i: (
+                "The importance-weighted draws fail Stein's identities (discrepancy "
+                f"{off_weighted[i]:.2g}, limit {STEIN_LIMIT})."
+            ),
         ),
         checks=known,
         agreement="Stein's identities hold" if (off <= STEIN_LIMIT).all() else "",
@@ -201,7 +204,7 @@ def _found(
     )
     if surface is None:
         return [None], None, reason
-    return [surface], [surface], f"A quadratic fitted to lp stands in for gradients ({reason})"
+    return [surface], [surface], f"Gradients of a quadratic fitted to lp are used ({reason})"
 
 
 def _independent_columns(values: np.ndarray) -> list[int]:

@@ -28,7 +28,7 @@ from guidebook.diagnostics.witnesses.importance import weighted_moments, weights
 from guidebook.diagnostics.witnesses.subject import Density, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
-NAME = "Hamiltonian run"
+NAME = "HMC check"
 CHAINS, LEAST_CHAINS = 8192, 512
 """Of one posterior; of many, the least is an eighth."""
 TRANSITIONS = 12
@@ -44,16 +44,16 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     if subject.kind in ("chains", "point"):
         return Testimony(NAME)
     if subject.density is None or subject.position is None:
-        return Testimony(NAME, absent=subject.lacks.get("density", "the model is not at hand"))
+        return Testimony(NAME, absent=subject.lacks.get("density", "needs the model"))
     found = heard.get(stein.NAME)
     try:
         covariance = _metric(subject.position, found.detail if found else None)
         moved = transport(subject.density, subject.position, covariance, subject.seed)
     except np.linalg.LinAlgError:
-        return Testimony(NAME, absent="the draws lie in a plane: their covariance is singular")
+        return Testimony(NAME, absent="the covariance of the draws is singular")
     if moved is None:
         return Testimony(
-            NAME, absent="the density is not finite at the draws, or no step is accepted"
+            NAME, absent="the density is not finite at the draws, or every proposal is rejected"
         )
     raw = Estimate(
         moved.shift, moved.shift_se, np.log(moved.sd_ratio), moved.sd_ratio_se, moved.able
@@ -63,23 +63,23 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     if weights is not None:
         weighted = _of_weighted(subject.values, moved, weights).widened(subject.tails)
     names = subject.names
-    told = f"could judge {int(moved.able.sum())} of {moved.able.size} marginals"
+    mixed = f"mixed for {int(moved.able.sum())} of {moved.able.size} marginals"
     return Testimony(
         NAME,
         words=(
-            f"Acceptance {moved.acceptance.mean():.2f}, {told}; largest error: {raw.worst(names)}.",
+            f"Acceptance {moved.acceptance.mean():.2f}, {mixed}; largest error: {raw.worst(names)}.",
         ),
         role="confirms",
         estimate=raw,
         weighted=weighted,
-        against=where(raw.bad(), lambda i: f"By a short Hamiltonian run {raw.worst(names, i)}."),
+        against=where(raw.bad(), lambda i: f"Against a short HMC run {raw.worst(names, i)}."),
         against_weighted=where(
             weighted.bad(),
-            lambda i: f"Weighted, by a short Hamiltonian run {weighted.worst(names, i)}.",
+            lambda i: f"After weighting, against a short HMC run {weighted.worst(names, i)}.",
         )
         if weighted is not None
         else (),
-        agreement="a short Hamiltonian run leaves the draws where they are",
+        agreement="a short HMC run started at the draws leaves means and standard deviations in place",
         detail=moved,
     )
 

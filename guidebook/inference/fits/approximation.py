@@ -255,7 +255,9 @@ class Approximation:
         An autoguide samples a Delta too, at a transform of what it drew before: its value moves.
         """
         if self.guide is None:
-            raise GuideError("This fit has neither a guide nor draws, so it approximates nothing.")
+            raise GuideError(
+                "This fit has neither a guide nor draws to represent a posterior: fit again."
+            )
         names = [site.name for site in self.sites if not site.discrete]
         dtype = dtype_of(self.model, self.guide)
         with local_parameters(), precision(dtype), random_state(0), torch.no_grad():

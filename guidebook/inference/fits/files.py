@@ -53,7 +53,9 @@ def write_atomically(content: Any, path: Path) -> None:
             torch.save(content, file)
         os.replace(name, path)
     except OSError as error:
-        raise FileError(f"'{path}' cannot be written ({error}).") from error
+        raise FileError(
+            f"'{path}' cannot be written ({error}): give a path on a disk with room."
+        ) from error
     finally:
         if os.path.exists(name):
             os.unlink(name)
@@ -68,11 +70,11 @@ def read(path: Path, kind: str) -> dict[str, Any]:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
-        raise FileError(f"'{path}' is not there.") from error
+        raise FileError(f"There is no file '{path}': check the path.") from error
     except Exception as error:
         raise FileError(
-            f"'{path}' cannot be read as a {kind.rsplit(' ', 1)[0]}: truncated or foreign "
-            f"({type(error).__name__}). Write it again, or give another path."
+            f"'{path}' cannot be read as a {kind.rsplit(' ', 1)[0]}: truncated or of another "
+            f"kind ({type(error).__name__}). Write it again, or give another path."
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
     if found == kind:

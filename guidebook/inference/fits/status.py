@@ -32,7 +32,7 @@ class Status(Enum):
         "before. notes['nan'] names the site, the step and the likely cause."
     )
     INTERRUPTED = (
-        "Interrupted: the fit holds what had been reached. Call the engine again to finish, with "
+        "Interrupted: the fit holds the result of the last whole step. Call the engine again to finish, with "
         "the same checkpoint if it takes one."
     )
     DIVERGENCES = (

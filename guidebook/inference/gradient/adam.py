@@ -62,9 +62,9 @@ def adam_of(optim: Any) -> Callable[[int], Optimiser]:
     clipped = getattr(optim, "pt_clip_args", None)
     known = {"lr", "betas", "eps"}
     if kind is not torch.optim.Adam or not isinstance(options, dict) or clipped:
-        raise CannotRecord("the step is captured with pyro.optim.Adam({...}) only")
+        raise CannotRecord("pyro.optim.Adam({...}) is the only optimiser that can be recorded")
     if set(options) - known:
-        raise CannotRecord(f"Adam's options {sorted(set(options) - known)} are not captured")
+        raise CannotRecord(f"Adam's options {sorted(set(options) - known)} cannot be recorded")
     b1, b2 = options.get("betas", (0.9, 0.999))
 
     def of(steps: int) -> Optimiser:

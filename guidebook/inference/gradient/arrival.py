@@ -114,7 +114,7 @@ def cause_of_nan(problem: Problem, step: int, objective: float) -> str:
                 if not bool(torch.as_tensor(site["value"]).isfinite().all()):
                     return (
                         f"step {step}: the value of site '{name}' in the {part} is not finite; "
-                        "probably a parameter ran away. Lower the step size or standardise the data."
+                        "probably a parameter diverged. Lower the step size or standardise the data."
                     )
                 if not bool(density.isfinite().all()):
                     return (
@@ -123,6 +123,7 @@ def cause_of_nan(problem: Problem, step: int, objective: float) -> str:
                         "prior away from zero, or check the units of the data."
                     )
     return (
-        f"step {step}: a rare draw of the guide gave it (not seen again in {DRAWS_TO_FIND_A_NAN} "
-        "draws); probably a value left the support or overflowed. Narrow the guide's first scale."
+        f"step {step}: the objective was not finite at a rare draw of the guide (none of "
+        f"{DRAWS_TO_FIND_A_NAN} further draws repeats it); probably a value left the support or "
+        "overflowed. Narrow the guide's first scale."
     )

@@ -34,8 +34,9 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     """
     if settings.checkpoint is not None:
         raise SettingError(
-            "checkpoint= needs the captured path: leave compile='auto', and a model and guide that "
-            "can be captured."
+            "checkpoint= needs a step that is recorded: leave compile='auto', use pyro.optim.Adam or no "
+            "optim, and write model and guide without .item() and without control flow that depends on "
+            "values."
         )
     joined = Joined(problem.model, problem.guide)
     average = _Average(joined, settings.steps) if settings.optim is None else None

@@ -46,19 +46,19 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
     default = default_optimiser(problem, settings.steps)
     try:
         if settings.compile is False:
-            raise CannotRecord("compile=False asks for the reference path")
+            raise CannotRecord("compile=False was given")
         chosen = default if settings.optim is None else adam_of(settings.optim)(settings.steps)
         step = Step(problem, chosen, settings.steps, settings.restarts, settings.compile)
         outcome = run_captured(step, settings)
     except CannotRecord as reason:
         if settings.restarts > 1:
             raise SettingError(
-                f"restarts={settings.restarts} needs the captured path, and this fit does not take "
-                f"it ({reason}). Fit it with restarts=1 and several seeds."
+                f"restarts={settings.restarts} needs a step that is recorded, and this one is "
+                f"not ({reason}). Call svi with restarts=1 and several seeds."
             ) from reason
         if settings.compile is not False:
             warnings.warn(
-                f"svi runs on the reference path, pyro.infer.SVI, several times slower: {reason}",
+                f"svi runs by pyro.infer.SVI, several times slower than its recorded step: {reason}",
                 stacklevel=3,
             )
         outcome = run_reference(problem, settings, default)

@@ -60,13 +60,16 @@ def enumerated_rows(
     """
     found = latent_sites(traced(guide, data, 1, max_plate_nesting))
     if len(found) != 1:
-        raise GuideError(f"The states of one site are enumerated, not of {sorted(found)}.")
+        raise GuideError(
+            f"EnumeratedELBO enumerates exactly one latent site, and the guide samples {sorted(found)}: "
+            "use RelaxedELBO or Trace_ELBO."
+        )
     ((name, site),) = found.items()
     base = categorical(site["fn"])
     if base is None:
         raise GuideError(
-            f"Site {name!r} of the guide is {type(site['fn']).__name__}: its states are enumerated "
-            "where it is pyro.distributions.OneHotCategorical."
+            f"Site {name!r} of the guide is {type(site['fn']).__name__}, and enumeration "
+            "needs pyro.distributions.OneHotCategorical: write the site so."
         )
     states = all_states(base.logits[(0,) * len(site["fn"].batch_shape)])
     # one value for all rows: the decoder sees each state once, and its output is broadcast

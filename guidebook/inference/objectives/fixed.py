@@ -21,8 +21,8 @@ def with_fixed_parameters(part: Any) -> Callable[..., Any]:
     """
     if not isinstance(part, nn.Module):
         raise GuideError(
-            "This gradient holds the parameters of the guide fixed, and a plain function hides them: "
-            "write the guide as a pyro.nn.PyroModule."
+            "This gradient estimator holds the parameters of the guide fixed, and those of a plain "
+            "function are not accessible: write the guide as a pyro.nn.PyroModule."
         )
     fixed = {name: parameter.detach() for name, parameter in part.named_parameters()}
 

@@ -58,7 +58,8 @@ class Objective(ELBO):
         unknown = set(values) - set(self.numbers)
         if unknown:
             raise SettingError(
-                f"{type(self).__name__} has no number {sorted(unknown)}; it has {list(self.numbers)}."
+                f"{type(self).__name__} has no weight or temperature {sorted(unknown)}; it has "
+                f"{list(self.numbers)}."
             )
         twin = copy.copy(self)
         twin.numbers = {**self.numbers, **values}

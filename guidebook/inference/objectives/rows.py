@@ -126,7 +126,10 @@ def row_log_density(
         row = values.sum(others) if others else values
         total = row if total is None else total + row
     if total is None:
-        raise ModelError(f"There is no site in the plate {plate!r}: name the plate over rows.")
+        raise ModelError(
+            f"No site of the model lies in a plate called {plate!r}: give plate= the name of the "
+            "pyro.plate over its rows."
+        )
     return total.expand(particles, -1)
 
 
@@ -145,7 +148,7 @@ def _dim(name: str, site: Any, plate: str) -> int:
             assert isinstance(frame.dim, int)
             return frame.dim
     raise ModelError(
-        f"Site {name!r} is outside the plate {plate!r}, so rows have no weights of their own. Put it "
-        f"inside pyro.plate({plate!r}, ...), give another plate, or use an objective of the whole "
-        "data such as pyro.infer.Trace_ELBO."
+        f"Site {name!r} is outside the plate {plate!r}, so importance weights of single rows are "
+        f"undefined. Put it inside pyro.plate({plate!r}, ...), give another plate, or use an objective "
+        "of the whole data such as pyro.infer.Trace_ELBO."
     )

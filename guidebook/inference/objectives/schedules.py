@@ -69,8 +69,8 @@ def exponential(start: float, stop: float, share: float = 1.0) -> Schedule:
     _share(share)
     if not (0 < start < math.inf and 0 < stop < math.inf):
         raise SettingError(
-            f"An exponential schedule from {start} to {stop} never arrives: give positive numbers, or "
-            "use linear(...)."
+            f"An exponential schedule from {start} to {stop} needs positive numbers at "
+            "both ends: give those, or use linear(...)."
         )
     return lambda t: start * (stop / start) ** min(1.0, t / share)
 

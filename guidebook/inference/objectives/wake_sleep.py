@@ -107,8 +107,9 @@ class RowWakeSleep(ReweightedWakeSleep):
         }  # fmt: skip
         if not seen:
             raise GuideError(
-                "No argument of the model is the observed value of a site, so the guide cannot be "
-                "shown simulated data. Use insomnia=1 (wake updates only)."
+                "No argument of the model is the observed value of a site, so simulated data "
+                "cannot replace it for a sleep update. Use insomnia=1 (wake updates only), or write the "
+                "model with x=None and obs=x."
             )
         asleep = poutine.trace(poutine.replay(guide, trace=dream))
         return -asleep.get_trace(*args, **{**kwargs, **seen}).log_prob_sum()
@@ -127,8 +128,8 @@ def _refuse_auxiliary(guide_trace: Any) -> None:
 def auxiliary_error(what: str) -> GuideError:
     """The error of a guide that samples an auxiliary site: `what` says which, and where."""
     return GuideError(
-        f"{what}, with an auxiliary site whose transform would let gradients pass that the inclusive "
-        "KL must not have. Give a guide with one pyro.sample per latent site "
+        f"{what}, with an auxiliary site, whose transform adds a reparameterisation gradient that the "
+        "inclusive KL excludes. Give a guide with one pyro.sample per latent site "
         "(gb.guides.AmortizedNormal), or use ep or nuts for global latents."
     )
 

@@ -106,7 +106,7 @@ def test_without_held_out_rows_the_yardstick_is_the_data_themselves(fit) -> None
     far = np.linalg.norm(train[:, None] - train, axis=2)
     np.fill_diagonal(far, np.inf)
     np.testing.assert_allclose(np.sort(found.fresh_distance), np.sort(far.min(1)))
-    assert not found.held_out and "none were held out" in found.sentence()
+    assert not found.held_out and "no held-out rows were given" in found.sentence()
     with pytest.raises(DataError, match="same shape"):
         generation(fit, held_out=np.zeros((4, 3)))
 

@@ -203,7 +203,7 @@ def test_a_truncated_checkpoint_is_refused(share, tmp_path):
     schools(checkpoint=path, steps=20)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(FileError, match=r"cannot be read.*truncated or foreign"):
+    with pytest.raises(FileError, match=r"cannot be read.*truncated or of another kind"):
         schools(checkpoint=path, steps=20)
 
 
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileError, match="is not a guidebook checkpoint"):
         schools(checkpoint=path, steps=20)
     path.write_text("hello")
-    with pytest.raises(FileError, match="truncated or foreign"):
+    with pytest.raises(FileError, match="truncated or of another kind"):
         schools(checkpoint=path, steps=20)
 
 
