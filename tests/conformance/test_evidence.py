@@ -5,6 +5,7 @@ from proposals of our own, written here with NumPy, SciPy or the networks themse
 fit, five standard errors of both sides: a false alarm in two million.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -72,8 +73,11 @@ def closed_form(row: Any, fit: gb.Fit) -> Known:
     """By the exact guide's own formula, of the trained model where the model is trained."""
     pair = gb.pair(row.pair)
     assert pair.exact is not None
-    guide = pair.exact(fit.model)
-    data = {k: v.to(fit.potential.dtype) for k, v in row.data.items()}
+    story = row.model
+    if isinstance(story, torch.nn.Module):
+        story = copy.deepcopy(fit.model).double()  # a machine sums thousands of states
+    guide = pair.exact(story)
+    data = {k: v.double() for k, v in row.data.items()}
     log_p = guide.elbo if hasattr(guide, "elbo") and row.pair in MACHINES else guide.log_evidence
     with torch.no_grad(), local_parameters():
         return float(log_p(**data).sum()), 0.0
