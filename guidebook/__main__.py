@@ -82,7 +82,7 @@ def report(options: argparse.Namespace) -> None:
     guides = chosen_guides(pair, options.guides)
     folder = writable_folder(options.out)  # before the minutes of fitting
     options.interrupted = (
-        f"What was fitted so far is in {folder}; the same command continues from its checkpoints."
+        f"Checkpoints of the fits are in {folder}; the same command continues from them."
     )
     checkpoints = {name: folder / f"{pair.name}-{name}.checkpoint" for name in guides}
     fits, reference = _fitted(pair, checkpoints, options)
@@ -101,7 +101,9 @@ def report(options: argparse.Namespace) -> None:
         checkpoint.unlink(missing_ok=True)
     print(f"\n{comparison}")
     if options.quick:
-        print("\n--quick: fits of few steps, for a first look; the verdicts are about these fits.")
+        print(
+            "\n--quick: few steps and draws; a verdict may change with the default number of steps."
+        )
     print(f"\n{page}")
 
 
@@ -246,21 +248,21 @@ def _command_line() -> str:
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{value}: give a whole number of at least 1")
     return value
 
 
 def _seed(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 2**32 - 1")
+        raise argparse.ArgumentTypeError(f"{value}: give a whole number from 0 to 2**32 - 1")
     return value
 
 
 def _comma_list(text: str) -> list[str]:
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
-        raise argparse.ArgumentTypeError("no name is given")
+        raise argparse.ArgumentTypeError("give at least one name")
     return names
 
 
@@ -279,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(interrupted="Nothing was written.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="the shelf: pairs, their data, their guides")
+    listing = commands.add_parser("list", help="the pairs: model, guides, reference and source")
     listing.set_defaults(command=list_pairs)
 
     reporting = commands.add_parser(
@@ -306,7 +308,9 @@ def _parser() -> argparse.ArgumentParser:
         "compare", help="compare netCDF files of draws, from any tool that writes ArviZ groups"
     )
     comparing.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    comparing.add_argument("--reference", type=Path, metavar="FILE", help="the draws to trust")
+    comparing.add_argument(
+        "--reference", type=Path, metavar="FILE", help="draws taken as the truth"
+    )
     comparing.add_argument("--out", type=Path, metavar="DIR", help="write the page and table here")
     comparing.add_argument("--seed", type=_seed, default=0, metavar="N")
     comparing.set_defaults(command=compare)
@@ -314,7 +318,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_fitting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="decides the result")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="random seed (default 0)"
+    )
     parser.add_argument(
         "--draws",
         type=_positive,
@@ -323,7 +329,9 @@ def _add_fitting(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=_positive, metavar="N", help="steps of SVI")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: the data's)")
-    parser.add_argument("--quick", action="store_true", help="few steps and draws: a first look")
+    parser.add_argument(
+        "--quick", action="store_true", help="few steps and draws, for a first look"
+    )
 
 
 if __name__ == "__main__":

@@ -17,5 +17,5 @@ PAIRS: dict[str, Pair] = {
 def pair(name: str) -> Pair:
     """The pair of this name; NameNotFound, with the near names, if there is none."""
     if name not in PAIRS:
-        raise NameNotFound(f"There is no pair {name!r} on the shelf. {nearest(name, PAIRS)}")
+        raise NameNotFound(f"There is no pair {name!r}. {nearest(name, PAIRS)}")
     return PAIRS[name]

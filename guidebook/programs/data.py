@@ -112,7 +112,10 @@ def _from_sequence(value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise DataError(f"A list in data is ragged and makes no array: {error}.") from error
+        raise DataError(
+            f"A list in data is ragged, so it cannot become an array: give lists of equal length "
+            f"({error})."
+        ) from error
     if array.dtype == object:
         raise DataError(
             "A list in data holds values that are not numbers: give numbers, or leave it out."
@@ -166,7 +169,7 @@ def find_device(device: str | torch.device | None, data: Any) -> torch.device:
         there = "cpu" + (", cuda" if torch.cuda.is_available() else " (no CUDA device is visible)")
         raise SettingError(
             f"device={device!r} cannot be used ({str(error).splitlines()[0][:120]}). "
-            f"Here there is: {there}."
+            f"Available: {there}."
         ) from error
     return found
 

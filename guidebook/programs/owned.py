@@ -96,7 +96,10 @@ class _OwnParameters(Messenger):
         if name not in self.owner.names:
             initial = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
             if initial is None:
-                raise KeyError(f"pyro.param('{name}') is read before it is given an initial value.")
+                raise KeyError(
+                    f"pyro.param('{name}') is read before it has an initial value: give one as the "
+                    "second argument."
+                )
             value = initial() if callable(initial) else initial
             constraint = msg["kwargs"].get("constraint", constraints.real)
             self.owner.adopt(name, value, constraint)

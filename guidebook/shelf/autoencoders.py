@@ -128,7 +128,7 @@ MINI_BATCH = MappingProxyType({"steps": 12000, "batch_size": 128})
 PAIRS = (
     Pair(
         name="autoencoder",
-        summary="A point code and a linear decoder, squared error: principal components.",
+        summary="Linear autoencoder of digits by squared error: it spans the principal components.",
         model=lambda: seeded(lambda: VAE(PIXELS, CODES, (), "gaussian", 1.0, prior_scale=None)),
         guides={
             "linear-code": partial(_code, _linear, CODES, None),
@@ -145,7 +145,7 @@ PAIRS = (
     ),
     Pair(
         name="denoising-autoencoder",
-        summary="A point code of a corrupted digit, from which the clean one is asked back.",
+        summary="Denoising autoencoder: clean digits reconstructed from codes of corrupted ones.",
         model=lambda: seeded(
             lambda: VAE(PIXELS, DENOISING_CODES, (128,), "gaussian", 0.2, prior_scale=None)
         ),
@@ -173,7 +173,7 @@ PAIRS = (
     ),
     Pair(
         name="gaussian-vae",
-        summary="Grey digits, each pixel of each with a mean and a scale of its own.",
+        summary="Grey digits, Gaussian likelihood: a mean and a scale for each pixel of each digit.",
         model=lambda: seeded(lambda: VAE(PIXELS, LATENTS, (128,), GaussianPerDatum(0.05))),
         guides=FEW_GUIDES,
         truth="importance-weighted bound",
@@ -184,7 +184,7 @@ PAIRS = (
     ),
     Pair(
         name="full-covariance-vae",
-        summary="Grey digits whose pixels err together: low rank plus diagonal given the code.",
+        summary="Grey digits with correlated pixel noise: covariance of low rank plus diagonal.",
         model=lambda: seeded(lambda: VAE(PIXELS, LATENTS, (128,), LowRankGaussian(4, 0.05))),
         guides=FEW_GUIDES,
         truth="importance-weighted bound",
@@ -195,7 +195,7 @@ PAIRS = (
     ),
     Pair(
         name="nonlinear-latent",
-        summary="Irises on a curved surface: evidence and posterior by quadrature, gaps exact.",
+        summary="Nonlinear decoder of irises: evidence, posterior and gaps known by quadrature.",
         model=lambda: seeded(lambda: VAE(4, 2, (16,), "gaussian")),
         guides={
             "mlp-diagonal": partial(_normal, _irises, 2, "diagonal"),
@@ -212,7 +212,7 @@ PAIRS = (
     ),
     Pair(
         name="hierarchical-vae",
-        summary="Two stochastic layers between noise and binary digits.",
+        summary="Binary digits by a variational autoencoder with two layers of latent variables.",
         model=lambda: seeded(lambda: HierarchicalVAE(PIXELS, LAYERS, (128,), middle_hidden=(32,))),
         guides={
             "mlp-diagonal": partial(_layers, _dense, "diagonal"),
@@ -227,7 +227,7 @@ PAIRS = (
     ),
     Pair(
         name="beta-vae",
-        summary="Drawn sprites of known factors; the weight on the KL asks for separate latents.",
+        summary="Beta-VAE of sprites with known factors: a weight on the KL for disentanglement.",
         model=lambda: seeded(lambda: VAE(SPRITE, 6, (128, 256))),
         guides={
             "linear-diagonal": partial(_normal, _sprite_linear, 6, "diagonal"),
@@ -245,7 +245,7 @@ PAIRS = (
     ),
     Pair(
         name="iwae",
-        summary="The same binary digits under a bound of 50 importance-weighted draws a digit.",
+        summary="Importance weighted autoencoder: the binary digits, bound of 50 draws per digit.",
         model=lambda: seeded(partial(VAE, PIXELS, LATENTS, (128,))),
         guides=FEW_GUIDES,
         truth="importance-weighted bound",
@@ -262,7 +262,7 @@ PAIRS = (
     ),
     Pair(
         name="gumbel-softmax-vae",
-        summary="Two categories of ten for every binary digit, trained by relaxing them.",
+        summary="Binary digits with two categorical latents of ten states, by Gumbel-softmax.",
         model=lambda: seeded(lambda: DiscreteVAE(PIXELS, 2, 10, (128,))),
         guides={
             "linear": partial(_categorical, _linear),

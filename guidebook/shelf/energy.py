@@ -87,7 +87,7 @@ def _engines(blocks: int) -> MappingProxyType[str, Way]:
 PAIRS = (
     Pair(
         name="ising",
-        summary="A grid of magnets whose edge is seen: mean field, blocks and Gibbs on 12 units.",
+        summary="Ising model on a grid with observed edge: mean field, blocks and Gibbs on 12 units.",
         model=_ising,
         guides=MappingProxyType({}),
         engines=_engines(SIDE),
@@ -100,7 +100,7 @@ PAIRS = (
     ),
     Pair(
         name="boltzmann-machine",
-        summary="A restricted Boltzmann machine learned from digits: features that are on or off.",
+        summary="Restricted Boltzmann machine learned from digits: binary hidden features.",
         model=_digit_machine,
         guides=MappingProxyType({}),
         engines=MappingProxyType({"mean-field": (cavi, _posterior), "gibbs": (gibbs, _chains)}),
@@ -115,7 +115,7 @@ PAIRS = (
     ),
     Pair(
         name="hopfield",
-        summary="Four letters in 25 units, one recalled from its first two lines.",
+        summary="Hopfield network of four letters in 25 units: one recalled from its first two rows.",
         model=_memory,
         guides=MappingProxyType({}),
         engines=_engines(5),

@@ -68,7 +68,7 @@ PAIRS = (
     ),
     Pair(
         name="probabilistic-pca",
-        summary="Wines in two dimensions: one linear Gaussian factor model, trained by EM.",
+        summary="Probabilistic PCA of wines in two dimensions, by expectation maximisation.",
         model=lambda: seeded(partial(LinearVAE, CHEMICALS, FACTORS)),
         guides=FACTOR_GUIDES,
         engines={"em": (em, FactorPosterior)},
@@ -82,7 +82,7 @@ PAIRS = (
     ),
     Pair(
         name="factor-analysis",
-        summary="The same with a noise variance of its own for every column: units do not matter.",
+        summary="Factor analysis of the wines: a noise variance per column, invariant to units.",
         model=lambda: seeded(partial(FactorAnalysis, CHEMICALS, FACTORS)),
         guides=FACTOR_GUIDES,
         engines={"em": (em, FactorPosterior)},

@@ -47,7 +47,7 @@ def _few_irises() -> dict[str, Tensor]:
 PAIRS = (
     Pair(
         name="gaussian-mean",
-        summary="Mean and precision of normal data: the one posterior that every engine can reach.",
+        summary="Mean and precision of normal data under a conjugate prior, for every engine.",
         model=lambda: gaussian_mean,
         guides=FEW_LATENTS,
         engines={
@@ -61,7 +61,7 @@ PAIRS = (
     ),
     Pair(
         name="clutter",
-        summary="A mean among points of which half are clutter: sites of negative precision.",
+        summary="Mean of points of which half are clutter: expectation propagation's test problem.",
         model=lambda: clutter,
         guides=FEW_LATENTS,
         engines={"ep": (ep, lambda model: ClutterSites())},
@@ -73,7 +73,7 @@ PAIRS = (
     ),
     Pair(
         name="gaussian-mixture",
-        summary="Three clusters of known variance and equal weights: the reading group's mixture.",
+        summary="Gaussian mixture of three clusters with known variance and equal weights.",
         model=lambda: GaussianMixture(
             3, 2, "unit", concentration=None, loc=0.0, mean_precision=0.1
         ),
@@ -92,7 +92,7 @@ PAIRS = (
     ),
     Pair(
         name="gaussian-mixture-full",
-        summary="Iris petals in two clusters of unknown weights, means and covariances.",
+        summary="Gaussian mixture of iris petals: unknown weights, means and covariances.",
         model=lambda: GaussianMixture(
             2, 2, "full", concentration=2.0, mean_precision=0.1, df=5.0, inverse_scale=0.5
         ),

@@ -25,7 +25,7 @@ def _four_measurements() -> dict[str, Tensor]:
 PAIRS = (
     Pair(
         name="eight-schools",
-        summary="Effects of coaching in eight schools, non-centred: a well-behaved hierarchy.",
+        summary="Eight schools, non-centred parameterisation: a well-conditioned hierarchy.",
         model=lambda: eight_schools,
         guides=GLOBAL_GUIDES,
         data=eight_schools_data,
@@ -34,7 +34,7 @@ PAIRS = (
     ),
     Pair(
         name="eight-schools-centered",
-        summary="The same eight schools, centred: a funnel that no Gaussian guide can follow.",
+        summary="Eight schools, centred parameterisation: a funnel that Gaussian guides cannot fit.",
         model=lambda: eight_schools_centered,
         guides=GLOBAL_GUIDES,
         data=eight_schools_data,
@@ -43,7 +43,7 @@ PAIRS = (
     ),
     Pair(
         name="linear-regression",
-        summary="Gaussian regression with its conjugate prior: posterior and evidence are known.",
+        summary="Linear regression with its conjugate prior: posterior and evidence in closed form.",
         model=lambda: linear_regression,
         guides=GLOBAL_GUIDES,
         data=diabetes,
@@ -53,7 +53,7 @@ PAIRS = (
     ),
     Pair(
         name="logistic-regression",
-        summary="Bernoulli regression on 30 correlated columns, with a weakly informative prior.",
+        summary="Logistic regression on 30 correlated columns, with a weakly informative prior.",
         model=lambda: logistic_regression,
         guides=GLOBAL_GUIDES,
         engines={"ep": (ep, lambda model: LogisticSites())},
@@ -64,7 +64,7 @@ PAIRS = (
     ),
     Pair(
         name="probit-regression",
-        summary="Bernoulli regression through the normal distribution function, by EP's own sites.",
+        summary="Probit regression, with expectation propagation's moments in closed form.",
         model=lambda: probit_regression,
         guides=GLOBAL_GUIDES,
         engines={"ep": (ep, lambda model: ProbitSites())},

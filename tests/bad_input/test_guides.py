@@ -110,7 +110,7 @@ ERRORS: dict[str, Bad] = {
         SettingError, "probability=1.5", r"\[0, 1\]",
     ),
     "salt without pepper": (lambda: salt_and_pepper(-0.1), SettingError, "-0.1", r"\[0, 1\]"),
-    "noise below 0": (lambda: gaussian(-1.0), SettingError, "scale=-1.0", "from 0 on"),
+    "noise below 0": (lambda: gaussian(-1.0), SettingError, "scale=-1.0", "0 or a positive number"),
 }  # fmt: skip
 
 

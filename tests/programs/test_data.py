@@ -136,7 +136,7 @@ def test_the_device_is_that_of_the_data_or_the_one_asked_for():
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
 def test_a_device_that_is_not_there(device):
-    with pytest.raises(SettingError, match=r"cannot be used .* Here there is: cpu"):
+    with pytest.raises(SettingError, match=r"cannot be used .* Available: cpu"):
         find_device(device, {})
 
 

@@ -82,7 +82,7 @@ def test_a_parameter_that_is_read_before_it_is_made():
     def early():
         pyro.param("p")
 
-    with pytest.raises(KeyError, match="read before it is given an initial value"):
+    with pytest.raises(KeyError, match="read before it has an initial value"):
         Owned(early)()
 
 

@@ -27,7 +27,7 @@ def gaussian(scale: float) -> Corruption:
     scale that is negative or not finite.
     """
     if not 0 <= scale < math.inf:
-        raise SettingError(f"scale={scale} is a standard deviation: give a number from 0 on.")
+        raise SettingError(f"scale={scale} is a standard deviation: give 0 or a positive number.")
     return lambda x: x + scale * torch.randn_like(x)
 
 
@@ -47,7 +47,7 @@ def salt_and_pepper(probability: float, low: float = 0.0, high: float = 1.0) -> 
     """
     _check_probability(probability)
     if not -math.inf < low <= high < math.inf:
-        raise SettingError(f"low={low} and high={high} must be finite, low first.")
+        raise SettingError(f"low={low} and high={high} must be finite, with low <= high.")
 
     def corrupt(x: Tensor) -> Tensor:
         u = torch.rand_like(x)

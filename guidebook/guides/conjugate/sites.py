@@ -74,7 +74,10 @@ class SiteGuide(nn.Module):
     def posterior(self) -> dist.TorchDistribution:
         """q(theta), event shape (D,); DataError before the guide has seen data."""
         if self.loc is None:
-            raise DataError("The guide has no size before it sees data: call it, or fit it by ep.")
+            raise DataError(
+                "The dimension of theta is unknown before the guide has read data: call guide(**data), "
+                "or fit it by gb.ep."
+            )
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
 
     def _start(self, sites: Sites) -> None:
@@ -218,11 +221,11 @@ def _check_rows(X: Tensor, y: Tensor | None, size: int | None) -> None:
     if y is None or X.dim() != 2 or y.shape != X.shape[:1]:
         given = "no observed rows" if y is None else f"observed {tuple(y.shape)}"
         raise DataError(
-            f"Sites need a matrix with one row per observation, and were given {tuple(X.shape)} and "
-            f"{given}: pass all observed rows."
+            f"The guide needs X (n, P) and y (n,), one row per observation, and was given "
+            f"X {tuple(X.shape)} and {given}: pass all observed rows."
         )
     if size is not None and size != len(X):
         raise DataError(
-            f"Sites belong to rows: all {size} rows are needed and {len(X)} were given. Call ep "
-            "without mini-batches."
+            f"Each factor of the guide approximates the likelihood of one row: all {size} rows are "
+            f"needed and {len(X)} were given. Call ep without mini-batches."
         )

@@ -152,7 +152,7 @@ class SpinGibbs(nn.Module):
             return clamped_rows(self._machine[0], v)
         if v is not None:
             raise DataError(
-                "v is given, but this guide runs the machine free: use SpinGibbs(machine), which "
-                "clamps the visible units, or leave v out."
+                "v is given, but this guide samples the visible units too: use SpinGibbs(machine), "
+                "which fixes them at v, or leave v out."
             )
         return None

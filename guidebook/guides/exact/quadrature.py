@@ -90,8 +90,8 @@ class QuadraturePosterior(nn.Module):
             )
         if model.latent_dim not in POINTS:
             raise GuideError(
-                f"The model has {model.latent_dim} latent dimensions, and a grid serves 1 or 2: for "
-                "more, take importance-weighted bounds."
+                f"The model has {model.latent_dim} latent dimensions, and quadrature is for 1 or "
+                "2: for more, use guidebook.diagnostics.amortized.gap.importance_bound."
             )
         if getattr(model, "prior_scale", 1.0) is None:
             raise GuideError(

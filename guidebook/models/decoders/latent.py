@@ -61,7 +61,10 @@ class LinearVAE(PyroModule):
         """
         n, P = x.shape
         if min(n, P) <= latent_dim:
-            raise DataError(f"x has the shape {(n, P)}: {latent_dim} latents need more of both.")
+            raise DataError(
+                f"x has the shape {(n, P)}: {latent_dim} latents need more than {latent_dim} rows and "
+                f"more than {latent_dim} columns."
+            )
         mean = x.mean(0)
         centred = (x - mean).double()
         values, vectors = torch.linalg.eigh(centred.mT @ centred / n)

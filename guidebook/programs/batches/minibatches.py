@@ -104,12 +104,15 @@ class Checked:
         places, inverse = np.unique(index, return_inverse=True)
         taken = self.rows.take(places)
         if set(taken) != set(self.names):
-            raise DataError(f"take() gives {sorted(taken)}, and names are {sorted(self.names)}.")
+            raise DataError(
+                f"take(index) returned {sorted(taken)}, and `names` lists {sorted(self.names)}: return an "
+                "array for each name."
+            )
         for name, value in taken.items():
             if np.ndim(value) == 0 or len(value) != len(places):
                 raise DataError(
-                    f"take() gives '{name}' the shape {tuple(np.shape(value))} for {len(places)} "
-                    "rows: the first dimension is that of the rows."
+                    f"take(index) returned '{name}' of shape {tuple(np.shape(value))} for {len(places)} "
+                    f"rows: its first dimension must be {len(places)}."
                 )
         check(taken)
         return {n: _reordered(v, inverse) for n, v in taken.items()}

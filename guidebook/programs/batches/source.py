@@ -110,7 +110,7 @@ def admitted(
     if isinstance(data, Mapping):
         if size is not None:
             raise SettingError(
-                f"size={size} belongs to an iterable of batches. A dict of arrays tells its number "
+                f"size={size} is for an iterable of batches. The arrays of a dict have a known number "
                 "of rows: leave size out, and give batch_size for mini-batches."
             )
         given = arguments(model, data)
@@ -119,21 +119,21 @@ def admitted(
     if isinstance(data, Rows):
         if batch_size is None or size is not None:
             raise SettingError(
-                "Rows that are read come by mini-batches and tell their number: give batch_size, "
-                "and leave size out."
+                "Data read by take(index) come in mini-batches, and their number of rows is len(data): "
+                "give batch_size, and leave size out."
             )
         return Source(data, batch_size, None)
     if size is None or not isinstance(data, Iterable):
         raise DataError(
             f"data must be a dict of the model's keyword arguments, not {type(data).__name__}: "
-            "svi(model, guide, {'y': y, ...}). An iterable of such dicts, one a batch, needs size=, "
+            "svi(model, guide, {'y': y, ...}). An iterable of such dicts, one per batch, needs size=, "
             "the number of rows of the whole data set."
         )
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise SettingError(f"size={size!r} is out of range: give a whole number >= 1.")
     if batch_size is not None:
         raise SettingError(
-            f"batch_size={batch_size} belongs to a dict of arrays. An iterable of batches decides "
-            "how many rows a batch has."
+            f"batch_size={batch_size} is for a dict of arrays. An iterable of batches sets the rows of "
+            "each batch itself: leave batch_size out."
         )
     return Source(data, None, size)

@@ -52,8 +52,8 @@ class Stream:
         if isinstance(batches, Iterator):
             raise DataError(
                 f"The batches are a {type(batches).__name__}, which can be read only once, and a fit "
-                "reads them pass after pass. Give a DataLoader, a list, or an object whose __iter__ "
-                "starts anew."
+                "reads them in several passes. Give a DataLoader, a list, or an object whose __iter__ "
+                "starts again at the first batch."
             )
         self.batches, self.count, self.whole = batches, size, whole
         self.seed, self.dtype, self.device = seed, dtype, device
@@ -128,8 +128,8 @@ class Stream:
             batch = self._following()
         if batch is None:
             raise DataError(
-                f"The iterable of batches gives no batch 1 in pass {self._pass + 1}: it must give "
-                "the batches anew whenever it is iterated."
+                f"The iterable of batches yielded no batch in pass {self._pass + 1}: it must yield all "
+                "batches every time it is iterated. Give a DataLoader or a list."
             )
         self._step += 1
         if self._step == len(self._kept) and self._seen <= KEPT_ROWS and self._pass == 0:

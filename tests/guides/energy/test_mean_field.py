@@ -289,7 +289,7 @@ def test_errors():
         SpinGibbs(torch.nn.Identity())
     with pytest.raises(DataError, match="give v"):
         BlockMeanField(machine)()
-    with pytest.raises(DataError, match="runs the machine free"):
+    with pytest.raises(DataError, match="samples the visible units too"):
         SpinGibbs(machine, clamped=False).initial({"v": b[None, :3]}, 2, torch.Generator())
     with pytest.raises(SettingError, match="exactly once"):
         BlockMeanField(machine, blocks=[[0, 1]])

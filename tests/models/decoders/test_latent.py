@@ -144,7 +144,7 @@ def test_maximum_likelihood_refuses_data_without_noise():
     flat = torch.randn(30, 2) @ torch.randn(2, 6)
     with pytest.raises(DataError, match="fewer latents"):
         LinearVAE.maximum_likelihood(flat.double(), 2)
-    with pytest.raises(DataError, match="more of both"):
+    with pytest.raises(DataError, match="more than 2 rows"):
         LinearVAE.maximum_likelihood(torch.randn(2, 6), 2)
 
 

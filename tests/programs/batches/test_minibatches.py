@@ -96,9 +96,9 @@ def test_rows_that_are_read_come_as_those_of_tensors():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda found: {"x": found["x"]}, r"take\(\) gives \['x'\]"),
-        (lambda found: {**found, "y": found["y"][:1]}, r"'y' the shape \(1,\) for 4 rows"),
-        (lambda found: {**found, "y": 1.0}, r"'y' the shape \(\)"),
+        (lambda found: {"x": found["x"]}, r"returned \['x'\]"),
+        (lambda found: {**found, "y": found["y"][:1]}, r"'y' of shape \(1,\) for 4 rows"),
+        (lambda found: {**found, "y": 1.0}, r"'y' of shape \(\)"),
         (lambda found: {**found, "x": found["x"] * np.nan}, "'x' holds NaN"),
     ],
 )

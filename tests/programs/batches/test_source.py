@@ -146,7 +146,7 @@ def test_the_density_of_all_rows_needs_the_data():
         (data(), {"size": N}, SettingError, "leave size out"),
         ([data()], {}, DataError, "needs size="),
         (3.0, {"size": 3}, DataError, "not float"),
-        ([data()], {"size": N, "batch_size": B}, SettingError, "decides how many rows"),
+        ([data()], {"size": N, "batch_size": B}, SettingError, "sets the rows of each batch"),
         ([data()], {"size": 0}, SettingError, "size=0 is out of range"),
         ([data()], {"size": 2.5}, SettingError, "size=2.5 is out of range"),
         (Table(), {}, SettingError, "give batch_size"),

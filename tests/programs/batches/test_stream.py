@@ -123,8 +123,8 @@ class Fading:
     ("given", "kind", "message"),
     [
         (lambda: (batch for batch in loader()), DataError, "generator, which can be read only once"),
-        (list, DataError, "gives no batch 1 in pass 1"),
-        (Fading, DataError, "gives no batch 1 in pass 2"),
+        (list, DataError, "yielded no batch in pass 1"),
+        (Fading, DataError, "yielded no batch in pass 2"),
         (lambda: [[1.0, 2.0]], DataError, "Batch 1 of pass 1 is a list"),
         (lambda: [{"x": [1.0, 2.0]}, {"y": [1.0, 2.0]}], DataError, r"Batch 2 of pass 1 holds \['y'\]"),
         (lambda: loader(n=10), DataError, r"Batch 3 of pass 1 has 'x'.*drop_last=True"),
