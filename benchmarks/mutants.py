@@ -38,6 +38,8 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_limits.py",
         "tests/diagnostics/judging/test_rows.py",
         "tests/diagnostics/judging/test_verdict.py",
+        "tests/diagnostics/judging/test_pooling.py",
+        "tests/diagnostics/judging/test_words.py",
     ),
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",

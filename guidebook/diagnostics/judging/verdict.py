@@ -277,12 +277,11 @@ def _why_trust(f: Findings, against: list[str]) -> str:
 
 
 def _summed(f: Findings, reasons: list[str], what: str) -> str:
-    """The reason; of many posteriors the share that has none, and the reason of one that has."""
+    """The reason; of many posteriors the share that has none, and the reason of the first that has."""
     if f.posteriors == 1:
         return reasons[0]
-    told = f"{_share(reasons)} of the {f.posteriors} rows are {what}"
-    i = next((i for i, reason in enumerate(reasons) if reason), None)
-    return f"{told}." if i is None else f"{told}; row {i}: {reasons[i]}"
+    i, reason = next((i, reason) for i, reason in enumerate(reasons) if reason)
+    return f"{_share(reasons)} of the {f.posteriors} rows are {what}; row {i}: {reason}"
 
 
 def _share(reasons: list[str]) -> str:

@@ -131,9 +131,15 @@ def stein_from_surface(z: np.ndarray, lp: np.ndarray, names: list[str]) -> Stein
     inverse = (vectors / values) @ vectors.T
     sd = np.sqrt(np.diagonal(inverse))
     shift = -inverse @ slope
-    error = np.full(dimension, math.sqrt(np.var(left) / size))
+    # of the maximum s = -shift of the fitted quadratic, by its derivative by the coefficients
+    bend, pairs = np.zeros((dimension, len(first))), np.arange(len(first))
+    bend[first, pairs] -= shift[second]
+    bend[second, pairs] -= shift[first]
+    tangent = inverse @ np.column_stack([np.zeros(dimension), np.eye(dimension), bend])
+    noise = (tangent @ np.linalg.pinv(design.T @ design, hermitian=True) * tangent).sum(1)
+    error = np.sqrt(left @ left / (size - features) * noise)
     covariance = inverse * np.outer(spread, spread)
-    return Stein(names, shift / sd, error, 1 / sd, mean - shift * spread, covariance)
+    return Stein(names, shift / sd, error / sd, 1 / sd, mean - shift * spread, covariance)
 
 
 def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:

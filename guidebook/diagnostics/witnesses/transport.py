@@ -234,8 +234,8 @@ def _compare(old: np.ndarray, new: np.ndarray, acceptance: np.ndarray) -> Transp
     mean_old, mean_new = old.mean(0), new.mean(0)
     drift = mean_old - mean_new
     r = _rank_correlation(old, new)
-    square_old = np.square(old - mean_new) / sd**2
-    square_new = np.square(new - mean_new) / sd**2
+    square_old = np.square((old - mean_new) / sd)
+    square_new = np.square((new - mean_new) / sd)
     r2 = np.clip(_rank_correlation(square_old, square_new), 0, None)
     kept = np.clip(1 - np.clip(r, 0, None), 0.05, None)
     shift = drift / sd / kept
@@ -252,7 +252,9 @@ def _compare(old: np.ndarray, new: np.ndarray, acceptance: np.ndarray) -> Transp
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation, column by column; 0 where a column is constant."""
+    """Spearman's correlation, column by column. Ties are ranked by their place, so a column that is
+    constant before and after correlates fully: a run that moves nothing cannot judge it.
+    """
     ranks_a, ranks_b = (np.argsort(np.argsort(x, axis=0), axis=0).astype(float) for x in (a, b))
     ranks_a -= ranks_a.mean(0)
     ranks_b -= ranks_b.mean(0)

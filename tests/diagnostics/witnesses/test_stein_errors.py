@@ -35,13 +35,16 @@ def test_the_stated_error_is_that_of_the_matching_mean(weighted: bool) -> None:
     assert (np.abs(np.mean(scaled, 0)) < 5 * np.mean(stated, 0) / math.sqrt(200)).all()
 
 
-def test_the_stated_error_of_a_surface_is_that_of_its_slope() -> None:
-    """Draws of the posterior N(0, SD^2), their log density with independent noise of sd 0.2."""
+@pytest.mark.parametrize(
+    ("moved", "factor"), [(0.0, 1.0), (0.0, 0.4), (0.0, 2.0), (1.0, 0.5), (-1.0, 1.0)]
+)
+def test_the_stated_error_of_a_surface_is_that_of_its_maximum(moved: float, factor: float) -> None:
+    """Draws of N(moved SD, (factor SD)^2) for the posterior N(0, SD^2), noise of sd 0.02 on lp."""
     rng = np.random.default_rng(0)
     scaled, stated = [], []
     for _ in range(200):
-        z = rng.standard_normal((400, 2))
-        lp = -0.5 * np.square(z).sum(1) + 0.2 * rng.standard_normal(400)
+        z = moved + factor * rng.standard_normal((400, 2))
+        lp = -0.5 * np.square(z).sum(1) + 0.02 * rng.standard_normal(400)
         found = stein_from_surface(SD * z, lp, ["a", "b"])
         assert found is not None
         scaled.append(found.mean / SD)

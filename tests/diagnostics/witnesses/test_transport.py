@@ -205,3 +205,11 @@ def test_rank_correlation_in_closed_form() -> None:
     b = np.array([[10.0, 1.0], [30.0, 2.0], [20.0, 3.0]])
     np.testing.assert_allclose(room._rank_correlation(a, b), [0.5, 1.0])
     np.testing.assert_allclose(room._rank_correlation(b[:, :1], -b[:, :1]), [-1.0])
+
+
+def test_a_column_that_never_moves_cannot_be_judged() -> None:
+    """Ranked by place, ties before and after correlate fully."""
+    before, after = pair(0.0)
+    still = np.ones_like(before)
+    found = compared(np.hstack([before, still]), np.hstack([after, still]))
+    assert found.able.tolist() == [True, False]
