@@ -35,7 +35,7 @@ def assess(
     modes: list[Mode] | None = None,
     seed: int = 0,
 ) -> Assessment:
-    """Hears every witness that the draws and the fit allow, and judges.
+    """The verdict on draws, from every diagnostic that they and the fit allow.
 
     Arguments:
         tree: draws in ArviZ's groups: posterior; sample_stats with lp and log_q where known;

@@ -115,7 +115,7 @@ def same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
 
         listed = "; ".join(f"'{n}': {v}" for n, v in odd.items())
         warnings.warn(
-            f"Parameters that not all approximations have are left out of the figures ({listed}).",
+            f"Parameters missing from some approximations are left out of the figures ({listed}).",
             stacklevel=3,
         )
 

@@ -95,7 +95,9 @@ def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
         f"{against}; ± standard error."
     ]
     if dropped:
-        notes.append(f"Left out for width: {listing(list(reversed(dropped)))}.")
+        notes.append(
+            f"Columns left out because the terminal is too narrow: {listing(list(reversed(dropped)))}."
+        )
     return [line for note in notes for line in textwrap.wrap(note, room)]
 
 

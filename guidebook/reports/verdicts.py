@@ -123,7 +123,7 @@ def headline(rows: list[Row]) -> str:
         sentences.append(f"Use {listing(groups['reweight'])} with importance weights only.")
     if groups["reject"]:
         every = not groups["trust"] and not groups["reweight"]
-        none = ": no approximation here can be used" if every else ""
+        none = ", so no approximation compared here can be used" if every else ""
         sentences.append(f"Reject {listing(groups['reject'])}{none}.")
     sentences += [
         f"Warning: the reference {row.name} failed its own checks." for row in rows if row.warning

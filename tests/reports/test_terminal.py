@@ -56,7 +56,7 @@ def test_within_the_width(comparison: gb.Comparison, width: int) -> None:
     text = table(comparison, width)
     assert max(map(len, text.splitlines())) <= width
     assert "verdict" in block(text)[0]
-    hidden = "Left out for width" in " ".join(text.split())
+    hidden = "Columns left out" in " ".join(text.split())
     assert hidden == (width < 130)
 
 

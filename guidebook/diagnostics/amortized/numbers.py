@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AmortizedNumbers:
-    """What an amortised fit is looked at for: n rows of P numbers, D latent dimensions.
+    """Diagnostics of an amortised fit, row by row: n rows of P numbers, D latent dimensions.
 
     `index`: the rows' numbers in the data; `khat_ses`: the error of each k-hat; `point`: the guide
     gives a code, no posterior, and what needs one is NaN or None. `ledger`, `collapse`,

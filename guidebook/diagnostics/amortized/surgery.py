@@ -32,9 +32,9 @@ class Surgery(NamedTuple):
 
 
 def surgery(fit: Fit, *, rows: int = 2000, draws: int = 4, seed: int = 0) -> Surgery:
-    """Takes the average KL to the prior of an amortised guide apart, on up to `rows` rows.
+    """Splits the mean KL(q(z | x) || p(z)) into mutual information and marginal KL, on up to `rows` rows.
 
-    With `draws` draws per row; q(z) is the mixture over the rows looked at. Raises DataError for a
+    With `draws` draws per row; q(z) is the mixture over these rows. Raises DataError for a
     fit without data, ModelError for a guide that does not give every row its own posterior.
     """
     if fit.data is None or fit.model is None:

@@ -1,4 +1,4 @@
-"""Every row of an amortised fit as a posterior of its own: draws, weights, and what is heard of them.
+"""Every row of an amortised fit as a posterior of its own: draws, weights, diagnostics.
 
 The cheap witnesses are heard on every row, block by block; the costly ones on a random sample of
 the rows, where their latents are all real numbers.

@@ -1,4 +1,4 @@
-r"""Is the latent used: what is cheap enough to be looked at while an amortised guide is trained.
+r"""Posterior collapse seen during training: active dimensions, cheap enough for a progress bar.
 
 A dimension of z is active where the means of q(z | x) differ from row to row,
 

@@ -68,7 +68,7 @@ def _memory(found: Memory) -> list[Picture]:
     kept = {f"{units} units": ends for units, ends in found.kept.items()}
     return pictures + drawn(
         "Recall against memory load",
-        "Overlap of a random pattern with the end of its recall under Hebb’s rule, averaged over "
+        "Overlap of a random pattern with the state in which its recall by Hebb’s rule ends, averaged over "
         "patterns and networks. With many units, recall fails beyond 0.138 patterns a unit "
         "(dashed); in small networks the decline is gradual.",
         energy_figures.recall_against_load(found.loads, kept),
@@ -104,14 +104,15 @@ def _normaliser(found: LogNormaliser) -> Picture:
     if found.truth is None:
         return Picture(
             title,
-            bounds + "log Z is an estimate by annealed importance sampling, for the units are too "
-            "many to be enumerated.",
+            bounds
+            + "log Z is estimated by annealed importance sampling: the states are too many to "
+            "enumerate.",
             energy_figures.log_normaliser_bounds(found.betas, found.bounds, found.estimate),
         )
     estimate = (found.estimate, found.error)
     return Picture(
         title,
-        bounds + "log Z is enumerated.",
+        bounds + "log Z is exact, by enumeration of all states.",
         energy_figures.log_normaliser_bounds(found.betas, found.bounds, found.truth, estimate),
     )
 

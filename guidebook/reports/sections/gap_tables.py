@@ -26,7 +26,7 @@ def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
         return None
     terms = ledger.terms()
     said = {
-        "evidence": "log evidence: midpoint of the next two",
+        "evidence": "log evidence: midpoint of the next two estimates",
         "upper": "upper estimate: annealed importance sampling, reverse",
         "lower": "lower estimate: annealed importance sampling, forward",
         "bound": f"importance-weighted bound, {ledger.draws:,} draws",
@@ -66,7 +66,7 @@ def _gradient_table(numbers: AmortizedNumbers) -> Table | None:
     draws = next(iter(found.values())).draws
     return Table(
         "Noise of the encoder’s gradient",
-        ["Estimator", "length of the mean", "variance", "signal to noise"],
+        ["Estimator", "norm of the mean", "variance", "signal to noise"],
         rows,
         f"At the end of the fit, on some rows, over {draws} draws of each estimator. Variance: summed "
         "over parameters. Signal to noise: |mean| / sd of a parameter, averaged; without any signal "

@@ -64,8 +64,8 @@ def labelling(numbers: MixtureNumbers) -> str:
         f"{numbers.K}! = {copies:,} permutations and has as many copies of every mode, one for each "
         "labelling. The draws of every approximation are relabelled to one order, that of the first "
         "coordinate of the means; figures, table and verdicts refer to the posterior in that order, "
-        f"whose density is {numbers.K}! times as high. Concentration on one copy is therefore no "
-        "error, and neither are visits to several."
+        f"whose density is {numbers.K}! times as high. An approximation may therefore "
+        "concentrate on one copy or visit several."
     )
     moved = [
         f"{100 * c.moved:.0f} % of the draws of {name} were relabelled"

@@ -39,8 +39,8 @@ def pictures(
     tiles = {name: np.asarray(row, dtype=float) for name, row in rows.items()}
     if not tiles or any(t.ndim != 2 or t.shape[1] != height * width for t in tiles.values()):
         raise DataError(
-            f"Pictures {shape} are rows of {height * width} numbers, name to (m, {height * width}): "
-            f"not {[t.shape for t in tiles.values()]}."
+            f"rows must map names to arrays (m, {height * width}) of pictures of shape {shape}, got the "
+            f"shapes {[t.shape for t in tiles.values()]}."
         )
     across, gap = max(len(t) for t in tiles.values()), max(1, round(0.08 * width))
     canvas = np.full((len(tiles) * (height + gap) - gap, across * (width + gap) - gap), np.nan)
@@ -134,9 +134,7 @@ def gradient_errors(found: Mapping[str, "Noise"]) -> Figure:
     is no evidence of any. Raises DataError where no exact gradient was given.
     """
     if not found or any(one.exact is None for one in found.values()):
-        raise DataError(
-            "Bias is against an exact gradient: give gradient_noise an exact objective."
-        )
+        raise DataError("Bias needs an exact gradient: call gradient_noise(..., exact=objective).")
     exact = float(np.linalg.norm(next(iter(found.values())).exact))  # type: ignore[arg-type]
     at = np.arange(len(found))
     drawn = figure(0.8 + 0.3 * len(found))
