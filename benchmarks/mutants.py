@@ -41,6 +41,11 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_pooling.py",
         "tests/diagnostics/judging/test_words.py",
     ),
+    "guidebook/diagnostics/judging/assessment.py": (
+        "tests/diagnostics/judging/test_assessment.py",
+    ),
+    "guidebook/diagnostics/judging/advice.py": ("tests/diagnostics/judging/test_advice.py",),
+    "guidebook/diagnostics/assess.py": ("tests/diagnostics/test_assess.py",),
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",
     ),
@@ -73,6 +78,10 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/witnesses/enumeration.py": (
         "tests/diagnostics/witnesses/test_enumeration.py",
     ),
+    "guidebook/programs/rows.py": ("tests/programs/test_rows.py",),
+    "guidebook/programs/batches/minibatches.py": ("tests/programs/batches/test_minibatches.py",),
+    "guidebook/programs/batches/source.py": ("tests/programs/batches/test_source.py",),
+    "guidebook/programs/batches/stream.py": ("tests/programs/batches/test_stream.py",),
     "guidebook/programs/plate.py": ("tests/programs/test_plate.py",),
     "guidebook/programs/sites.py": ("tests/programs/test_unconstrained.py",),
     "guidebook/inference/objectives/rows.py": (
@@ -101,6 +110,8 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/guides/conjugate/test_mixture.py",
         "tests/guides/conjugate/test_chains.py",
     ),
+    "guidebook/guides/conjugate/mixture_mode.py": ("tests/guides/conjugate/test_mixture_mode.py",),
+    "guidebook/inference/protocols/conjugate.py": ("tests/inference/protocols/test_conjugate.py",),
     "guidebook/guides/conjugate/factor.py": ("tests/guides/conjugate/test_factor.py",),
     "guidebook/guides/conjugate/gaussian_mean.py": (
         "tests/guides/conjugate/test_gaussian_mean.py",

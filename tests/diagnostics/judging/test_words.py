@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.judging.verdict import NOT_SEEN, NOTHING, judge
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
 
@@ -32,45 +32,43 @@ def judged(*told: Testimony, **facts: Any) -> Judgement:
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("told", "states", "leaves_out"),
     [
-        ([], "Nothing could judge it: no witness."),
-        ([ABSENT], "Nothing could judge it: Importance weights (no log_q)."),
-        (
-            [weights(0.9)],
-            "Inconclusive: k-hat is 0.90, and nothing else could judge the raw draws.",
-        ),
-        (
-            [run([True, True], 0.09)],
-            "The errors are too near their limits: the mean of x is 0.09 sd",
-        ),
-        ([run([True, False])], "the Hamiltonian run did not mix for y, and no importance weights."),
-        ([run([False, True]), weights(0.9)], "did not mix for x, and k-hat is 0.90."),
+        ([], [NOT_SEEN], ["k-hat", "mix"]),
+        ([ABSENT], [f"{NOT_SEEN}: Importance weights (no log_q)."], ["k-hat", "mix"]),
+        ([weights(0.9)], ["k-hat is 0.90"], [NOT_SEEN, "mix"]),
+        ([run([True, True], 0.09)], ["the mean of x is 0.09 sd too high"], [NOT_SEEN, "mix"]),
+        ([run([True, False])], ["mix for y", "no importance weights"], [NOT_SEEN, "k-hat", "0.09"]),
+        ([run([False, True]), weights(0.9)], ["mix for x", "k-hat is 0.90"], [NOT_SEEN]),
     ],
 )
-def test_why_nothing_confirms(told: list[Testimony], reason: str) -> None:
+def test_why_nothing_confirms(
+    told: list[Testimony], states: list[str], leaves_out: list[str]
+) -> None:
     found = judged(*told)
-    assert found.verdict is Verdict.REJECT and reason in found.reason
+    assert found.verdict is Verdict.REJECT
+    assert all(one in found.reason for one in states), found.reason
+    assert not any(one in found.reason for one in leaves_out), found.reason
 
 
 def test_why_discrete_draws_are_not_confirmed() -> None:
     words = judged(run([False, False]), discrete=True).reason
-    assert words.startswith("Discrete variables have no gradients; without a sound reference")
+    assert words.startswith("Discrete variables have no gradients")
 
 
 def test_why_weighted_draws_cannot_be_used() -> None:
-    assert "It cannot be reweighted: no weights." in judged().reason
-    assert "It cannot be reweighted: Importance weights (no log_q)." in judged(ABSENT).reason
+    assert "cannot be reweighted" in judged().reason
+    assert "Importance weights (no log_q)." in judged(ABSENT).reason.split("reweighted")[1]
     off = run([True, True])
     usable = weights(0.3, against=["off"], against_weighted=[""])
     smooth, discrete = (judged(off, usable, discrete=one).reason for one in (False, True))
-    assert "Nothing but the weights themselves could check the weighted draws." in smooth
-    assert "Discrete variables have no gradients: without a sound reference a mode" in discrete
+    assert "independent of the importance weights" in smooth and "gradients" not in smooth
+    assert "gradients" in discrete and "independent" not in discrete
     assert "weigh" in judged().reason and "weigh" not in judged(kind="chains").reason
 
 
 def test_what_was_not_checked_is_named_with_a_trust() -> None:
-    assert judged(run([True, True])).next == "Nothing: use the draws."
+    assert judged(run([True, True])).next == NOTHING
     found = judged(run([True, True]), ABSENT, UNCHECKED)
     assert found.verdict is Verdict.TRUST
     assert found.next == "Not checked: Importance weights (no log_q); Modes (needs the model)."
@@ -82,9 +80,8 @@ def test_how_one_approximation_is_mended() -> None:
     usable = weights(0.3, against=["The mean is off."], checks=np.ones(1, bool))
     found = judged(run([True, True]), usable, draws=1000)
     assert found.verdict is Verdict.REWEIGHT
-    assert found.reason == (
-        "The mean is off. The importance weights mend it (k-hat 0.30, effective draws 450 of 1000)."
-    )
+    assert found.reason.startswith("The mean is off. ")
+    assert "k-hat 0.30" in found.reason and "450 of 1000" in found.reason
     assert "comparison.weighted(name)" in found.next
 
 
@@ -104,14 +101,13 @@ def test_how_rows_are_summed_up() -> None:
 
     assert of(1, 0).reason == "99% of the 100 rows are within bounds. The run stays."
     mended = of(30, 2)
-    assert mended.reason == (
-        "70% of the 100 rows are within bounds; row 70: raw off. "
-        "The importance weights mend 98% of them."
-    )
-    assert "row by row, by log p(x, z) - log q(z | x)" in mended.next
+    assert mended.reason.startswith("70% of the 100 rows are within bounds; row 70: raw off. ")
+    assert "98%" in mended.reason and "k-hat" not in mended.reason
+    assert "log p(x, z) - log q(z | x)" in mended.next
     assert of(30, 20).reason == (
         "70% of the 100 rows are within bounds; row 70: raw off. "
         "80% of the 100 rows are within bounds after weighting; row 80: weighted off."
     )
     two = of(1, 1, rows=2).reason
     assert two.startswith("50% of the 2 rows are within bounds; row 1: raw off. 50% of the 2")
+    assert "98%" not in of(1, 0, rows=2).reason and "50%" in of(1, 0, rows=2).reason

@@ -1,0 +1,159 @@
+"""The subject of a global approximation, read from trees made by hand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from guidebook.diagnostics.assess import assess, subject_of
+from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.witnesses.modes import Mode
+from guidebook.diagnostics.witnesses.subject import Marginals, Reference
+from guidebook.inference.fits.status import Status
+
+CHAINS, DRAWS = 2, 3
+X = np.arange(12.0).reshape(CHAINS, DRAWS, 2)
+LP = np.arange(6.0).reshape(CHAINS, DRAWS)
+LOG_Q = np.square(LP)
+
+
+def tree(
+    stats: dict[str, np.ndarray] | None = None,
+    unconstrained: bool = False,
+    library: str = "",
+    x: np.ndarray = X,
+    **attributes: Any,
+) -> xr.DataTree:
+    dims = ("chain", "draw", "x_dim")
+    groups = {"posterior": xr.Dataset({"x": (dims, x)})}
+    if library:
+        groups["posterior"].attrs["inference_library"] = library
+    if stats is not None:
+        groups["sample_stats"] = xr.Dataset({n: (dims[:2], v) for n, v in stats.items()})
+    if unconstrained:
+        groups["unconstrained"] = xr.Dataset(
+            {n: (("chain", "draw", "u"), v) for n, v in (("position", x), ("gradient", -2 * x))},
+            coords={"u": ["a", "b"]},
+        )
+    if attributes:
+        groups["vi_fit"] = xr.Dataset(attrs=attributes)
+    return xr.DataTree.from_dict(groups)
+
+
+def test_draws_and_densities_of_all_chains_lie_in_one_row() -> None:
+    subject = subject_of(tree({"lp": LP, "log_q": LOG_Q}, unconstrained=True), None, seed=7)
+    np.testing.assert_array_equal(subject.values, X.reshape(6, 1, 2))
+    assert list(subject.names) == ["x[0]", "x[1]"]
+    assert subject.log_ratio is not None and subject.log_density is not None
+    np.testing.assert_array_equal(subject.log_ratio, (LP - LOG_Q).reshape(6, 1))
+    np.testing.assert_array_equal(subject.log_density, LP.reshape(6, 1))
+    np.testing.assert_array_equal(subject.position, X.reshape(6, 1, 2))
+    np.testing.assert_array_equal(subject.gradient, -2 * X.reshape(6, 1, 2))
+    assert list(subject.coordinates) == ["a", "b"]
+    assert (subject.kind, subject.chains, subject.posteriors, subject.seed) == ("density", 2, 1, 7)
+    assert subject.tails.tolist() == [[1.0, 1.0]] and subject.discrete.tolist() == [False, False]
+    assert subject.status is None and subject.density is None and subject.potential is None
+
+
+def test_what_is_compared_with_is_passed_on() -> None:
+    reference = Reference("long", Marginals(["x"], np.zeros((2, 1))), 5.0, True)
+    modes = [Mode(np.zeros(1), np.ones(1), 0.0)]
+    given = tree()
+    subject = subject_of(given, None, reference, modes)
+    assert subject.reference is reference and subject.modes is modes and subject.tree is given
+    assert subject.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("stats", "lacks", "density"),
+    [
+        (None, "no lp and no log_q", False),
+        ({}, "no lp and no log_q", False),
+        ({"lp": LP}, "no log_q", True),
+        ({"log_q": LOG_Q}, "no lp", False),
+    ],
+)
+def test_densities_that_a_file_lacks_are_named(
+    stats: dict[str, np.ndarray] | None, lacks: str, density: bool
+) -> None:
+    subject = subject_of(tree(stats), None)
+    assert subject.log_ratio is None and (subject.log_density is not None) is density
+    assert subject.lacks["log_ratio"] == f"sample_stats has {lacks}"
+    assert subject.lacks["gradient"] == "no gradients in the file"
+    assert subject.lacks["density"] == subject.lacks["modes"]
+    assert subject.lacks["modes"] == "needs the model: give the Fit, not its file"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (tree(), "chains"),
+        (tree({"lp": LP}), "chains"),
+        (tree({"log_q": LOG_Q}), "density"),
+        (tree(x=X.reshape(1, 6, 2)), "density"),
+        (tree(kind="particles"), "particles"),
+    ],
+)
+def test_what_a_file_holds(given: xr.DataTree, kind: str) -> None:
+    assert subject_of(given, None).kind == kind
+
+
+def test_discrete_draws_have_no_gradients() -> None:
+    subject = subject_of(tree(discrete=True), None)
+    assert subject.discrete.tolist() == [True, True]
+    words = "discrete values have no gradients"
+    assert [subject.lacks[n] for n in ("gradient", "density", "modes")] == [words] * 3
+
+
+def test_heavy_tails_are_measured_where_there_is_a_spread() -> None:
+    """Cauchy draws, k-hat 1, in the first marginal; a point and discrete values have no tails."""
+    heavy = np.random.default_rng(0).standard_cauchy((1, 4000, 2))
+    heavy[..., 1] = np.random.default_rng(1).uniform(size=(1, 4000))
+    of_density = subject_of(tree(x=heavy), None).tails
+    assert of_density.shape == (1, 2) and of_density[0, 0] > 3 and of_density[0, 1] == 1
+    for attributes in ({"kind": "point"}, {"discrete": True}):
+        assert subject_of(tree(x=heavy, **attributes), None).tails.tolist() == [[1.0]]
+
+
+def test_status_is_read_by_its_name() -> None:
+    assert subject_of(tree(status="STILL_MOVING"), None).status is Status.STILL_MOVING
+    assert subject_of(tree(status="of another version"), None).status is None
+
+
+def normal_file(**attributes: Any) -> xr.DataTree:
+    """Draws of N(0, 1) for the density N(0, 1), with their weights."""
+    x = np.random.default_rng(0).normal(size=(1, 2000, 2))
+    lp = -0.5 * np.square(x).sum(-1)
+    shift = np.array([0.3, 0.0])
+    log_q = -0.5 * np.square(x - shift).sum(-1)
+    return tree({"lp": lp, "log_q": log_q}, x=x + shift * 0, **attributes)
+
+
+def test_an_assessment_holds_weights_sites_engine_and_seconds() -> None:
+    found = assess(normal_file(seconds=3.5, engine="svi", family="mean_field"))
+    assert found.weights is not None and found.weights.sum() == pytest.approx(1.0)
+    assert found.weights.shape == (2000,)
+    assert list(found.khat_sites) == ["x"]
+    assert (found.engine, found.seconds, found.findings.family) == ("svi", 3.5, "mean_field")
+    assert found.numbers["ess"] == pytest.approx(1 / np.square(found.weights).sum(), rel=1e-6)
+    assert found.witnesses == found.findings.sentences()
+    draws_alone = assess(tree(x=X.reshape(1, 6, 2)))
+    assert draws_alone.weights is None and draws_alone.khat_sites == {}
+    assert draws_alone.judgement.verdict is Verdict.REJECT and np.isnan(draws_alone.seconds)
+    assert assess(normal_file(discrete=True)).khat_sites == {}
+
+
+@pytest.mark.parametrize(
+    ("facts", "engine"),
+    [
+        ({"engine": "svi", "library": "pymc"}, "svi"),
+        ({"library": "pymc"}, "pymc"),
+        ({}, "file"),
+        ({"kind": "chains"}, "sampler"),
+    ],
+)
+def test_who_made_the_draws(facts: dict[str, Any], engine: str) -> None:
+    x = np.random.default_rng(0).normal(size=(1, 50, 2))
+    status = {"status": "CONVERGED"} if "kind" in facts else {}
+    assert assess(tree(x=x, **facts, **status)).engine == engine
