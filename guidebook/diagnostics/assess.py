@@ -1,4 +1,4 @@
-"""One approximation, from draws to a verdict: the witnesses are heard, the judge decides."""
+"""One approximation, from draws to a verdict: the diagnostics are computed, then judged."""
 
 from __future__ import annotations
 

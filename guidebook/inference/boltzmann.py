@@ -202,7 +202,9 @@ def _check_settings(model: Any, term: str, rate: float, decay: float) -> None:
             f"{type(model).__name__}: fit other models with svi or em."
         )
     if model.visible < 1:
-        raise ModelError("The machine has no visible unit, so there is nothing to learn from.")
+        raise ModelError(
+            "The machine has no visible unit to compare with data: give hidden fewer than all D units."
+        )
     if term not in ("auto", "enumeration", "gibbs", "cd", "pcd"):
         raise SettingError(
             f"There is no model_term {term!r}: give 'auto', 'enumeration', 'gibbs', 'cd' or 'pcd'."
@@ -216,7 +218,9 @@ def _check_settings(model: Any, term: str, rate: float, decay: float) -> None:
 def _rows(machine: BoltzmannMachine, tensors: Mapping[str, Any]) -> Tensor:
     v = tensors.get("v")
     if v is None:
-        raise DataError("There is nothing to learn from: give data={'v': rows of -1 and +1}.")
+        raise DataError(
+            "data has no rows 'v' of visible units: give data={'v': rows of -1 and +1}."
+        )
     v = v.to(machine.bias.dtype)
     if v.dim() != 2 or v.shape[1] != machine.visible:
         raise DataError(f"v must be rows (n, {machine.visible}), not {tuple(v.shape)}.")

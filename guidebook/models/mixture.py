@@ -1,4 +1,4 @@
-"""Gaussian mixtures with conjugate priors, from the reading group's to the full one."""
+"""Gaussian mixtures with conjugate priors, with unit, diagonal or full covariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regression of zeros and ones on a Gaussian latent scale."""
+"""Probit regression: zeros and ones on a Gaussian latent scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from guidebook.programs.plate import rows
 def probit_regression(
     X: Tensor, y: Tensor | None = None, size: int | None = None, *, scale: float = 1.0
 ) -> Tensor:
-    r"""Bernoulli regression through the normal distribution function, with a normal prior.
+    r"""Probit regression, p(y = 1) = Phi(intercept + x' beta), with a normal prior.
 
     .. math::
         \beta_0 \sim N(0, s), \qquad \beta_j \sim N(0, s), \quad j = 1, \dots, P \\

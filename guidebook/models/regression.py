@@ -52,7 +52,7 @@ def linear_regression(
 def logistic_regression(
     X: Tensor, y: Tensor | None = None, size: int | None = None, *, scale: float = 2.5
 ) -> Tensor:
-    r"""Bernoulli regression with a normal prior.
+    r"""Logistic regression with a normal prior.
 
     .. math::
         \beta_0 \sim N(0, s), \qquad \beta_j \sim N(0, s), \quad j = 1, \dots, P \\

@@ -25,7 +25,7 @@ from guidebook.shelf.training import by_correlations
 SIDE = 4
 HIDDEN = SIDE * (SIDE - 1)
 COUPLING = 0.35
-"""J of the grid, below the critical 0.44 of an infinite one: its units hang together, in one mode."""
+"""J of the grid, below the critical 0.44 of an infinite one: units are correlated, with one mode."""
 FEATURES = 6
 KNOWN = 10
 

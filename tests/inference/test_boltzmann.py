@@ -255,7 +255,7 @@ def test_bad_input_has_a_clear_error():
         boltzmann_learning(start, {"v": v[:, :3]})
     with pytest.raises(DataError, match="NaN"):
         boltzmann_learning(start, {"v": v * math.nan})
-    with pytest.raises(DataError, match="nothing to learn from"):
+    with pytest.raises(DataError, match="no rows 'v'"):
         boltzmann_learning(start, {})
     with pytest.raises(ModelError, match=r"not a\s+Identity"):
         boltzmann_learning(torch.nn.Identity(), {"v": v})

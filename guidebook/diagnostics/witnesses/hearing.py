@@ -1,4 +1,4 @@
-"""The witnesses, in the order in which they are heard: a line each."""
+"""The witnesses (diagnostics that a verdict rests on), in the order of computation: a line each."""
 
 from __future__ import annotations
 

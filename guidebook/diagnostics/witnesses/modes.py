@@ -163,7 +163,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     least = _lower_bound(subject, heard)
     found = missing_modes(subject.potential, list(subject.modes), u, least)
     if not found:
-        return Testimony(NAME, words=("No mode was found that the draws miss.",))
+        return Testimony(NAME, words=("Every mode that was found holds its share of the draws.",))
     mode, expected, share = max(found, key=lambda one: one[1])
     place = ", ".join(f"{v:.3g}" for v in mode.center[:4])
     more = ", ..." if len(mode.center) > 4 else ""

@@ -49,7 +49,7 @@ def restore(
     if different:
         raise FileError(
             f"checkpoint='{path}' belongs to another fit: it differs in {', '.join(different)}. "
-            "Give another path, or remove the file to start anew."
+            "Give another path, or remove the file to start again."
         )
     for name, value in content["state"].items():
         state[name].copy_(value)

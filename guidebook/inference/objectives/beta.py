@@ -40,8 +40,8 @@ class BetaELBO(Objective):
         particles: int = 1,
         max_plate_nesting: int = 1,
     ) -> None:
-        check_number("beta", beta, 0.0, "1 is the ordinary bound")
-        check_number("reconstruction", reconstruction, 0.0, "1 is the ordinary bound")
+        check_number("beta", beta, 0.0, "1 gives the ELBO")
+        check_number("reconstruction", reconstruction, 0.0, "1 gives the ELBO")
         super().__init__(particles, max_plate_nesting, beta=beta, reconstruction=reconstruction)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **data: Any) -> Tensor:

@@ -53,7 +53,7 @@ class RelaxedELBO(Objective):
             "exponential(1.0, 0.5); for exact draws use straight_through=True or Trace_ELBO"
         )
         check_number("temperature", temperature, 0.0, hint, above=True)
-        check_number("beta", beta, 0.0, "1 is the ordinary bound")
+        check_number("beta", beta, 0.0, "1 gives the ELBO")
         super().__init__(particles, max_plate_nesting, temperature=temperature, beta=beta)
         self.straight_through = straight_through
 

@@ -25,7 +25,7 @@ from guidebook.errors import DataError, SettingError
 
 
 class Likelihood(Protocol):
-    """What a decoder model asks of its likelihood; the four below are the ones on the shelf."""
+    """What a decoder model asks of its likelihood; four are implemented below."""
 
     def width(self, P: int) -> int:
         """The number of outputs of the decoder for rows of P numbers."""
