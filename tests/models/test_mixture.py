@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from scipy import stats
 
-from guidebook.errors import DataError, ModelError, SettingError
+from guidebook.errors import DataError, SettingError
 from guidebook.models.mixture import (
     GaussianMixture,
     LogCholeskyWishart,
@@ -349,7 +349,7 @@ def test_rows_of_another_width(shape):
 
 
 def test_fewer_rows_in_all_than_are_present():
-    with pytest.raises(ModelError, match="size=3"):
+    with pytest.raises(SettingError, match="size=3"):
         mixture("unit")(draw(5, 3), size=3)
 
 

@@ -84,7 +84,7 @@ def test_errors(model):
         FactorAnalysis(5, 0)
     with pytest.raises(SettingError, match="at least 1"):
         FactorAnalysis(0, 1)
-    with pytest.raises(ModelError, match="size=3 is the number of rows"):
+    with pytest.raises(SettingError, match="size=3 is the number of rows"):
         model(x=X, size=3)
     with pytest.raises(ModelError, match="at least one row"):
         model(size=0)
