@@ -46,6 +46,9 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/diagnostics/judging/advice.py": ("tests/diagnostics/judging/test_advice.py",),
     "guidebook/diagnostics/assess.py": ("tests/diagnostics/test_assess.py",),
+    "guidebook/diagnostics/amortized/weights.py": (
+        "tests/diagnostics/amortized/test_row_weights.py",
+    ),
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",
     ),

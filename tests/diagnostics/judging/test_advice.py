@@ -38,6 +38,8 @@ MODE = Testimony("Modes", rules_out="A mode at 9.")
         (told(family="unknown"), "Try nuts"),
         (told(converged=False, family="low_rank"), "Try full_rank or flow."),  # no status: no remedy
         (told(**MOVING), "Raise steps."),
+        (told(converged=False, status="No mode. Use svi. Or nuts."), "Use svi. Or nuts."),
+        (told(converged=False, status="Interrupted."), "Interrupted."),
         (told(NEAR, WEIGHTS_OFF, Testimony("Stein"), **MOVING), "Raise steps."),
         (told(OFF, **MOVING), "Try full_rank, or a reparameterised (non-centred) model. Raise steps."),
     ],

@@ -45,6 +45,7 @@ def test_sums_over_rows_stand_for_all_rows(name: str) -> None:
     [
         ([1.0, 5.0, 9.0, NAN], 5.0),
         ([NAN, NAN], NAN),
+        ([-math.inf, 1.0, 5.0, NAN], 1.0),
         ([-math.inf, -math.inf, 0.5], 0.5),  # a median that is not finite: of the finite ones
         ([-math.inf, 0.2, 0.6], 0.2),
         ([-math.inf, -math.inf], -math.inf),

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from sklearn.datasets import load_iris, load_wine
@@ -119,3 +120,114 @@ def test_bad_settings():
     model = GaussianMixture(2, 13, "diagonal")
     with pytest.raises(DataError, match="NaN"):
         gb.em(model, MixtureMode(model), {"x": wine}, **QUIET)
+
+
+# the steps by hand ------------------------------------------------------------------------------
+
+X = torch.as_tensor(np.random.default_rng(0).normal(1.0, 1.3, size=(12, 2)))
+
+
+def started(covariance, prior=True, concentration=1.7):
+    model = GaussianMixture(
+        3, 2, covariance, concentration=concentration, mean_precision=0.5, df=4.0
+    )
+    guide = MixtureMode(model, prior=prior)
+    return model, guide, guide.start({"x": X}, 0)
+
+
+def of_rows(model, at, x):
+    """Normal distributions of every component, (K,)."""
+    D = x.shape[1]
+    precision = at.get("precision", torch.ones(model.K, D, dtype=x.dtype))
+    if precision.dim() == 2:
+        precision = torch.diag_embed(precision)
+    return torch.distributions.MultivariateNormal(at["loc"], precision_matrix=precision)
+
+
+@pytest.mark.parametrize("covariance", ["unit", "diagonal", "full"])
+@pytest.mark.parametrize("concentration", [None, 1.7])
+def test_an_e_step_is_the_log_density_of_the_rows(covariance, concentration):
+    model, guide, at = started(covariance, concentration=concentration)
+    score = of_rows(model, at, X).log_prob(X[:, None])
+    score = score + (at["weights"].log() if "weights" in at else -np.log(3))
+    message, bound = guide.e_step({"x": X}, at)
+    assert float(bound) == pytest.approx(float(score.logsumexp(1).sum()), rel=1e-10)
+    assert ("weights" in message) is (concentration is not None)
+    if concentration is not None:
+        torch.testing.assert_close(message["weights"], score.softmax(1).sum(0))
+
+
+@pytest.mark.parametrize("covariance", ["unit", "diagonal", "full"])
+@pytest.mark.parametrize("concentration", [None, 1.7])
+@pytest.mark.parametrize("prior", [True, False])
+def test_an_m_step_is_at_the_maximum_of_the_expected_log_joint(covariance, concentration, prior):
+    """By autodiff of sum_ik r_ik log p(x_i, z_i = k | theta) + log p(theta): its slope is zero there."""
+    model, guide, before = started(covariance, prior, concentration)
+    message, _ = guide.e_step({"x": X}, before)
+    score = of_rows(model, before, X).log_prob(X[:, None])
+    score = score + (before["weights"].log() if "weights" in before else 0.0)
+    share = score.softmax(1)
+    found = guide.m_step(message, before)
+    at = {n: v.clone().requires_grad_() for n, v in found.items()}
+    value = (share * of_rows(model, at, X).log_prob(X[:, None])).sum()
+    if "weights" in at:
+        value = value + (share * at["weights"].log()).sum()
+    if prior:
+        value = value + log_prior(model, at)
+        expected = log_prior(model, at).item()
+        assert float(guide.log_prior(found)) == pytest.approx(expected, rel=1e-10)
+    else:
+        assert float(guide.log_prior(found)) == 0.0
+    slopes = dict(zip(at, torch.autograd.grad(value, list(at.values())), strict=True))
+    if "weights" in slopes:
+        of_weights = slopes.pop("weights")
+        torch.testing.assert_close(of_weights, of_weights.mean().expand(3))
+        assert float(found["weights"].sum()) == pytest.approx(1.0)
+    for slope in slopes.values():
+        torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-8)
+
+
+def log_prior(model, at):
+    dist, one = torch.distributions, torch.ones((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
+    if "weights" in at:
+        total = total + dist.Dirichlet(1.7 * one.expand(3)).log_prob(at["weights"])
+    if model.covariance == "full":
+        scale = torch.eye(2, dtype=torch.float64)
+        wishart = dist.Wishart(4.0 * one, scale, validate_args=False)
+        total = total + wishart.log_prob(at["precision"]).sum()
+    elif model.covariance == "diagonal":
+        total = total + dist.Gamma(2.0 * one, 0.5 * one).log_prob(at["precision"]).sum()
+    precision = of_rows(model, at, X).precision_matrix
+    loc = dist.MultivariateNormal(torch.zeros(2).double(), precision_matrix=0.5 * precision)
+    return total + loc.log_prob(at["loc"]).sum()
+
+
+def test_the_limit_of_the_concentration_and_what_a_finished_guide_holds():
+    for concentration in (None, 1.0):
+        assert MixtureMode(GaussianMixture(2, 2, concentration=concentration)).prior is True
+    MixtureMode(GaussianMixture(2, 2, concentration=0.5), prior=False)
+    model, guide, at = started("diagonal")
+    same, copied = guide.finished(model, at)
+    assert same is model and copied is not guide and guide.values["loc"] is not at["loc"]
+    torch.testing.assert_close(copied.values, at)
+    assert set(copied.state_dict()) >= {"weights", "precision", "loc"}
+    assert not torch.equal(guide.values["loc"], at["loc"])
+
+
+@pytest.mark.parametrize("covariance", ["unit", "diagonal", "full"])
+def test_the_sites_of_the_guide_are_those_of_the_model(covariance):
+    model, guide, at = started(covariance)
+    _, guide = guide.finished(model, at)
+    trace = pyro.poutine.trace(guide).get_trace(X)
+    sites = {n: node for n, node in trace.nodes.items() if node["type"] == "sample"}
+    sites.pop("component", None)
+    of_model = pyro.poutine.trace(model).get_trace(X)
+    for name, node in sites.items():
+        assert node["fn"].event_shape == of_model.nodes[name]["fn"].event_shape, name
+        assert node["value"].shape == of_model.nodes[name]["value"].shape
+    assert "weights" in sites and "loc" in sites
+    torch.testing.assert_close(sites["loc"]["value"], at["loc"])
+    if covariance == "full":
+        cholesky = sites["log_cholesky"]["value"]
+        torch.testing.assert_close(cholesky, model.log_cholesky(at["precision"]))

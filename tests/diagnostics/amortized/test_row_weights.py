@@ -1,0 +1,207 @@
+"""Rows weighed: closed forms of a linear decoder and of enumerated states, blocks, samples, codes."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import guidebook as gb
+from guidebook.diagnostics.amortized import weights as room
+from guidebook.diagnostics.amortized.rows import Latent
+from guidebook.diagnostics.amortized.weights import Weighed, codes, names_of, weigh
+from guidebook.diagnostics.witnesses import enumeration
+from guidebook.errors import ModelError
+from guidebook.guides.amortized.categorical import AmortizedCategorical
+from guidebook.guides.amortized.normal import AmortizedNormal
+from guidebook.guides.amortized.point import AmortizedDelta
+from guidebook.guides.exact.conjugate import LinearGaussianPosterior
+from guidebook.inference.fits.status import Status
+from guidebook.models import LinearVAE
+from guidebook.models.decoders.discrete_latent import DiscreteVAE
+from guidebook.programs.scope import local_parameters
+
+D, P = 2, 5
+
+
+def fit_of(model: nn.Module, guide: nn.Module, x: Tensor) -> gb.Fit:
+    return gb.Fit(model, guide, {"x": x}, np.zeros(1), Status.CONVERGED, 0, 0.0, "svi", ())
+
+
+@pytest.fixture(scope="module")
+def linear() -> tuple[LinearVAE, LinearGaussianPosterior, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, D, generator=generator) @ torch.randn(D, P, generator=generator)
+    x = x + 0.5 * torch.randn(40, P, generator=generator)
+    with local_parameters():
+        model = LinearVAE.maximum_likelihood(x, D).requires_grad_(False)
+        return model, LinearGaussianPosterior(model), x
+
+
+def weighed(linear: Any, rows: int, **options: Any) -> Weighed:
+    model, guide, x = linear
+    return weigh(fit_of(model, guide, x), x[:rows], 0, **options)
+
+
+def test_the_weights_of_the_exact_posterior_are_the_evidence(linear: Any) -> None:
+    _, guide, x = linear
+    found = weighed(linear, 4, draws=60)
+    evidence = guide.log_evidence(x[:4]).double().numpy()
+    np.testing.assert_allclose(found.elbo, evidence, rtol=1e-4)
+    np.testing.assert_allclose(found.bound, evidence, rtol=1e-4)
+    assert (found.khat == -math.inf).all() and found.khat_se.shape == (4,)
+    q = guide.posterior(x[:4])
+    np.testing.assert_allclose(found.mean, q.mean, rtol=1e-6)
+    np.testing.assert_allclose(found.sd, q.variance.sqrt(), rtol=1e-6)
+    assert list(found.names) == ["z[0]", "z[1]"] and not found.discrete and found.draws == 60
+    assert found.sampled == [0, 1, 2, 3]
+    assert {"Convergence", "Importance weights", "Stein's identities"} <= set(found.heard)
+
+
+def test_costly_witnesses_look_at_24_rows_and_the_weights_at_all(linear: Any) -> None:
+    found = weighed(linear, 26, draws=40)
+    assert found.sampled is not None and len(found.sampled) == 24
+    assert found.elbo.shape == (26,) and np.isfinite(found.elbo).all()
+    stein = found.heard["Stein's identities"].numbers["stein"]
+    assert np.flatnonzero(np.isfinite(stein)).tolist() == found.sampled
+    assert (stein[found.sampled] < 1.0).all()  # gradients are those of these rows
+
+
+def test_rows_in_blocks_are_the_rows(linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact weights carry no noise, so blocks of 3 rows, of 1, and all at once agree."""
+    whole = weighed(linear, 7, draws=40)
+    sizes: list[int] = []
+    subject = room._subject
+
+    def looked(fit: Any, rows: Tensor, *more: Any) -> Any:
+        sizes.append(len(rows))
+        return subject(fit, rows, *more)
+
+    monkeypatch.setattr(room, "_subject", looked)
+    for most, expected in ((3 * 40 * D, [3, 3, 1]), (4 * 40 * D - 1, [3, 3, 1]), (1, [1] * 7)):
+        monkeypatch.setattr(room, "MOST_LATENTS", most)
+        sizes.clear()
+        found = weighed(linear, 7, draws=40)
+        assert sizes[:-1] == expected  # the last is the sample
+        np.testing.assert_allclose(found.elbo, whole.elbo, rtol=1e-4)
+        np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-6)
+
+
+def test_how_many_draws_where_none_are_asked_for(
+    linear: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as WORK allows for rows x pixels, from 200 to 2,000; of the sample at most 1,000."""
+    seen: list[tuple[int, int]] = []
+    subject = room._subject
+
+    def looked(fit: Any, rows: Tensor, draws: int, *more: Any) -> Any:
+        seen.append((len(rows), draws))
+        return subject(fit, rows, min(draws, 40), *more)
+
+    monkeypatch.setattr(room, "_subject", looked)
+    for work, draws in ((1, 200), (300 * 2 * P, 300), (10**9, 2000)):
+        monkeypatch.setattr(room, "WORK", work)
+        seen.clear()
+        assert weighed(linear, 2).draws == draws
+        assert seen == [(2, draws), (2, min(draws, 1000))]
+
+
+def test_a_biased_encoder_has_the_weights_of_its_shift() -> None:
+    """q = N(a, 1) for the posterior N(0, 1) (the decoder ignores z): the ELBO lacks KL = a^2 / 2."""
+    with torch.random.fork_rng(), local_parameters():
+        torch.manual_seed(0)
+        model = LinearVAE(P, 1)
+        encoder = nn.Linear(P, 2)
+        guide = AmortizedNormal(encoder, 1)
+    with torch.no_grad():
+        for parameter in (*model.parameters(), *encoder.parameters()):
+            parameter.zero_()
+        encoder.bias.copy_(torch.tensor([0.5, math.log(math.e - 1)]))  # softplus gives 1
+    x = torch.zeros(2, P)
+    found = weigh(fit_of(model, guide, x), x, 0, 4000)
+    gap = found.bound - found.elbo
+    np.testing.assert_allclose(gap, 0.125, atol=5 * 0.5 / math.sqrt(4000))
+    np.testing.assert_allclose(found.mean, 0.5, rtol=1e-6)
+
+
+class Flow(nn.Module):
+    """A posterior of rows without moments in closed form."""
+
+    observed, site = "x", "z"
+
+    def posterior(self, x: Tensor) -> Any:
+        class Unknown:
+            @property
+            def mean(self) -> Tensor:
+                raise NotImplementedError
+
+        return Unknown()
+
+
+def test_moments_of_draws_where_there_is_no_closed_form() -> None:
+    z = torch.randn(50, 3, D, generator=torch.Generator().manual_seed(0))
+    for guide in (Flow(), nn.Linear(1, 1)):
+        fit: Any = SimpleNamespace(guide=guide)
+        mean, sd = room._moments(fit, torch.zeros(3, P), z)
+        np.testing.assert_allclose(mean, z.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(sd, z.std(0), rtol=1e-6)
+
+
+def test_evidence_where_the_model_sums_over_its_states() -> None:
+    x = torch.zeros(3, P)
+
+    def many(_: Tensor) -> Tensor:
+        raise ModelError("too many states")
+
+    def of(**methods: Any) -> np.ndarray | None:
+        fit: Any = SimpleNamespace(model=SimpleNamespace(**methods))
+        return room._evidence(fit, x)
+
+    assert of() is None and of(log_evidence=3.0) is None and of(log_evidence=many) is None
+    found = of(log_evidence=lambda rows: rows.sum(1) - 2)
+    assert found is not None and found.tolist() == [-2.0] * 3
+
+
+def test_discrete_rows_have_their_evidence_and_no_sample() -> None:
+    with torch.random.fork_rng(), local_parameters():
+        torch.manual_seed(0)
+        model = DiscreteVAE(P, 1, 3, ()).requires_grad_(False)
+        guide = AmortizedCategorical(nn.Linear(P, 3), 1, 3)
+    x = (torch.rand(4, P, generator=torch.Generator().manual_seed(2)) > 0.5).float()
+    found = weigh(fit_of(model, guide, x), x, 0, 300)
+    assert found.discrete and found.sampled is None
+    joint = model.log_joint(x).detach().double()
+    log_q = guide.encoder(x).detach().double().log_softmax(-1)
+    elbo = (log_q.exp() * (joint - log_q)).sum(-1)
+    spread = (log_q.exp() * (joint - log_q - elbo[:, None]).square()).sum(-1).sqrt()
+    assert (np.abs(found.elbo - elbo.numpy()) < 5 * spread.numpy() / math.sqrt(300)).all()
+    assert not found.heard[enumeration.NAME].absent
+    absent = {t.absent for t in found.heard.values() if t.absent}
+    assert "latents that are not all real numbers" in absent
+
+
+def test_names_count_the_numbers_of_every_site() -> None:
+    latents = [
+        Latent("z", torch.Size([2]), torch.float32, True),
+        Latent("w", torch.Size([]), torch.float32, True),
+        Latent("A", torch.Size([1, 2]), torch.float32, True),
+    ]
+    assert names_of(latents) == ["z[0]", "z[1]", "w[0]", "A[0]", "A[1]"]
+
+
+def test_codes_are_those_of_the_encoder_and_nothing_else_is_known(linear: Any) -> None:
+    model, _, x = linear
+    with torch.random.fork_rng(), local_parameters():
+        torch.manual_seed(0)
+        guide = AmortizedDelta(nn.Linear(P, D), D)
+    found = codes(fit_of(model, guide, x), x[:3])
+    np.testing.assert_allclose(found.mean, guide.encoder(x[:3]).detach(), rtol=1e-6)
+    assert (found.sd == 0).all() and found.sd.shape == (3, D)
+    for unknown in (found.elbo, found.bound, found.khat, found.khat_se):
+        assert unknown.shape == (3,) and np.isnan(unknown).all()
+    assert (found.draws, found.sampled, found.discrete) == (1, None, False)
+    assert found.heard["Convergence"].words == (Status.CONVERGED.value,)
+    assert list(found.names) == ["z[0]", "z[1]"]
