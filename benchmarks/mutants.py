@@ -51,6 +51,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",
+        "tests/diagnostics/witnesses/test_blocks.py",
     ),
     "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
     "guidebook/diagnostics/witnesses/importance.py": (

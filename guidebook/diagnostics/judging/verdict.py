@@ -235,7 +235,7 @@ def enough(reasons: list[str], share: float, f: Findings) -> bool:
 def enough_of_sample(good: np.ndarray, share: float) -> bool:
     """Whether a sample with so many rows off could come from rows of which `share` are good."""
     off = int((~good).sum())
-    return off == 0 or bool(binom.sf(off - 1, len(good), 1 - share) > CHANCE)
+    return bool(binom.sf(off - 1, len(good), 1 - share) > CHANCE)
 
 
 # words -------------------------------------------------------------------------------------------

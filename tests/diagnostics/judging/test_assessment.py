@@ -40,6 +40,11 @@ def test_sums_over_rows_stand_for_all_rows(name: str) -> None:
     assert found[f"{name}_se"] == pytest.approx(2.5 * 0.5)
 
 
+def test_rows_stand_for_themselves_unless_said_otherwise() -> None:
+    told = Testimony("Weights", numbers={"elbo": np.array([3.0, -5.0])})
+    assert numbers_of(findings(told, posteriors=2))["elbo"] == -2.0
+
+
 @pytest.mark.parametrize(
     ("values", "median"),
     [

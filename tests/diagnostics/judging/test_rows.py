@@ -59,6 +59,8 @@ def test_one_posterior_has_no_share() -> None:
         (36, 2, 0.99, True),  # P(2 or more of 36) = 0.0503
         (35, 2, 0.99, False),  # 0.0479
         (50, 0, 0.99, True),
+        (6, 1, 0.99, True),  # 0.0585
+        (5, 1, 0.99, False),  # 0.0490
         (17, 3, 0.95, True),  # 0.0503
         (28, 4, 0.95, False),  # 0.0491
     ],

@@ -110,4 +110,6 @@ def test_how_rows_are_summed_up() -> None:
     )
     two = of(1, 1, rows=2).reason
     assert two.startswith("50% of the 2 rows are within bounds; row 1: raw off. 50% of the 2")
-    assert "98%" not in of(1, 0, rows=2).reason and "50%" in of(1, 0, rows=2).reason
+    of_two = of(1, 0, rows=2)
+    assert "100%" in of_two.reason and "k-hat" not in of_two.reason
+    assert "log p(x, z) - log q(z | x)" in of_two.next
