@@ -269,7 +269,7 @@ def _khat_of_moments(subject: Subject, found: list[Importance | None]) -> np.nda
 def _against(subject: Subject, estimate: Estimate, khat: np.ndarray, limit: float) -> list[str]:
     off = where(
         estimate.bad() & (khat < limit),
-        lambda i: f"By the importance weights {estimate.worst(subject.names, i)}.",
+        lambda i: f"According to the importance weights, {estimate.worst(subject.names, i)}.",
     )
     if not subject.is_discrete:
         return off

@@ -67,7 +67,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         against=_against(raw, names, subject.kind) if sound else (),
         against_weighted=where(
             weighted.bad(),
-            lambda i: f"After weighting, against the reference {weighted.worst(names, i)}.",
+            lambda i: f"After weighting, compared with the reference, {weighted.worst(names, i)}.",
         )
         if sound and weighted is not None
         else (),
@@ -82,13 +82,13 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
 
 
 def _against(raw: Estimate, names: Sequence[str], kind: str) -> list[str]:
-    off = where(raw.bad(), lambda i: f"Against the reference {raw.worst(names, i)}.")
+    off = where(raw.bad(), lambda i: f"Compared with the reference, {raw.worst(names, i)}.")
     if kind == "chains":  # two samplers: a difference within their errors is noise
         return off
     edge = where(
         ~raw.within(0.0),
         lambda i: (
-            f"Against the reference {raw.worst(names, i)}, beyond a limit by less than two standard "
+            f"Compared with the reference, {raw.worst(names, i)}, beyond a limit by less than two standard "
             "errors."
         ),
     )

@@ -159,7 +159,9 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     )
     said = [f"{instead}."] if instead else []
     if subject.posteriors == 1 and raw[0] is not None:
-        said.append(f"Discrepancy {raw[0].discrepancy:.2g}; {raw[0].worst()}.")
+        said.append(
+            f"Discrepancy {raw[0].discrepancy:.2g} (limit {STEIN_LIMIT}); {raw[0].worst()}."
+        )
     else:
         said.append(
             f"Discrepancy per row: median {np.nanmedian(off):.2g}, at most {np.nanmax(off):.2g}, of "

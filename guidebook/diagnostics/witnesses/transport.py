@@ -16,7 +16,7 @@ kernel that leaves its target invariant: Gorham, Duncan, Vollmer and Mackey 2019
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,16 +72,18 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         role="confirms",
         estimate=raw,
         weighted=weighted,
-        against=where(raw.bad(), lambda i: f"Against a short HMC run {raw.worst(names, i)}."),
-        against_weighted=where(
-            weighted.bad(),
-            lambda i: f"After weighting, against a short HMC run {weighted.worst(names, i)}.",
-        )
-        if weighted is not None
-        else (),
+        against=_off(raw, names, "Compared with"),
+        against_weighted=_off(weighted, names, "After weighting, compared with"),
         agreement="a short HMC run started at the draws leaves means and standard deviations in place",
         detail=moved,
     )
+
+
+def _off(found: Estimate | None, names: Sequence[str], compared: str) -> Sequence[str]:
+    """The reason against each posterior whose error is out of bounds."""
+    if found is None:
+        return ()
+    return where(found.bad(), lambda i: f"{compared} a short HMC run, {found.worst(names, i)}.")
 
 
 def _metric(position: np.ndarray, found: list[stein.Stein | None] | None) -> np.ndarray:

@@ -16,7 +16,7 @@ class Status(Enum):
     """How a fit ended. The value is a sentence that says what to do about it."""
 
     CONVERGED = (
-        "Converged: the objective and the parameters had stopped moving (of chains: R-hat and the "
+        "Converged: the objective and the parameters had stopped moving (for chains: R-hat and the "
         "effective sample sizes are within their limits)."
     )
     STILL_MOVING = (
