@@ -32,11 +32,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import timing
@@ -56,7 +56,7 @@ from guidebook.inference.cavi import CHUNK
 from guidebook.inference.em import START_ROWS as EM_START_ROWS
 from guidebook.inference.protocols.conjugate import START_ROWS, whole_pass
 from guidebook.models.mixture import GaussianMixture
-from guidebook.programs.rows import some_rows
+from guidebook.programs.rows import chunks, some_rows
 
 K, D = 20, 10
 MODEL = GaussianMixture(K, D, concentration=1.0, mean_precision=0.1, df=D + 2.0, inverse_scale=2.0)
@@ -129,7 +129,7 @@ def guidebook_side(x: np.ndarray, sweeps: int) -> gb.Fit:
 
 def elbo_of(natural: dict[str, torch.Tensor], guide: MixtureMeanField, x: np.ndarray) -> float:
     """The ELBO over all rows of q with these natural parameters."""
-    found = whole_pass(guide, natural, {"x": x}, CHUNK, CPU, threading.Event())
+    found = whole_pass(guide, natural, chunks({"x": x}, CHUNK, CPU), SimpleNamespace(stopped=False))
     assert found is not None
     return found[0]
 

@@ -1,6 +1,6 @@
 """Natural-gradient SVI: CAVI when the step is 1, CAVI's ELBO from mini-batches, exact Gaussians."""
 
-import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -19,6 +19,7 @@ from guidebook.inference.protocols.conjugate import whole_pass
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.mixture import GaussianMixture
 from guidebook.programs.gaussian import Start
+from guidebook.programs.rows import chunks
 
 COVARIANCES = ("unit", "diagonal", "full")
 
@@ -43,8 +44,8 @@ def fitted(model, x, **options):
 
 def elbo_of(fit):
     """The ELBO of the guide on all rows."""
-    natural, never = fit.guide.natural, threading.Event()
-    return whole_pass(fit.guide, natural, fit.data, 8192, torch.device("cpu"), never)[0]
+    pieces = chunks(fit.data, 8192, torch.device("cpu"))
+    return whole_pass(fit.guide, fit.guide.natural, pieces, SimpleNamespace(stopped=False))[0]
 
 
 # conjugate models -------------------------------------------------------------------------------
