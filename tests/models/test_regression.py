@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from scipy import stats
 
-from guidebook.errors import ModelError
+from guidebook.errors import SettingError
 from guidebook.models.regression import linear_predictor, linear_regression, logistic_regression
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -73,5 +73,5 @@ def test_linear_predictor_has_the_two_documented_shapes():
 
 @pytest.mark.parametrize("model", [linear_regression, logistic_regression])
 def test_size_below_the_number_of_rows_is_an_error(model):
-    with pytest.raises(ModelError, match=r"size=5 .* 12 rows"):
+    with pytest.raises(SettingError, match=r"size=5 .* 12 rows"):
         model(X, size=5)

@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import multiprocessing
+import signal
 import sys
 import threading
 import warnings
@@ -227,9 +228,11 @@ def test_ctrl_c_ends_the_wait_for_the_lock():
     thread.start()
     inside.wait()
     interrupt = threading.Timer(0.2, lambda: _thread.interrupt_main())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of xdist ignore it
     interrupt.start()
     with pytest.raises(KeyboardInterrupt), precision(torch.float64):
         pass
+    signal.signal(signal.SIGINT, before)
     done.set()
     thread.join()
     assert torch.get_default_dtype() is torch.float32

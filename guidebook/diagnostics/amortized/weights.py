@@ -116,6 +116,7 @@ def _subject(
         log_ratio=(log_joint - log_q.double()).cpu().numpy(),
         log_density=log_joint.cpu().numpy(),
         status=fit.status,
+        amortized=True,
         evidence=_evidence(fit, rows) if whole.any() else None,
         lacks=_LACKS,
     )

@@ -79,6 +79,10 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     return Testimony(
         NAME,
         words=(status.value,),
+        # where the model is trained too, its posteriors move as long as it does
+        against=[status.value] * subject.posteriors
+        if subject.amortized and not status.good
+        else (),
         rules_out=status.value if status in VETOES else "",
         vouches=vouches,
     )

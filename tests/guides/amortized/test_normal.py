@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import softplus
 
-from guidebook.errors import GuideError
+from guidebook.errors import GuideError, SettingError
 from guidebook.guides.amortized.normal import SCALE_FLOOR, AmortizedNormal, encoder_width
 
 
@@ -92,7 +92,7 @@ def test_mini_batch_is_scaled_to_the_whole(covariance):
     trace = poutine.trace(guide).get_trace(x=X, size=60)
     expected = 10 * guide.posterior(X).log_prob(trace.nodes["z"]["value"]).sum()
     torch.testing.assert_close(trace.log_prob_sum(), expected, rtol=1e-13, atol=1e-13)
-    with pytest.raises(GuideError, match="6 rows"):
+    with pytest.raises(SettingError, match="6 rows"):
         guide(X, size=5)
 
 
