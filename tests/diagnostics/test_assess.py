@@ -1,5 +1,6 @@
 """The subject of a global approximation, read from trees made by hand."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import xarray as xr
 from guidebook.diagnostics.assess import assess, subject_of
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.witnesses.modes import Mode
-from guidebook.diagnostics.witnesses.subject import Marginals, Reference
+from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject, Whole
 from guidebook.inference.fits.status import Status
 
 CHAINS, DRAWS = 2, 3
@@ -157,3 +158,66 @@ def test_who_made_the_draws(facts: dict[str, Any], engine: str) -> None:
     x = np.random.default_rng(0).normal(size=(1, 50, 2))
     status = {"status": "CONVERGED"} if "kind" in facts else {}
     assert assess(tree(x=x, **facts, **status)).engine == engine
+
+
+# with the Fit that the draws come from -------------------------------------------------------------
+
+
+class Fitted:
+    """What is read of a Fit; its potential may be asked for only where it is of use."""
+
+    seconds = 8.0
+
+    def __init__(self, kind: str = "density", vectorised: bool | None = True, **facts: Any) -> None:
+        self.approximation = SimpleNamespace(kind=kind)
+        self.status = Status.STILL_MOVING
+        self.model, self.data = print, {"x": 1}
+        self.vectorised = vectorised
+        self.__dict__.update(facts)
+
+    @property
+    def potential(self) -> Any:
+        assert self.vectorised is not None, "nobody needs it"
+        return SimpleNamespace(vectorised=self.vectorised)
+
+
+def of_fit(fit: Any, **facts: Any) -> Subject:
+    return subject_of(tree(unconstrained=facts.pop("unconstrained", True), **facts), fit)
+
+
+def test_a_fit_gives_its_potential_kind_and_status() -> None:
+    subject = of_fit(Fitted("particles"), kind="density", status="CONVERGED")
+    assert isinstance(subject.density, Whole) and subject.density.potential is subject.potential
+    assert subject.kind == "particles" and subject.status is Status.STILL_MOVING
+    assert subject.lacks["modes"] == ""
+
+
+def test_a_model_that_cannot_be_vectorised_has_no_density_for_the_run() -> None:
+    subject = of_fit(Fitted(vectorised=False))
+    assert subject.potential is not None and subject.density is None
+    assert subject.lacks["density"] == "the model cannot be vectorised"
+    assert subject.lacks["modes"] == ""
+
+
+@pytest.mark.parametrize("missing", ["model", "data"])
+def test_a_fit_without_its_model_or_its_data_has_no_potential(missing: str) -> None:
+    subject = of_fit(Fitted(vectorised=None, **{missing: None}))
+    assert subject.potential is None and subject.density is None
+    words = "needs the model: give the Fit, not its file"
+    assert subject.lacks["density"] == subject.lacks["modes"] == words
+
+
+def test_draws_without_their_unconstrained_scale_need_no_potential() -> None:
+    subject = of_fit(Fitted(vectorised=None), unconstrained=False)
+    assert subject.potential is None and subject.density is None
+    assert subject.lacks["density"] == "the unconstrained scale has too many dimensions"
+    discrete = of_fit(Fitted(vectorised=None), unconstrained=False, discrete=True)
+    assert (
+        discrete.lacks["modes"] == discrete.lacks["density"] == "discrete values have no gradients"
+    )
+
+
+def test_seconds_of_the_file_come_before_those_of_the_fit() -> None:
+    fit: Any = Fitted(vectorised=None, model=None)
+    assert assess(normal_file(seconds=3.0), fit).seconds == 3.0
+    assert assess(normal_file(), fit).seconds == 8.0
