@@ -365,7 +365,7 @@ def test_the_first_objective_that_is_not_finite_stops_the_fit(wrong, said):
 
 
 def test_steps_that_do_not_belong_together_are_found_out():
-    with pytest.raises(GuideError, match=r"fell from .* in iteration 1.*Effects do not belong"):
+    with pytest.raises(GuideError, match=r"fell from .* in iteration 1.*m_step of Effects"):
         effects_fit("m_step")
     with pytest.raises(GuideError, match=r"nan at the start of Effects"):
         effects_fit("never")

@@ -94,7 +94,7 @@ def test_a_deterministic_code_is_a_point_and_has_a_page(problem, tmp_path) -> No
         found = gb.compare({"code": fit})
         row = found.table.loc["code"]
         assert found.verdicts["code"] is Verdict.REJECT
-        assert "A point for each row, no posterior" in row["reason"]
+        assert "a deterministic code" in row["reason"]
         assert np.isnan(row["elbo"]) and np.isnan(row["khat"])
         numbers = found.amortized["code"]
         assert numbers.point and numbers.ledger is None and numbers.collapse is None

@@ -218,7 +218,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_the_reference_path_writes_no_checkpoint_and_says_so(tmp_path):
-    with pytest.raises(SettingError, match="checkpoint= needs the captured path"):
+    with pytest.raises(SettingError, match="checkpoint= needs a step that is recorded"):
         schools(checkpoint=tmp_path / "fit.checkpoint", compile=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -27,7 +27,7 @@ def test_without_a_truth_the_estimate_stands_in(memory_comparison):
     normaliser = replace(numbers.normaliser, truth=None)
     unknown.__dict__["energy"] = replace(numbers, normaliser=normaliser)
     picture = energy(unknown).pictures[4]
-    assert "estimate by annealed importance sampling" in picture.caption
+    assert "estimated by annealed importance sampling" in picture.caption
     assert len(picture.figure.axes) == 1
 
 
