@@ -13,6 +13,14 @@ WITH_PYROS_OWN_STORE = ("/guides/", "/models/")
 """Tests of models and guides by themselves, used as Pyro's users do: they do fill the store."""
 
 
+LONGEST = ("tests/test_readme.py", "tests/test_cli.py", "tests/conformance/")
+"""Begun first, so that no process waits for them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Of a file all tests go to one process, where they share its fits; of conformance all of a pair.
@@ -22,6 +30,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if config.getvalue("dist") != "loadscope":
         return None
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # it would put files of few tests last
 
     class ByFileOrPair(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

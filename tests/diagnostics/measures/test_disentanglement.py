@@ -84,5 +84,5 @@ def test_what_does_not_fit_is_refused():
         mig(CODE[:5], FACTORS)
     with pytest.raises(DataError, match="not finite"):
         sap(np.full((360, 2), np.nan), FACTORS)
-    with pytest.raises(DataError, match="one value only"):
+    with pytest.raises(DataError, match="are constant over the rows"):
         dci(CODE, np.concatenate([FACTORS, np.ones((360, 1), int)], 1))

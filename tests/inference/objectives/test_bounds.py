@@ -275,7 +275,7 @@ def test_sticking_the_landing_of_a_function_guide_reaches_the_closed_form(how):
         (lambda: BetaELBO(beta=linear(1.0, -1.0)), "along its schedule"),
         (lambda: ImportanceWeightedELBO(0), "particles=0"),
         (lambda: ImportanceWeightedELBO(2, "score"), "'reparameterised' or 'doubly'"),
-        (lambda: BetaELBO().at(gamma=1.0), "no number"),
+        (lambda: BetaELBO().at(gamma=1.0), "no weight or temperature"),
         (lambda: linear(0, 1, 0.0), "share=0.0"),
         (lambda: exponential(0.0, 1.0), "positive numbers"),
         (lambda: cyclic(0, 1, 0), "cycles=0"),

@@ -115,5 +115,5 @@ def test_the_scale_of_a_row_is_that_of_the_first_site_in_its_plate() -> None:
 
 
 def test_a_program_without_sites_has_no_rows() -> None:
-    with pytest.raises(ModelError, match="no site in the plate 'row'"):
+    with pytest.raises(ModelError, match="No site of the model lies in a plate called 'row'"):
         row_log_density(poutine.trace(lambda: None).get_trace(), 1)

@@ -11,7 +11,7 @@ def test_a_memory_shows_means_recall_and_log_z(memory_comparison):
         "Posterior means of the units", "Recall of stored patterns", "Energy during recall",
         "Recall against memory load", "Bounds on log Z",
     ]  # fmt: skip
-    assert "enumerated" in section.pictures[4].caption
+    assert "by enumeration" in section.pictures[4].caption
     means = section.pictures[0].figure
     assert [axes.get_title(loc="center") for axes in means.axes] == ["seen", "mean-field", "exact"]
 

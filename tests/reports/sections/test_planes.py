@@ -57,7 +57,7 @@ def test_bias_and_noise_are_the_estimators() -> None:
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    with pytest.raises(DataError, match="rows of 6 numbers"):
+    with pytest.raises(DataError, match="arrays \\(m, 6\\)"):
         pictures({"one": np.zeros((2, 5))}, (2, 3))
     with pytest.raises(DataError, match="square grid"):
         posteriors_in_the_plane(np.zeros((9, 1)), np.ones((1, 9)), {}, ["row"])
