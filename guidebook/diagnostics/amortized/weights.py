@@ -49,7 +49,7 @@ class Weighed:
     """Per row (n,): ELBO, importance-weighted bound, k-hat with its error; moments of q (n, D).
 
     `heard`: the testimonies on all rows; `sampled`: places of the rows that the costly ones are of,
-    None where none could be heard. `subject`: of the first block, for its facts.
+    None where none could be computed.
     """
 
     elbo: np.ndarray
@@ -136,6 +136,7 @@ def _on_a_sample(
 ) -> tuple[list[int] | None, dict[str, Testimony]]:
     """Every witness on a few random rows, as testimonies on all rows that are silent on the others."""
     real = all(one.real for one in latents)
+    # without gradients one row is enough to say why the costly witnesses could not be computed
     chosen = some_rows(len(x), SAMPLED if real else 1, seed)
     rows = x[torch.as_tensor(chosen, device=x.device)]
     with (
@@ -146,9 +147,7 @@ def _on_a_sample(
         density = RowDensity(fit, rows, latents)
         _, gradient = density.value_and_grad(z)
         position, slope = (a.double().cpu().numpy() for a in (z, gradient))
-        subject = replace(
-            subject, position=position, gradient=slope, density=density, seed=seed, lacks=_LACKS
-        )
+        subject = replace(subject, position=position, gradient=slope, density=density, seed=seed)
     heard = heard_on(subject)
     spread = {name: among(t, chosen, len(x)) for name, t in heard.items()}
     return (list(map(int, chosen)) if real else None), spread
