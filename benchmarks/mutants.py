@@ -54,6 +54,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_blocks.py",
     ),
     "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
+    "guidebook/diagnostics/witnesses/psis.py": (
+        "tests/diagnostics/witnesses/test_importance.py",
+        "tests/diagnostics/witnesses/test_weights.py",
+    ),
     "guidebook/diagnostics/witnesses/importance.py": (
         "tests/diagnostics/witnesses/test_importance.py",
         "tests/diagnostics/witnesses/test_weights.py",
@@ -92,11 +96,26 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/inference/objectives/test_rows.py",
         "tests/inference/objectives/test_row_densities.py",
     ),
-    "guidebook/inference/objectives/objective.py": ("tests/inference/objectives/test_bounds.py",),
-    "guidebook/inference/objectives/beta.py": ("tests/inference/objectives/test_bounds.py",),
-    "guidebook/inference/objectives/importance.py": ("tests/inference/objectives/test_bounds.py",),
-    "guidebook/inference/objectives/sticking.py": ("tests/inference/objectives/test_bounds.py",),
-    "guidebook/inference/objectives/fixed.py": ("tests/inference/objectives/test_bounds.py",),
+    "guidebook/inference/objectives/objective.py": (
+        "tests/inference/objectives/test_bounds.py",
+        "tests/inference/objectives/test_beta.py",
+    ),
+    "guidebook/inference/objectives/beta.py": (
+        "tests/inference/objectives/test_bounds.py",
+        "tests/inference/objectives/test_beta.py",
+    ),
+    "guidebook/inference/objectives/importance.py": (
+        "tests/inference/objectives/test_bounds.py",
+        "tests/inference/objectives/test_importance.py",
+    ),
+    "guidebook/inference/objectives/sticking.py": (
+        "tests/inference/objectives/test_bounds.py",
+        "tests/inference/objectives/test_sticking.py",
+    ),
+    "guidebook/inference/objectives/fixed.py": (
+        "tests/inference/objectives/test_bounds.py",
+        "tests/inference/objectives/test_sticking.py",
+    ),
     "guidebook/inference/objectives/score.py": (
         "tests/inference/objectives/test_score.py",
         "tests/inference/objectives/test_score_estimator.py",

@@ -14,6 +14,7 @@ from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.chains import chains_of
 from guidebook.diagnostics.witnesses.hearing import heard_on
 from guidebook.diagnostics.witnesses.modes import Mode
+from guidebook.diagnostics.witnesses.psis import tail_inflation
 from guidebook.diagnostics.witnesses.subject import (
     Reference,
     Subject,
@@ -100,11 +101,10 @@ def subject_of(
         density=Whole(potential) if potential is not None and vectorised else None,
         potential=potential,
         status=_status(tree, fit),
-        chains=chains_of(tree),
         tree=tree,
         reference=reference,
         modes=modes,
-        tails=importance.tail_inflation(marginals.values)[None] if smooth else np.ones((1, 1)),
+        tails=tail_inflation(marginals.values)[None] if smooth else np.ones((1, 1)),
         seed=seed,
         lacks=_lacks(marginals.discrete, known, potential is not None, no_ratio),
     )

@@ -22,8 +22,8 @@ from guidebook.diagnostics.measures.identities import Bound
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.structure import Structure, structure_of
-from guidebook.diagnostics.witnesses.importance import khat_limit
 from guidebook.diagnostics.witnesses.modes import search_modes
+from guidebook.diagnostics.witnesses.psis import khat_limit
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import number_of_rows

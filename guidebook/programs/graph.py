@@ -24,6 +24,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pyro
@@ -106,25 +107,36 @@ def _standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Te
     return torch.randn(shape, dtype=dtype, device=device)
 
 
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    # detached, as .item() is: Trace_ELBO takes the score-function term from such a difference
+    "torch_item": lambda x: x.detach() if isinstance(x, Tensor) else x,
+    "warn_if_nan": lambda value, *a, **k: value,
+    "safe_log": _SafeLog.apply,
+    "_standard_normal": _standard_normal,
+}
+_PLACES = ("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions", "torch.distributions")
+
+
+@lru_cache(maxsize=1)
+def _stood_in(count: int, newest: str) -> list[tuple[Any, str, Any]]:
+    """(module, name, stand-in) of every module that took one of these functions.
+
+    `count` and `newest` of the imported modules: an import makes the list anew.
+    """
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(_PLACES)]
+    return [
+        (module, key, stand_in)
+        for module in modules
+        for key, stand_in in _STAND_INS.items()
+        if key in vars(module)
+    ]
+
+
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
     """Pyro without validation, on its JIT branches, without `.item()`."""
-    stand_ins: dict[str, Callable[..., Any]] = {
-        # detached, as .item() is: Trace_ELBO takes the score-function term from such a difference
-        "torch_item": lambda x: x.detach() if isinstance(x, Tensor) else x,
-        "warn_if_nan": lambda value, *a, **k: value,
-        "safe_log": _SafeLog.apply,
-        "_standard_normal": _standard_normal,
-    }
-    places = ("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions", "torch.distributions")
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith(places)]
-    changes: list[tuple[Any, str, Any]] = [
-        (module, key, stand_in)
-        for module in modules
-        for key, stand_in in stand_ins.items()
-        if key in vars(module)
-    ]
-    changes += [
+    changes = [
+        *_stood_in(len(sys.modules), next(reversed(sys.modules))),
         (Dice, "compute_expectation", _expectation),
         (torch._C, "_get_tracing_state", lambda: True),
     ]

@@ -19,7 +19,7 @@ from scipy.special import gammaln, log_ndtr, logsumexp, multigammaln
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import guidebook as gb
-from guidebook.diagnostics.witnesses.importance import psis
+from guidebook.diagnostics.witnesses.psis import psis
 from guidebook.programs.scope import local_parameters
 
 Known = tuple[float, float]

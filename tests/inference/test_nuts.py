@@ -1,5 +1,8 @@
 """NUTS against closed forms; what it says of itself."""
 
+import signal
+import threading
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -10,6 +13,7 @@ import torch
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import ModelError, SettingError
+from guidebook.inference import nuts as module
 
 SHORT = {"draws": 500, "tune": 300, "chains": 2, "progress": False}
 
@@ -149,3 +153,33 @@ def test_enumerated_components_are_summed_out():
 def test_settings_out_of_range(setting):
     with pytest.raises(SettingError, match=f"{next(iter(setting))}=.*out of range"):
         gb.nuts(counts, {"y": np.array([1.0])}, **{**SHORT, **setting})
+
+
+def test_ctrl_c_keeps_the_draws_so_far():
+    """A run of hours is asked for; a second after its start Ctrl-C is pressed."""
+    pressed = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
+    before = signal.getsignal(signal.SIGINT)
+
+    def model(y):  # the timer starts with the sampler: nothing is evaluated before that
+        counts(y)
+
+    sample = module._nutpie().sample
+
+    class Nutpie:
+        compiled_pyfunc = module._nutpie().compiled_pyfunc
+
+        @staticmethod
+        def sample(*given, **settings):
+            pressed.start()
+            return sample(*given, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_nutpie", lambda: Nutpie)
+        fit = gb.nuts(
+            model, {"y": np.array([3.0, 1.0])}, draws=10_000_000, tune=100, chains=2, progress=False
+        )
+    assert fit.status is Status.INTERRUPTED
+    assert 4 <= fit.notes["draws"] < 10_000_000
+    assert fit.draws.shape == (fit.notes["chains"], fit.notes["draws"], 1)
+    assert bool(fit.draws.isfinite().all())
+    assert signal.getsignal(signal.SIGINT) is before

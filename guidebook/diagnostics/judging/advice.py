@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from guidebook.diagnostics.judging.findings import Findings
 
+_FACTORISED = "try full_rank, or a reparameterised (non-centred) model"
+_LOW_RANK = "try full_rank or flow"
+_GAUSSIAN = "try flow, a reparameterised (non-centred) model, or nuts"
+
 RICHER = {
-    "mean_field": "try full_rank, or a reparameterised (non-centred) model",
-    "AutoNormal": "try full_rank, or a reparameterised (non-centred) model",
-    "AutoDiagonalNormal": "try full_rank, or a reparameterised (non-centred) model",
-    "delta": "try full_rank, or a reparameterised (non-centred) model",
-    "low_rank": "try full_rank or flow",
-    "AutoLowRankMultivariateNormal": "try full_rank or flow",
-    "full_rank": "try flow, a reparameterised (non-centred) model, or nuts",
-    "AutoMultivariateNormal": "try flow, a reparameterised (non-centred) model, or nuts",
+    **dict.fromkeys(("mean_field", "AutoNormal", "AutoDiagonalNormal", "delta"), _FACTORISED),
+    **dict.fromkeys(("low_rank", "AutoLowRankMultivariateNormal"), _LOW_RANK),
+    **dict.fromkeys(("full_rank", "AutoMultivariateNormal"), _GAUSSIAN),
 }
 """What to fit after a family that was too poor."""
 
@@ -35,14 +34,13 @@ def advice(f: Findings) -> str:
 
 def richer(f: Findings) -> str:
     """The next richer family, by what is wrong."""
-    reference = f.testimonies.get("Reference")
     if f.posteriors > 1 and f.discrete:
         return (
             "give the model a method log_evidence(x) that sums over all states, as DiscreteVAE does"
         )
     if f.posteriors > 1:
         return "try covariance='full', a larger encoder or more steps; see the worst rows"
-    if f.discrete and (reference is None or reference.estimate is None):
+    if f.discrete and not any(t.role == "compares" for t in f.testimonies.values()):
         return "compare with gb.exact or gb.gibbs as reference"
     if f.discrete:
         return "try larger blocks of units, or gibbs"

@@ -93,15 +93,10 @@ def _total(name: str, values: np.ndarray, scale: float) -> float:
 
 def _best(findings: Findings) -> Estimate | None:
     """Whose errors the table gives: the reference's, else a confirming witness's, else the weights'."""
-    told = findings.testimonies
-    reference = told.get("Reference")
-    if reference is not None and reference.estimate is not None:
-        return reference.estimate
+    told = [one for one in findings.testimonies.values() if one.estimate is not None]
+    able = [one for one in told if one.estimate is not None and one.estimate.able.any()]
+    ranked = [one for one in told if one.role == "compares"]
     if findings.sampled is None:
-        for one in told.values():
-            if one.role == "confirms" and one.estimate is not None:
-                return one.estimate
-    for one in told.values():
-        if one.role == "sharpens" and one.estimate is not None and one.estimate.able.any():
-            return one.estimate
-    return None
+        ranked += [one for one in told if one.role == "confirms"]
+    ranked += [one for one in able if one.role == "sharpens"]
+    return ranked[0].estimate if ranked else None

@@ -213,15 +213,12 @@ def _alone(f: Findings) -> np.ndarray:
     could = np.zeros(f.posteriors, bool)
     for one in _confirming(f):
         could |= one.able.any(-1)
-    gradients = f.testimonies.get("Stein's identities")
-    known = gradients is not None and "stein" in gradients.numbers
-    if f.discrete or f.converged is False or not known:
+    if f.discrete or f.converged is False:
         return np.zeros(f.posteriors, bool)
-    assert gradients is not None
-    agreed = np.isfinite(gradients.numbers["stein"])
-    if f.sampled is not None:
-        agreed = np.full(f.posteriors, bool(agreed[list(f.sampled)].all()))
-    return alone & ~could & agreed
+    supported = _any(f, lambda t: t.supports)
+    if f.sampled is not None:  # what holds for the sample holds for rows like it
+        supported |= bool(supported[list(f.sampled)].all())
+    return alone & ~could & supported
 
 
 def enough(reasons: list[str], share: float, f: Findings) -> bool:

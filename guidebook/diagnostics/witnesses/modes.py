@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from guidebook.diagnostics.witnesses import importance
-from guidebook.diagnostics.witnesses.importance import khat_limit
+from guidebook.diagnostics.witnesses.psis import khat_limit
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.inference.fits.fit import Fit

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from arviz_stats import wasserstein
 
-from guidebook.diagnostics.witnesses.importance import weighted_moments, weights_of
+from guidebook.diagnostics.witnesses.importance import weights_of
+from guidebook.diagnostics.witnesses.psis import weighted_moments
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
@@ -62,6 +63,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     return Testimony(
         NAME,
         words=(f"Largest error against '{reference.name}': {raw.worst(names)}.",),
+        role="compares",
         estimate=raw,
         weighted=weighted,
         against=_against(raw, names, subject.kind) if sound else (),

@@ -182,6 +182,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
                 f"{off_weighted[i]:.2g}, limit {STEIN_LIMIT})."
             ),
         ),
+        supports=np.isfinite(off),
         checks=known,
         agreement="Stein's identities hold" if (off <= STEIN_LIMIT).all() else "",
         numbers={"stein": off},

@@ -139,8 +139,8 @@ class Subject:
         log_ratio: log p(x, z) - log q(z), (S, n). position, gradient of log p there: (S, n, D).
         log_density: log p(x, z), (S, n). Each None where it is not known; `lacks` says why.
         density: at fresh positions. potential: of a global approximation.
-        status: how the fit ended; chains: how many the draws come from. amortized: the posteriors
-            are those of rows, of a model that was trained together with the guide.
+        status: how the fit ended. amortized: the posteriors are those of rows, of a model that was
+            trained together with the guide.
         tails: (n, M), by how much a heavy tail widens the error of a standard deviation.
         reference, modes: what there is to compare with besides; evidence: log p(x_i) (n,), exact.
     """
@@ -157,7 +157,6 @@ class Subject:
     density: Density | None = None
     potential: Potential | None = None
     status: Status | None = None
-    chains: int = 1
     amortized: bool = False
     tree: Any = field(default=None, repr=False)
     reference: Reference | None = None

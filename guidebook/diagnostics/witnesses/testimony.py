@@ -72,9 +72,9 @@ class Estimate:
         return replace(self, log_ratio_se=self.log_ratio_se * tails)
 
 
-Role = Literal["confirms", "sharpens", "contradicts"]
+Role = Literal["confirms", "sharpens", "contradicts", "compares"]
 """What the judge may do with an estimate of the raw draws: rest a trust on it; combine it with one
-that confirms; or only hold it against them."""
+that confirms; only hold it against them; the same, and show it before others (a reference's)."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Testimony:
         rules_out: "" or why nothing of this approximation can be used.
         vouches: (n,), the raw draws are confirmed without an estimate; alone: (n,), they are where
             no confirming witness could judge them and the gradients do not contradict.
+        supports: (n,), that the gradients of log p were looked at: without that nothing is confirmed
+            by its weights alone.
         checks: (n,), that the weighted draws were held against something besides their weights.
         agreement: what a trust may cite of it.
         numbers: (n,) each, by the column of the table that they belong to.
@@ -115,6 +117,7 @@ class Testimony:
     rules_out: str = ""
     vouches: np.ndarray | None = None
     alone: np.ndarray | None = None
+    supports: np.ndarray | None = None
     checks: np.ndarray | None = None
     agreement: str = ""
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -168,6 +171,7 @@ def among(testimony: Testimony, chosen: np.ndarray, count: int) -> Testimony:
         weak_weighted=sentences(testimony.weak_weighted),
         vouches=flags(testimony.vouches),
         alone=flags(testimony.alone),
+        supports=flags(testimony.supports),
         checks=flags(testimony.checks),
         numbers={name: spread(v, np.nan) for name, v in testimony.numbers.items()},
     )
@@ -200,6 +204,7 @@ def joined(parts: Sequence[Testimony]) -> Testimony:
         doubt=arrays("doubt"),
         vouches=arrays("vouches"),
         alone=arrays("alone"),
+        supports=arrays("supports"),
         checks=arrays("checks"),
         against=sentences("against"),
         against_weighted=sentences("against_weighted"),

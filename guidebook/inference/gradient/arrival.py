@@ -86,7 +86,7 @@ def restarts_rhat(problem: Problem, rows: Tensor, place: Callable[[Tensor], Any]
     for values in chains.values():
         stacked = xr.DataArray(np.stack(values), dims=("chain", "draw", "x")).values
         for column in range(stacked.shape[-1]):
-            if not (stacked[..., column].std(1) > 0).all():
+            if not (np.ptp(stacked[..., column], axis=1) > 0).all():
                 continue  # a point guide has no spread to compare with
             rhat = float(array_stats.rhat(stacked[..., column], chain_axis=0, draw_axis=1))
             worst = max(worst, rhat) if math.isfinite(rhat) else worst
@@ -101,29 +101,35 @@ def cause_of_nan(problem: Problem, step: int, objective: float) -> str:
             "or logarithm at zero in the model. Add a small constant inside it."
         )
     data = problem.batch(step)
-    for _ in range(DRAWS_TO_FIND_A_NAN):
-        with torch.no_grad(), recording():
+    with torch.no_grad(), recording():
+        for _ in range(DRAWS_TO_FIND_A_NAN):
             guide = poutine.trace(problem.guide).get_trace(**data)
             model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(**data)
-        for part, trace in (("guide", guide), ("model", model)):
-            for name, site in trace.nodes.items():
-                if site["type"] != "sample":
-                    continue
-                with torch.no_grad(), recording():
-                    density = site["fn"].log_prob(site["value"])
-                if not bool(torch.as_tensor(site["value"]).isfinite().all()):
-                    return (
-                        f"step {step}: the value of site '{name}' in the {part} is not finite; "
-                        "probably a parameter diverged. Lower the step size or standardise the data."
-                    )
-                if not bool(density.isfinite().all()):
-                    return (
-                        f"step {step}: log_prob of site '{name}' in the {part} is not finite; "
-                        "probably a scale reached zero or a value left the support. Give the scale a "
-                        "prior away from zero, or check the units of the data."
-                    )
+            for part, trace in (("guide", guide), ("model", model)):
+                found = _not_finite(part, trace)
+                if found:
+                    return f"step {step}: {found}"
     return (
         f"step {step}: the objective was not finite at a rare draw of the guide (none of "
         f"{DRAWS_TO_FIND_A_NAN} further draws repeats it); probably a value left the support or "
         "overflowed. Narrow the guide's first scale."
     )
+
+
+def _not_finite(part: str, trace: Any) -> str:
+    """The first site of a trace whose value or density is not finite, in words; "" if there is none."""
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if not bool(torch.as_tensor(site["value"]).isfinite().all()):
+            return (
+                f"the value of site '{name}' in the {part} is not finite; probably a parameter "
+                "diverged. Lower the step size or standardise the data."
+            )
+        if not bool(site["fn"].log_prob(site["value"]).isfinite().all()):
+            return (
+                f"log_prob of site '{name}' in the {part} is not finite; probably a scale reached "
+                "zero or a value left the support. Give the scale a prior away from zero, or check "
+                "the units of the data."
+            )
+    return ""

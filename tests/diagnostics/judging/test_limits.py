@@ -16,7 +16,7 @@ from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
 from guidebook.diagnostics.witnesses import importance, modes, reference, stein, transport
 from guidebook.diagnostics.witnesses.hearing import heard_on
-from guidebook.diagnostics.witnesses.importance import Importance
+from guidebook.diagnostics.witnesses.psis import Importance
 from guidebook.diagnostics.witnesses.stein import Stein
 from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate

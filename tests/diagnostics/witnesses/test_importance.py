@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.witnesses.importance import (
-    evidence,
+from guidebook.diagnostics.witnesses.importance import evidence
+from guidebook.diagnostics.witnesses.psis import (
     khat_limit,
     khat_of_moment,
     psis,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from guidebook.diagnostics.witnesses import importance
-from guidebook.diagnostics.witnesses.importance import (
+from guidebook.diagnostics.witnesses.importance import evidence
+from guidebook.diagnostics.witnesses.psis import (
     Importance,
-    evidence,
     khat_limit,
     khat_of_moment,
     psis,

@@ -1,0 +1,160 @@
+"""Both paths of svi on a loss without noise: Adam is torch's own, the average that of the last fifth."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import ELBO
+from torch import nn
+
+import guidebook as gb
+from guidebook import Status
+from guidebook.errors import SettingError
+from guidebook.inference.gradient.adam import schedule
+from guidebook.inference.gradient.problem import Settings
+
+STEPS = 60
+CENTRE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+WIDTH = torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64)
+
+
+class Points(nn.Module):
+    """A guide whose three numbers are all that the loss looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, y: torch.Tensor) -> None:
+        pyro.sample("z", dist.Delta(self.place).to_event(1))
+
+
+def model(y: torch.Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(torch.zeros_like(y), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
+
+
+def bowl(place: torch.Tensor) -> torch.Tensor:
+    return ((place - CENTRE) / WIDTH).square().sum() + (place - CENTRE).abs().sum().cosh()
+
+
+class Bowl(ELBO):
+    """An objective that is a function of the guide's parameters alone."""
+
+    def _get_trace(self, model, guide, args, kwargs):
+        raise NotImplementedError
+
+    def differentiable_loss(self, model, guide, **data):
+        trace = pyro.poutine.trace(guide).get_trace(**data)
+        return bowl(trace.nodes["z"]["value"])
+
+    def loss(self, model, guide, **data):
+        return float(self.differentiable_loss(model, guide, **data).detach())
+
+    def loss_and_grads(self, model, guide, **data):
+        loss = self.differentiable_loss(model, guide, **data)
+        loss.backward()
+        return float(loss.detach())
+
+
+class NanFromTheFifth(Bowl):
+    """A loss that is not finite where the first number has moved beyond 0.04."""
+
+    def differentiable_loss(self, model, guide, **data):
+        trace = pyro.poutine.trace(guide).get_trace(**data)
+        place = trace.nodes["z"]["value"]
+        return bowl(place) + torch.where(place[0] > 0.045, torch.nan, 0.0)
+
+
+def fitted(path, objective=Bowl, steps=STEPS, **settings):
+    return gb.svi(
+        model, Points(), {"y": torch.ones(3, dtype=torch.float64)}, objective=objective(),
+        steps=steps, compile=path, progress=False, **settings,
+    )  # fmt: skip
+
+
+def torchs_adam(rates, **options):
+    """Iterates and losses of torch.optim.Adam with these rates."""
+    place = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimiser = torch.optim.Adam([place], **options)
+    iterates, losses = [], []
+    for rate in rates:
+        optimiser.param_groups[0]["lr"] = float(rate)
+        optimiser.zero_grad()
+        loss = bowl(place)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        iterates.append(place.detach().clone())
+    return torch.stack(iterates), np.array(losses)
+
+
+@pytest.fixture(params=["graph", False], ids=["captured", "reference"])
+def path(request):
+    return request.param
+
+
+def test_an_adam_that_is_given_is_torchs_to_the_last_step(path):
+    options = {"betas": (0.8, 0.95), "eps": 1e-3}
+    fit = fitted(path, optim=pyro.optim.Adam({"lr": 0.05, **options}))
+    iterates, losses = torchs_adam([0.05] * STEPS, **options)
+    np.testing.assert_allclose(fit.history, losses, rtol=1e-12)
+    torch.testing.assert_close(fit.guide.place.detach(), iterates[-1], rtol=1e-10, atol=1e-12)
+
+
+def test_without_one_the_rate_falls_and_the_last_fifth_is_averaged(path):
+    """12 of 60 steps are averaged; the rate is 0.01, the default of a guide without a network."""
+    fit = fitted(path)
+    iterates, losses = torchs_adam(schedule(0.01, STEPS))
+    np.testing.assert_allclose(fit.history, losses, rtol=1e-12)
+    mean = iterates[-12:].mean(0)
+    torch.testing.assert_close(fit.guide.place.detach(), mean, rtol=1e-10, atol=1e-12)
+
+
+def test_the_schedule_is_flat_for_three_tenths_then_a_cosine_to_a_hundredth():
+    rates = schedule(0.5, 101)
+    np.testing.assert_allclose(rates[:31], 0.5, rtol=1e-12)
+    assert float(rates[65]) == pytest.approx(0.5 * (0.01 + 0.99 / 2), rel=1e-12)
+    assert float(rates[100]) == pytest.approx(0.005, rel=1e-12)
+
+
+def test_what_is_not_finite_ends_the_fit_at_the_parameters_that_did_it(path):
+    """Adam's first moves are 0.01 each: the number exceeds 0.045 after the fifth."""
+    fit = fitted(path, NanFromTheFifth, optim=pyro.optim.Adam({"lr": 0.01}))
+    iterates, losses = torchs_adam([0.01] * 5)
+    assert fit.status is Status.STOPPED_BY_NAN
+    assert len(fit.history) == 6 and math.isnan(fit.history[5])
+    np.testing.assert_allclose(fit.history[:5], losses, rtol=1e-12)
+    torch.testing.assert_close(fit.guide.place.detach(), iterates[-1], rtol=1e-10, atol=1e-12)
+
+
+def test_restarts_are_told_apart_and_the_lowest_is_kept():
+    """Each restart is a run of its own from its own start; on this bowl all of them end at one place."""
+    fit = fitted("graph", steps=4000, restarts=4)
+    scores = fit.notes["restarts_objective"]
+    assert len(scores) == 4
+    assert fit.history[-300:].mean() == pytest.approx(min(scores), rel=1e-12)
+    torch.testing.assert_close(fit.guide.place.detach(), CENTRE, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"steps": 0}, "steps=0 is out of range"),
+        ({"steps": 10, "restarts": 0}, "restarts=0 is out of range"),
+        ({"steps": 10, "compile": "always"}, "compile='always' is unknown"),
+    ],
+)
+def test_settings_out_of_range(setting, said):
+    with pytest.raises(SettingError, match=said):
+        Settings(**setting)
+
+
+def test_restarts_and_checkpoints_need_a_recorded_step(tmp_path):
+    with pytest.raises(SettingError, match="restarts=2 needs a step that is recorded"):
+        fitted(False, restarts=2)
+    with pytest.raises(SettingError, match="checkpoint= needs a step that is recorded"):
+        fitted(False, checkpoint=tmp_path / "fit")
