@@ -52,7 +52,7 @@ def test_draws_and_densities_of_all_chains_lie_in_one_row() -> None:
     np.testing.assert_array_equal(subject.position, X.reshape(6, 1, 2))
     np.testing.assert_array_equal(subject.gradient, -2 * X.reshape(6, 1, 2))
     assert list(subject.coordinates) == ["a", "b"]
-    assert (subject.kind, subject.chains, subject.posteriors, subject.seed) == ("density", 2, 1, 7)
+    assert (subject.kind, subject.posteriors, subject.seed) == ("density", 1, 7)
     assert subject.tails.tolist() == [[1.0, 1.0]] and subject.discrete.tolist() == [False, False]
     assert subject.status is None and subject.density is None and subject.potential is None
 

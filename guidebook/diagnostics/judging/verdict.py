@@ -217,7 +217,7 @@ def _alone(f: Findings) -> np.ndarray:
         return np.zeros(f.posteriors, bool)
     supported = _any(f, lambda t: t.supports)
     if f.sampled is not None:  # what holds for the sample holds for rows like it
-        supported |= bool(supported[list(f.sampled)].all())
+        supported = np.full(f.posteriors, bool(supported[list(f.sampled)].all()))
     return alone & ~could & supported
 
 

@@ -58,7 +58,7 @@ def test_an_error_of_one_of_many_rows_is_an_error() -> None:
 
 
 def test_the_next_richer_family() -> None:
-    compared = Testimony("Reference", estimate=estimate(0.0))
+    compared = Testimony("Reference", role="compares", estimate=estimate(0.0))
     assert "log_evidence(x)" in richer(told(posteriors=2, discrete=True))
     assert "covariance='full'" in richer(told(posteriors=2))
     assert "gb.exact or gb.gibbs as reference" in richer(told(discrete=True))

@@ -75,7 +75,7 @@ def error(*told: Testimony, **facts: Any) -> float:
     return numbers_of(findings(*told, **facts))["mean_error"]
 
 
-REFERENCE = Testimony("Reference", estimate=estimate(0.1))
+REFERENCE = Testimony("Reference", role="compares", estimate=estimate(0.1))
 RUN = Testimony("Run", role="confirms", estimate=estimate(-0.2, able=False))
 WEIGHTS = Testimony("Weights", role="sharpens", estimate=estimate(0.3))
 BLIND = Testimony("Other weights", role="sharpens", estimate=estimate(0.5, able=False))
@@ -114,7 +114,9 @@ def test_errors_are_those_of_99_rows_in_100() -> None:
 def test_errors_of_rows_that_were_not_looked_at_are_left_out() -> None:
     of_rows = np.array([[0.2, 0.1], [NAN, NAN]])
     told = Estimate(of_rows, of_rows, of_rows, of_rows, np.ones((2, 2), bool))
-    found = numbers_of(findings(Testimony("Reference", estimate=told), posteriors=2))
+    found = numbers_of(
+        findings(Testimony("Reference", role="compares", estimate=told), posteriors=2)
+    )
     assert found["mean_error"] == pytest.approx(0.2)
     assert found["sd_ratio_min"] == pytest.approx(math.exp(0.1))
     assert found["sd_ratio_max"] == pytest.approx(math.exp(0.2))

@@ -146,7 +146,7 @@ def test_a_row_of_the_sample_is_judged_by_all_its_marginals() -> None:
 
 def test_what_only_contradicts_confirms_no_row_by_way_of_a_sample() -> None:
     run = confirming("Run", [0.0, 0.0], 0.001, [True, False])
-    other = Testimony("Reference", estimate=estimate([0.0, 0.0]))
+    other = Testimony("Reference", role="compares", estimate=estimate([0.0, 0.0]))
     f = findings(run, other, posteriors=2, sampled=[0])
     assert [bool(reason) for reason in why_not_trust(f)] == [False, True]
 
@@ -154,7 +154,7 @@ def test_what_only_contradicts_confirms_no_row_by_way_of_a_sample() -> None:
 def alone(*told: Testimony, stein: Sequence[float] = (0.1,), **facts: Any) -> bool:
     """Whether weights that would do alone are enough for the first posterior."""
     weights = Testimony("Weights", alone=np.ones(len(stein), bool))
-    gradients = Testimony("Stein's identities", numbers={"stein": np.array(stein)})
+    gradients = Testimony("Stein's identities", supports=np.isfinite(stein))
     reasons = why_not_trust(findings(weights, gradients, *told, posteriors=len(stein), **facts))
     return not reasons[0]
 

@@ -56,14 +56,16 @@ def gradients(raw: float = 0.02, weighted: float = 0.01) -> Testimony:
         "Stein's identities",
         against=["Stein fails."] if raw > 0.35 else [""],
         against_weighted=["Stein fails."] if weighted > 0.35 else [""],
-        checks=np.ones(1, bool), numbers={"stein": np.array([raw])},
+        supports=np.ones(1, bool), checks=np.ones(1, bool),
     )  # fmt: skip
 
 
 def reference(raw: Estimate, sound: bool = True) -> Testimony:
     off = raw.bad() | ~raw.within(0.0)
     against = where(off, lambda i: "Against the reference.") if sound else ()
-    return Testimony("Reference", estimate=raw, against=against, checks=np.array([sound]))
+    return Testimony(
+        "Reference", role="compares", estimate=raw, against=against, checks=np.array([sound])
+    )
 
 
 def ended(rules_out: str = "", agree: bool | None = None) -> Testimony:

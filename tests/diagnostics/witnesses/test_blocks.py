@@ -8,7 +8,7 @@ import pytest
 
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, among, joined, where
 
-ARRAYS = ("doubt", "vouches", "alone", "checks")
+ARRAYS = ("doubt", "vouches", "alone", "supports", "checks")
 SENTENCES = ("against", "against_weighted", "weak_weighted")
 ESTIMATES = ("estimate", "weighted")
 MARGINALS = 2
@@ -33,6 +33,7 @@ def stated(rows: np.ndarray, **more: Any) -> Testimony:
         weak_weighted=[f"k{i}" for i in rows],
         vouches=rows >= 0,
         alone=rows >= 0,
+        supports=rows >= 0,
         checks=rows >= 0,
         agreement="agrees",
         numbers={"stein": rows + 0.25},
@@ -93,7 +94,7 @@ def test_of_rows_that_were_not_looked_at_nothing_is_stated() -> None:
         words = getattr(found, name)
         assert [words[i] for i in chosen] == [getattr(whole, name)[i] for i in chosen]
         assert len(words) == 5 and not any(words[i] for i in others)
-    for name in ("vouches", "alone", "checks"):
+    for name in ("vouches", "alone", "supports", "checks"):
         assert getattr(found, name).tolist() == [False, True, False, True, False]
     assert found.doubt is not None
     assert found.doubt.tolist() == [np.inf, 2.0, np.inf, 4.0, np.inf]

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.witnesses import psis as psis_module
 from guidebook.diagnostics.witnesses.importance import evidence
 from guidebook.diagnostics.witnesses.psis import (
     Importance,
@@ -146,7 +146,7 @@ def test_khat_of_a_moment_is_that_of_the_tilted_weights() -> None:
 def test_tails_widen_by_four_times_their_shape_beyond_0_15(
     shape: float, factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importance.array_stats, "pareto_khat", lambda *_, **__: shape)
+    monkeypatch.setattr(psis_module.array_stats, "pareto_khat", lambda *_, **__: shape)
     values = np.random.default_rng(0).normal(size=(100, 2))
     np.testing.assert_allclose(tail_inflation(values), [factor, factor])
     np.testing.assert_array_equal(tail_inflation(values[:99]), [1.0, 1.0])
