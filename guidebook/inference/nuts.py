@@ -22,6 +22,7 @@ from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.programs.gaussian import Start
 from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
+from guidebook.programs.interpreted import interpreted
 from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
 from guidebook.programs.scope import quiet
@@ -94,9 +95,9 @@ def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tens
             f"nuts needs a model that can be recorded, and this one reads values ({error}). Write "
             "it without .item() and without control flow that depends on latent values."
         ) from error
-    if not worth_compiling(graph, calls, potential.device):
-        return graph
     example = torch.zeros(potential.dimension, dtype=potential.dtype, device=potential.device)
+    if not worth_compiling(graph, calls, potential.device):
+        return interpreted(graph, example)
     return compile_graph(graph, [example])
 
 

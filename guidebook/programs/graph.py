@@ -191,16 +191,6 @@ def _drop_views_of_nothing(graph: torch.fx.GraphModule) -> None:
     graph.recompile()
 
 
-def without_grad(graph: Callable[..., Any]) -> Callable[..., Any]:
-    """The graph, of which nobody asks for a gradient."""
-
-    def run(u: Tensor) -> Any:
-        with torch.no_grad():
-            return graph(u)
-
-    return run
-
-
 def mapped(result: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """The function of every tensor of a result, a dict or a tuple of tensors."""
     if isinstance(result, dict):

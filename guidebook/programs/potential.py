@@ -25,8 +25,8 @@ from guidebook.programs.graph import (
     record,
     recording,
     spared,
-    without_grad,
 )
+from guidebook.programs.interpreted import interpreted
 from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import (
     Inverse,
@@ -219,7 +219,7 @@ class Potential:
             vectorised = torch.func.vmap(function, randomness="different")
             with local_parameters(), precision(self.dtype):
                 try:
-                    self._graphs[name] = without_grad(record(vectorised, u))
+                    self._graphs[name] = interpreted(record(vectorised, u), u)
                 except CannotRecord:
                     self.vectorised = False
                     self._graphs[name] = self._one_by_one(function)

@@ -12,6 +12,7 @@ from torch import Tensor
 from guidebook.diagnostics.amortized.rows import NUMBERS_AT_ONCE, Latent, row_terms
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graph import CannotRecord, record, recording
+from guidebook.programs.interpreted import interpreted
 from guidebook.programs.owned import parameters_of
 from guidebook.programs.scope import local_parameters, precision
 
@@ -19,7 +20,7 @@ from guidebook.programs.scope import local_parameters, precision
 def recorded(function: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
     """The function as a recorded graph; as it is, slower, where it cannot be recorded."""
     try:
-        return record(function, *example)
+        return interpreted(record(function, *example), *example)
     except CannotRecord:
 
         def eager(*arguments: Tensor) -> Any:

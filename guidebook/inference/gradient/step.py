@@ -26,6 +26,7 @@ from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.objectives.objective import differentiable
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graph import CannotRecord, compile_graph, record, worth_compiling
+from guidebook.programs.interpreted import interpreted
 from guidebook.programs.owned import Joined
 
 AVERAGES = ("first", "second", "gradient")
@@ -68,8 +69,10 @@ class Step:
         self.compiled = compile is True or (
             compile == "auto" and worth_compiling(graph, steps, problem.device)
         )
-        spare = [t.clone() for t in example] if self.compiled else []
-        self.call = compile_graph(graph, spare) if self.compiled else graph
+        if self.compiled:
+            self.call = compile_graph(graph, [t.clone() for t in example])
+        else:
+            self.call = interpreted(graph, *example)
 
     def _fresh_state(self, flat: Tensor) -> dict[str, Tensor]:
         rows = flat.expand(self.restarts, -1).clone()
