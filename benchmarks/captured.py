@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Block
+from guidebook.inference.fits.running import Steps
 from guidebook.inference.gradient.problem import default_optimiser, prepare
 from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
@@ -43,7 +44,7 @@ def captured_block(step: Step, steps: int) -> Block:
     """
     done, last = 0, step.steps - 1
     plain = steps - steps // 5
-    never = threading.Event()
+    never = Steps(step.steps, 0, threading.Event(), None)
 
     def block() -> float:
         nonlocal done

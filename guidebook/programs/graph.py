@@ -41,10 +41,9 @@ from torch.overrides import TorchFunctionMode
 from guidebook.errors import GuidebookError, ModelError
 from guidebook.programs.scope import quiet, replaced, validation
 
-SECONDS_TO_COMPILE = 4.0
-
-
-SECONDS_PER_NODE = 2e-6  # of an uncompiled graph, small tensors, one core
+SECONDS_TO_COMPILE = 0.04  # an operation of a graph, one core
+SECONDS_SAVED = 2.5e-6, 1e-10
+"""By compiling: at each call of an operation of small tensors, and for each element of the largest."""
 
 
 SCALAR_UP_TO = 8192
@@ -266,12 +265,18 @@ def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callab
 
 
 def worth_compiling(graph: torch.fx.GraphModule, calls: int, device: torch.device) -> bool:
-    """Whether compiling pays: decided by the graph's size alone, so the same on every machine."""
+    """Whether compiling pays: decided by the size of the tensors, so the same on every machine.
+
+    What it costs and what it saves grow alike with the number of operations: on small tensors it pays
+    from 16,000 calls on, on tensors of 100,000 elements from 3,200 (`benchmarks.compiling`).
+    """
     if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
         return False
-    if largest(graph) > 1_000_000:  # the time is in the matrix products
+    elements = largest(graph)
+    if elements > 1_000_000:  # the time is in the matrix products
         return calls > 2000
-    return len(graph.graph.nodes) * SECONDS_PER_NODE * calls > SECONDS_TO_COMPILE
+    per_call, per_element = SECONDS_SAVED
+    return calls * (per_call + per_element * elements) > SECONDS_TO_COMPILE
 
 
 def largest(graph: torch.fx.GraphModule) -> int:
