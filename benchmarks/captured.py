@@ -14,7 +14,7 @@ from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
 from guidebook.programs.batches.source import admitted
 from guidebook.programs.owned import copied, dtype_of
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.scope import local_parameters, precision, random_state
 
 
 def captured_step(

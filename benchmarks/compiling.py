@@ -24,7 +24,7 @@ import guidebook as gb
 from benchmarks.captured import captured_block, captured_step
 from guidebook.inference.gradient import step as module
 from guidebook.models.hierarchical import eight_schools
-from guidebook.programs.graph import SECONDS_SAVED, SECONDS_TO_COMPILE
+from guidebook.programs.graphs.compiled import SECONDS_SAVED, SECONDS_TO_COMPILE
 
 
 def normal(y: torch.Tensor) -> None:

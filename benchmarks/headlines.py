@@ -48,7 +48,7 @@ from guidebook.models.decoders.discrete_latent import DiscreteVAE
 from guidebook.models.decoders.latent import VAE
 from guidebook.models.decoders.networks import mlp
 from guidebook.programs.owned import copied
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 RESULTS = Path(__file__).with_name("HEADLINES.md")
 TITLE = """# Headlines: numbers of papers, obtained here

@@ -12,50 +12,52 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # files that lie directly in a room are its top floor, above its sub-rooms (of `programs` the ground floor).
 RANK = {
     "errors": 0,
-    "programs": 1,
-    "programs/batches": 2,
-    "datasets": 2,
-    "models/energy": 2,
-    "models/decoders": 2,
-    "models": 3,
-    "guides/autoguides": 2,
-    "guides/exact": 2,
-    "guides/energy": 2,
-    "guides/amortized": 2,
-    "guides/conjugate": 3,
-    "guides": 4,
-    "inference/fits": 5,
-    "inference/protocols": 6,
-    "inference/objectives": 6,
-    "inference/energy": 6,
-    "inference/gradient": 7,
-    "inference": 8,
-    "diagnostics/witnesses": 9,
-    "diagnostics/measures": 9,
-    "diagnostics/judging": 10,
-    "diagnostics/amortized": 11,
-    "diagnostics/model_kinds": 11,
-    "diagnostics": 12,
-    "reports/elements": 13,
-    "reports/figures": 14,
-    "reports/sections": 15,
-    "reports": 16,
-    "shelf": 17,
-    "front door": 18,
+    "scope": 0,
+    "programs/graphs": 1,
+    "programs": 2,
+    "programs/batches": 3,
+    "datasets": 3,
+    "models/energy": 3,
+    "models/decoders": 3,
+    "models": 4,
+    "guides/autoguides": 3,
+    "guides/exact": 3,
+    "guides/energy": 3,
+    "guides/amortized": 3,
+    "guides/conjugate": 4,
+    "guides": 5,
+    "inference/fits": 6,
+    "inference/protocols": 7,
+    "inference/objectives": 7,
+    "inference/energy": 7,
+    "inference/gradient": 8,
+    "inference": 9,
+    "diagnostics/witnesses": 10,
+    "diagnostics/measures": 10,
+    "diagnostics/judging": 11,
+    "diagnostics/amortized": 12,
+    "diagnostics/model_kinds": 12,
+    "diagnostics": 13,
+    "reports/elements": 14,
+    "reports/figures": 15,
+    "reports/sections": 16,
+    "reports": 17,
+    "shelf": 18,
+    "front door": 19,
 }
 STRANGERS = (("models", "guides"), ("datasets", "models"), ("datasets", "guides"))
 """Rooms that do not know each other, whatever their ranks."""
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """Name the room of `guidebook.<parts>`: a folder, `errors`, or the front door.
+    """Name the room of `guidebook.<parts>`: a folder, `errors`, `scope`, or the front door.
 
     The front door is `__init__`, `__main__`, `catalogue` and every public name of the package.
     """
     folders = [part for i, part in enumerate(parts) if (PACKAGE.joinpath(*parts[: i + 1])).is_dir()]
     if folders:
         return "/".join(folders)
-    return "errors" if parts[:1] == ("errors",) else "front door"
+    return parts[0] if parts[:1] in (("errors",), ("scope",)) else "front door"
 
 
 def imports(source: Path) -> list[tuple[int, tuple[str, ...]]]:

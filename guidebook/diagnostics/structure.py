@@ -12,7 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from torch.distributions import Distribution
 from torch.distributions.utils import lazy_property
 
-from guidebook.programs.scope import random_state
+from guidebook.scope import random_state
 
 
 @dataclass(frozen=True)

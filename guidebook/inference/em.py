@@ -42,8 +42,8 @@ from guidebook.programs.check import check_pair
 from guidebook.programs.data import as_tensors, number_of_rows
 from guidebook.programs.owned import dtype_of, make_local
 from guidebook.programs.rows import chunks, some_rows
-from guidebook.programs.scope import precision
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.scope import precision
 
 CHUNK = 16_384
 

@@ -21,11 +21,12 @@ from guidebook.inference.fits.opening import Run, model_runs, opened
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.programs.gaussian import Start
-from guidebook.programs.graph import CannotRecord, compile_graph, worth_compiling
-from guidebook.programs.interpreted import interpreted
+from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
+from guidebook.programs.graphs.interpreted import interpreted
+from guidebook.programs.graphs.recorded import CannotRecord
 from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import quiet
+from guidebook.scope import quiet
 
 GRADIENTS_PER_DRAW = 10
 PATIENCE = 0.2

@@ -12,8 +12,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
-from guidebook.programs.scope import validation
 from guidebook.programs.sites import trace_at
+from guidebook.scope import validation
 
 
 def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:

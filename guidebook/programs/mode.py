@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.programs.gaussian import Start, elbo, fitted
-from guidebook.programs.graph import CannotRecord, recording
+from guidebook.programs.graphs.recorded import CannotRecord, recording
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 FULL_CURVATURE_UP_TO = 600
 ITERATIONS = 1000

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from guidebook.errors import GuidebookError, GuideError
-from guidebook.programs.scope import alone, replaced
+from guidebook.scope import alone, replaced
 
 T = TypeVar("T")
 DIVIDER = "$$$"  # between the name of a network and of its parameter, as Pyro writes it

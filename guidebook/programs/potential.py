@@ -18,7 +18,8 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from guidebook.programs.graph import (
+from guidebook.programs.graphs.interpreted import interpreted
+from guidebook.programs.graphs.recorded import (
     CannotRecord,
     joined,
     mapped,
@@ -26,8 +27,6 @@ from guidebook.programs.graph import (
     recording,
     spared,
 )
-from guidebook.programs.interpreted import interpreted
-from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import (
     Inverse,
     PriorDraw,
@@ -36,6 +35,7 @@ from guidebook.programs.sites import (
     is_enumerated,
     latent_sites,
 )
+from guidebook.scope import local_parameters, precision, random_state
 
 ELEMENTS_AT_ONCE = 4_000_000
 

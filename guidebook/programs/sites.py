@@ -33,7 +33,7 @@ from torch.distributions import Categorical, biject_to
 from torch.distributions.transforms import identity_transform
 
 from guidebook.errors import ModelError
-from guidebook.programs.scope import random_state
+from guidebook.scope import random_state
 
 Model = Callable[..., Any]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from guidebook.diagnostics.compare import Compared, compared
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.scope import alone
 from guidebook.reports.elements.section import Section
 from guidebook.reports.page import fragment, to_html
 from guidebook.reports.terminal import table
+from guidebook.scope import alone
 
 if TYPE_CHECKING:
     import xarray as xr

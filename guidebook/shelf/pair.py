@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from torch import Tensor
 
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.scope import random_state
+from guidebook.scope import random_state
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.compare import Compared

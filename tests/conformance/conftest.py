@@ -23,7 +23,7 @@ import guidebook as gb
 from guidebook.programs import mode
 from guidebook.programs.data import as_tensors
 from guidebook.programs.potential import enumeration_depth
-from guidebook.programs.scope import local_parameters, precision
+from guidebook.scope import local_parameters, precision
 
 CPU = torch.device("cpu")
 ROWS_OF_DATA = 60

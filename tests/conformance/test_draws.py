@@ -14,7 +14,7 @@ from scipy import stats
 
 import guidebook as gb
 from guidebook.programs.labels import exchangeable, log_labellings
-from guidebook.programs.scope import local_parameters, precision
+from guidebook.scope import local_parameters, precision
 
 FEW = 3
 BRIDGE = 4000

@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import guidebook as gb
 from guidebook.diagnostics.witnesses.psis import psis
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 Known = tuple[float, float]
 """log p(x) and its standard error."""

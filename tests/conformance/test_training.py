@@ -8,7 +8,7 @@ import torch
 import guidebook as gb
 from guidebook.programs.data import as_tensors
 from guidebook.programs.owned import Joined, copied, dtype_of, parameters_of
-from guidebook.programs.scope import local_parameters, precision
+from guidebook.scope import local_parameters, precision
 
 GOOD = (
     gb.Status.CONVERGED, gb.Status.STILL_MOVING, gb.Status.CHAINS_DISAGREE, gb.Status.EXACT

@@ -22,7 +22,7 @@ from guidebook.inference.cavi import cavi
 from guidebook.inference.gibbs import gibbs
 from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.mixture import GaussianMixture
-from guidebook.programs.scope import precision
+from guidebook.scope import precision
 
 COVARIANCES = ("unit", "diagonal", "full")
 

@@ -20,7 +20,7 @@ from guidebook.inference.gibbs import gibbs
 from guidebook.models.gaussian_mean import gaussian_mean
 from guidebook.models.mixture import GaussianMixture, cholesky_of
 from guidebook.programs.labels import in_canonical_order
-from guidebook.programs.scope import precision
+from guidebook.scope import precision
 
 K, D, ROWS = 3, 2, 6
 

@@ -20,7 +20,7 @@ from guidebook.models.mixture import (
     cholesky_of,
     log_cholesky_of,
 )
-from guidebook.programs.scope import precision
+from guidebook.scope import precision
 
 COVARIANCES = ("unit", "diagonal", "full")
 LOC = (0.3, -0.4, 0.1)

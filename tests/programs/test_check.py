@@ -9,7 +9,7 @@ from pyro.infer.autoguide import AutoNormal
 
 from guidebook.errors import DataError, GuideError, ModelError
 from guidebook.programs.check import check_model, check_pair
-from guidebook.programs.scope import local_parameters, validation
+from guidebook.scope import local_parameters, validation
 
 Y = torch.tensor([0.5, 1.5, 2.5])
 

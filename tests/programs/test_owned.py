@@ -21,7 +21,7 @@ from guidebook.programs.owned import (
     parameters_of,
     working_precision,
 )
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 
 def guide(n=2):

@@ -10,7 +10,6 @@ import torch
 from pyro.distributions import constraints
 
 from guidebook.errors import ModelError
-from guidebook.programs.scope import precision
 from guidebook.programs.sites import (
     Inverse,
     PriorDraw,
@@ -25,6 +24,7 @@ from guidebook.programs.sites import (
     trace_at,
     unpack,
 )
+from guidebook.scope import precision
 
 
 @pytest.fixture(autouse=True)

@@ -37,8 +37,8 @@ from guidebook.diagnostics.amortized.density import recorded
 from guidebook.diagnostics.amortized.rows import Latent, latents_of, row_terms
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.graph import recording
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.graphs.recorded import recording
+from guidebook.scope import local_parameters, precision, random_state
 
 TARGET, PILOT_CHAINS, SETTLE, LEAPFROGS = 0.65, 4, 10, 4
 """The acceptance rate that steps are tuned to (Wu et al. 2017); chains of the tuning run; moves of

@@ -44,9 +44,9 @@ from guidebook.diagnostics.judging.findings import Findings
 from guidebook.diagnostics.judging.verdict import judge
 from guidebook.diagnostics.measures.gradients import encoder_noise
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.graph import recording
+from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.scope import local_parameters, precision, random_state
 
 MOST_ROWS = 2000
 

@@ -50,8 +50,8 @@ from guidebook.errors import GuideError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.gradient.activity import ACTIVE, REMEDY, kl_by_dimension, normal_rows
 from guidebook.inference.protocols.rows import RowPosterior
-from guidebook.programs.graph import recording
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.graphs.recorded import recording
+from guidebook.scope import local_parameters, precision, random_state
 
 IGNORED = 0.1
 """Nats a row. A decoder whose log density drops by less when z is another row's ignores z."""

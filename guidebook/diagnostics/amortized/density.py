@@ -11,10 +11,10 @@ from torch import Tensor
 
 from guidebook.diagnostics.amortized.rows import NUMBERS_AT_ONCE, Latent, row_terms
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.graph import CannotRecord, record, recording
-from guidebook.programs.interpreted import interpreted
+from guidebook.programs.graphs.interpreted import interpreted
+from guidebook.programs.graphs.recorded import CannotRecord, record, recording
 from guidebook.programs.owned import parameters_of
-from guidebook.programs.scope import local_parameters, precision
+from guidebook.scope import local_parameters, precision
 
 
 def recorded(function: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:

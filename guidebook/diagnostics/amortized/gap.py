@@ -38,8 +38,8 @@ from guidebook.diagnostics.amortized.rows import (
 )
 from guidebook.errors import GuideError, SettingError
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.graph import recording
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.graphs.recorded import recording
+from guidebook.scope import local_parameters, precision, random_state
 
 ROWS_OF_A_UNIT = 20_000
 """Latents drawn at a time by the importance-weighted bound, whatever is decoded at a time."""

@@ -34,8 +34,8 @@ from guidebook.diagnostics.amortized.rows import (
 from guidebook.diagnostics.measures.information import Estimate
 from guidebook.errors import DataError
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.graph import recording
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.graphs.recorded import recording
+from guidebook.scope import local_parameters, precision, random_state
 
 MEMORISED = 0.5
 """Median distance of samples over that of fresh rows below which samples look memorised."""

@@ -15,7 +15,7 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior
 from guidebook.programs.data import as_tensor
 from guidebook.programs.owned import dtype_of, parameters_of
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.scope import local_parameters, precision, random_state
 
 
 class Surgery(NamedTuple):

@@ -32,8 +32,8 @@ from guidebook.diagnostics.witnesses.testimony import Testimony, among, joined
 from guidebook.errors import ModelError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior
-from guidebook.programs.graph import recording
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.programs.graphs.recorded import recording
+from guidebook.scope import local_parameters, precision, random_state
 
 DRAWS = 2000
 SAMPLED, SAMPLED_DRAWS = 24, 1000

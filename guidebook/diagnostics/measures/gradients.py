@@ -30,10 +30,10 @@ from guidebook.inference.objectives.score import ScoreFunctionELBO
 from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import arguments, as_tensors, check, find_device
-from guidebook.programs.graph import recording
+from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import Joined, copied, dtype_of
 from guidebook.programs.rows import some_rows
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.scope import local_parameters, precision, random_state
 
 BOUND_DRAWS = 8
 AT_ONCE = 100

@@ -32,9 +32,9 @@ from guidebook.errors import DataError, GuideError, ModelError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior
 from guidebook.programs.data import as_tensors
-from guidebook.programs.graph import recording
+from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import dtype_of
-from guidebook.programs.scope import local_parameters, precision, random_state
+from guidebook.scope import local_parameters, precision, random_state
 
 LARGEST_TABLE = 100_000
 

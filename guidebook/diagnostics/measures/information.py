@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from guidebook.errors import DataError
-from guidebook.programs.scope import random_state
+from guidebook.scope import random_state
 
 DRAWS = 10_000
 

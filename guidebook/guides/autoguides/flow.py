@@ -18,7 +18,7 @@ from pyro.contrib.zuko import ZukoToPyro
 from torch import Tensor
 
 from guidebook.guides.autoguides.whitened import Model, Whitened, scaled_by
-from guidebook.programs.scope import random_state
+from guidebook.scope import random_state
 
 
 class Flow(Whitened):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from guidebook.errors import DataError, GuideError
 from guidebook.guides.conjugate.exponential_family import Dirichlet, Normal, NormalWishart
 from guidebook.programs.plate import rows
-from guidebook.programs.scope import quiet
+from guidebook.scope import quiet
 
 Natural = dict[str, Tensor]
 

@@ -29,12 +29,12 @@ from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
 from guidebook.programs.data import as_tensors, find_device
-from guidebook.programs.graph import recording
+from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.labels import canonical_positions, exchangeable, log_q_of_labelled
 from guidebook.programs.owned import dtype_of, parameters_of
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import Site
+from guidebook.scope import local_parameters, precision, random_state
 
 Kind = Literal["density", "point", "chains", "particles"]
 Values = dict[str, Tensor]

@@ -15,11 +15,11 @@ from guidebook.inference.fits.approximation import Approximation
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
-from guidebook.programs.graph import recording
+from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.owned import Owned
-from guidebook.programs.scope import alone, local_parameters, precision, random_state
 from guidebook.programs.sites import Site, Substitute, coordinate_names
+from guidebook.scope import alone, local_parameters, precision, random_state
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -21,8 +21,8 @@ from guidebook.inference.fits.status import Status
 from guidebook.inference.fits.supports import decode_site, decode_support
 from guidebook.programs.data import as_tensors
 from guidebook.programs.owned import Owned, copied
-from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import Site
+from guidebook.scope import local_parameters, precision, random_state
 
 PARTS = (
     "engine", "status", "seed", "seconds", "history", "notes", "sites", "draws", "guide", "model",

@@ -11,7 +11,7 @@ An engine is its algorithm between the two::
 Inside the block `run.model` and `run.guide` are copies in the precision and on the device of the
 fit, parameters live in their modules, torch's default dtype is `run.dtype`, and torch's random
 numbers follow from the seed; afterwards all of it is as the user had it. No other thread's engine
-works meanwhile (`guidebook.programs.scope`). The pair has been run once on the data, by `check`:
+works meanwhile (`guidebook.scope`). The pair has been run once on the data, by `check`:
 
 - `pair_runs`: model and guide on all rows (the default);
 - `model_runs`: the model alone, for an engine without a guide or with one that draws nothing;
@@ -44,8 +44,8 @@ from guidebook.programs.check import check_model, check_pair
 from guidebook.programs.data import as_tensors, find_device
 from guidebook.programs.owned import copied, working_precision
 from guidebook.programs.rows import some_rows
-from guidebook.programs.scope import alone, local_parameters, precision, random_state
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.scope import alone, local_parameters, precision, random_state
 
 CHECKED_ROWS = 100
 

@@ -22,7 +22,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
-from guidebook.programs.scope import random_state
+from guidebook.scope import random_state
 
 ACTIVE = 0.01
 """Variance of posterior means over the data, in prior variances: Burda et al. 2016, section 5.1."""

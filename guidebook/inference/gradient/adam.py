@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidebook.programs.graph import CannotRecord
+from guidebook.programs.graphs.recorded import CannotRecord
 
 AVERAGED = 0.2
 """The share of the steps, the last ones, whose iterates are averaged."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.protocols.mode import defaults_of
-from guidebook.programs.graph import recording
+from guidebook.programs.graphs.recorded import recording
 
 GRADIENT_LIMIT = 0.1
 """Of the mean gradient in standardised parameters, in nats per posterior standard deviation: near the

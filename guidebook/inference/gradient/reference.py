@@ -23,7 +23,7 @@ from guidebook.inference.gradient.adam import AVERAGED, Optimiser, schedule_tabl
 from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
 from guidebook.programs.owned import Joined
-from guidebook.programs.scope import quiet, validation
+from guidebook.scope import quiet, validation
 
 
 def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> Outcome:

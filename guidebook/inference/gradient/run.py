@@ -28,7 +28,7 @@ from guidebook.inference.gradient.problem import (
 )
 from guidebook.inference.gradient.reference import run_reference
 from guidebook.inference.gradient.step import Step
-from guidebook.programs.graph import CannotRecord
+from guidebook.programs.graphs.recorded import CannotRecord
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 RESTARTS_RHAT = 1.05

@@ -25,8 +25,9 @@ from guidebook.inference.gradient.checkpoint import checksum
 from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.objectives.objective import differentiable
 from guidebook.inference.protocols.mode import defaults_of
-from guidebook.programs.graph import CannotRecord, compile_graph, record, worth_compiling
-from guidebook.programs.interpreted import interpreted
+from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
+from guidebook.programs.graphs.interpreted import interpreted
+from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.owned import Joined
 
 AVERAGES = ("first", "second", "gradient")

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from guidebook.errors import GuideError
-from guidebook.programs.scope import quiet
+from guidebook.scope import quiet
 
 
 def with_fixed_parameters(part: Any) -> Callable[..., Any]:

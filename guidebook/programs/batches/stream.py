@@ -17,7 +17,7 @@ from torch import Tensor
 
 from guidebook.errors import DataError, SettingError
 from guidebook.programs.data import as_tensors, check, has_rows, number_of_rows
-from guidebook.programs.scope import alone
+from guidebook.scope import alone
 
 KEPT_ROWS = 500
 """Of the first batches, kept to be looked at when the fit is done."""

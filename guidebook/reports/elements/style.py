@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from guidebook.programs.scope import alone, quiet
 from guidebook.reports.elements.summaries import names_of
+from guidebook.scope import alone, quiet
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.compare import Compared

@@ -25,7 +25,7 @@ from guidebook.errors import GuideError
 from guidebook.guides import AmortizedNormal, LinearGaussianPosterior
 from guidebook.models import VAE, LinearVAE
 from guidebook.models.decoders.networks import mlp
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 N, P, D = 400, 6, 2
 

@@ -8,7 +8,7 @@ from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.inference.fits.status import Status
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 P, K, N = 6, 3, 60
 

@@ -22,7 +22,7 @@ from guidebook.guides.exact.conjugate import LinearGaussianPosterior
 from guidebook.inference.fits.status import Status
 from guidebook.models import LinearVAE
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 D, P = 2, 5
 

@@ -13,7 +13,7 @@ from guidebook.diagnostics.witnesses.modes import find_modes, gaussian_elbo, mis
 from guidebook.diagnostics.witnesses.subject import Whole
 from guidebook.diagnostics.witnesses.transport import transport
 from guidebook.programs.potential import Potential
-from guidebook.programs.scope import precision
+from guidebook.scope import precision
 
 SD = np.array([1e-3, 1.0, 1e4])
 

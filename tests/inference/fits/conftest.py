@@ -9,8 +9,8 @@ import torch
 import guidebook as gb
 from guidebook.programs.data import as_tensors
 from guidebook.programs.owned import Owned, copied, dtype_of
-from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import latent_sites
+from guidebook.scope import local_parameters, precision, random_state
 
 
 def _made(model: Any, guide: Any, data: Any, **fields: Any) -> gb.Fit:

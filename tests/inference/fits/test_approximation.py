@@ -15,8 +15,8 @@ import guidebook as gb
 from guidebook.errors import DataError, GuideError
 from guidebook.inference.fits.approximation import Approximation
 from guidebook.programs.owned import make_local
-from guidebook.programs.scope import local_parameters
 from guidebook.programs.sites import latent_sites
+from guidebook.scope import local_parameters
 
 Y = {"y": torch.tensor([0.3, 0.9, 1.4], dtype=torch.float64)}
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from guidebook.inference.objectives.schedules import exponential, linear
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
 from guidebook.models.decoders.latent import VAE
 from guidebook.models.decoders.networks import mlp
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 X = torch.rand(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).round()
 

@@ -12,8 +12,8 @@ from guidebook.guides.exact.conjugate import LinearGaussianPosterior
 from guidebook.inference.objectives.rows import row_log_weights
 from guidebook.models.decoders.latent import VAE, LinearVAE
 from guidebook.models.decoders.networks import mlp
-from guidebook.programs.graph import record
-from guidebook.programs.scope import local_parameters
+from guidebook.programs.graphs.recorded import record
+from guidebook.scope import local_parameters
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.inference.objectives.rows import row_log_weights, traced, values_of
 from guidebook.inference.objectives.score import ScoreFunctionELBO
 from guidebook.models.decoders.latent import LinearVAE
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 X = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

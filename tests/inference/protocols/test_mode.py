@@ -16,8 +16,8 @@ from guidebook.inference.gradient.problem import default_optimiser, prepare
 from guidebook.inference.gradient.step import Step
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import admitted
-from guidebook.programs.scope import local_parameters, precision, random_state
 from guidebook.programs.sites import latent_sites
+from guidebook.scope import local_parameters, precision, random_state
 
 Y = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
 

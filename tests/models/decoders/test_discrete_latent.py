@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from guidebook.errors import GuideError, ModelError, SettingError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 
 X = torch.rand(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).round()
 

@@ -2,7 +2,7 @@
 
 On small tensors a kernel takes a microsecond, and calling it from Python several. The interpreter
 calls it from C++: a step of a few hundred operations takes a third to a quarter of the time, ready at
-once, where compiling (`guidebook.programs.graph.compile_graph`) takes many seconds.
+once, where compiling (`guidebook.programs.graphs.compiled`) takes many seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from guidebook.programs.scope import quiet, random_state
+from guidebook.scope import quiet, random_state
 
 
 def interpreted(graph: torch.fx.GraphModule, *example: torch.Tensor) -> Callable[..., Any]:

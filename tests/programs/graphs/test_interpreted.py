@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.linalg import LinAlgError
 
-from guidebook.programs.graph import record
-from guidebook.programs.interpreted import interpreted
+from guidebook.programs.graphs.interpreted import interpreted
+from guidebook.programs.graphs.recorded import record
 
 
 def step(x: torch.Tensor, state: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,8 +13,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from guidebook.programs.graph import record, recording
-from guidebook.programs.scope import (
+from guidebook.programs.graphs.recorded import record, recording
+from guidebook.scope import (
     alone,
     local_parameters,
     precision,

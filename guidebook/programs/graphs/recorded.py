@@ -1,9 +1,9 @@
-"""Record a Pyro computation once as a graph of tensor operations; run or compile that graph.
+"""Record a Pyro computation once as a graph of tensor operations.
 
 Pyro spends its time in Python: handlers, traces, the parameter store, one optimiser object per
 parameter. `make_fx` runs the computation once and keeps only the tensor operations. The graph is
-then run as it is (about a quarter of Pyro's time on small models, ready at once), or compiled by
-Inductor (a thirtieth, ready after seconds). Both draw the same random numbers as eager torch.
+then run by an interpreter, ready at once (`interpreted`), or compiled, ready after seconds
+(`compiled`). Both draw the same random numbers as eager torch.
 
 Three facts make recording work:
 1. `module_local_params=True`: parameters belong to their modules, so torch.func can substitute them.
@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -39,16 +37,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 
 from guidebook.errors import GuidebookError, ModelError
-from guidebook.programs.scope import quiet, replaced, validation
-
-SECONDS_TO_COMPILE = 0.04  # an operation of a graph, one core
-SECONDS_SAVED = 2.5e-6, 1e-10
-"""By compiling: at each call of an operation of small tensors, and for each element of the largest."""
-
-
-SCALAR_UP_TO = 8192
-"""Elements of the largest tensor up to which kernels are compiled without vector headers: that takes
-half the time, and the kernels are as fast."""
+from guidebook.scope import quiet, replaced, validation
 
 
 class CannotRecord(Exception):
@@ -231,62 +220,6 @@ def spared(graph: Callable[..., Any], u: Tensor) -> Any:
         return torch.where(mask, torch.full_like(value, math.nan), value)
 
     return mapped(graph(good), spoilt)
-
-
-def compile_graph(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[..., Any]:
-    """The graph compiled by Inductor; the graph itself, with one warning, where that fails.
-
-    The arguments must keep the shapes of the example: nothing checks them at a call.
-    """
-    import torch._inductor as inductor
-    import torch._inductor.config as inductor_config
-
-    settings: dict[str, Any] = {
-        "fallback_random": True,  # the random numbers of eager torch
-        "size_asserts": False,  # a fifth of a small step
-        "alignment_asserts": False,
-        # Of a cold start three quarters went into trying the compiler on every vector instruction
-        # set, and into precompiling headers that one or two kernels do not earn back.
-        "cpp.vec_isa_ok": True,
-        "cpp_cache_precompile_headers": False,
-    }
-    if largest(graph) <= SCALAR_UP_TO:
-        settings["cpp.simdlen"] = 1
-    try:
-        with quiet(), inductor_config.patch(settings):
-            return inductor.compile(graph, list(example))
-    except Exception as error:  # no C++ compiler, no Python headers, an operation it cannot lower
-        warnings.warn(
-            "The recorded step could not be compiled and runs uncompiled, a few times slower "
-            f"({reason(error)}). A C++ compiler (Debian: g++) makes it fast.",
-            stacklevel=2,
-        )
-        return graph
-
-
-def worth_compiling(graph: torch.fx.GraphModule, calls: int, device: torch.device) -> bool:
-    """Whether compiling pays: decided by the size of the tensors, so the same on every machine.
-
-    What it costs and what it saves grow alike with the number of operations: on small tensors it pays
-    from 16,000 calls on, on tensors of 100,000 elements from 3,200 (`benchmarks.compiling`).
-    """
-    if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        return False
-    elements = largest(graph)
-    if elements > 1_000_000:  # the time is in the matrix products
-        return calls > 2000
-    per_call, per_element = SECONDS_SAVED
-    return calls * (per_call + per_element * elements) > SECONDS_TO_COMPILE
-
-
-def largest(graph: torch.fx.GraphModule) -> int:
-    """The number of elements of the largest tensor that the graph computes.
-
-    Inputs and what is written in place do not count: a history is long, and one entry is touched.
-    """
-    made = [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
-    values = [n.meta.get("val") for n in made if not n.target._schema.is_mutable]
-    return max((v.numel() for v in values if isinstance(v, Tensor)), default=0)
 
 
 def reason(error: BaseException) -> str:

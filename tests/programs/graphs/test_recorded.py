@@ -16,7 +16,7 @@ from guidebook.errors import SettingError
 from guidebook.models.decoders.latent import VAE
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
-from guidebook.programs.graph import CannotRecord, record
+from guidebook.programs.graphs.recorded import CannotRecord, record
 
 STEPS = 60
 
@@ -223,7 +223,7 @@ def test_recording_leaves_pyro_as_it_was():
 
 
 def test_a_graph_makes_its_constants_in_the_precision_it_was_recorded_in():
-    from guidebook.programs.scope import precision
+    from guidebook.scope import precision
 
     def third(x):
         return x * torch.full((2,), 1 / 3) + torch.ones(2) / 7 + torch.tensor(0.1)
