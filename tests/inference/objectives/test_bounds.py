@@ -28,11 +28,11 @@ from tests.inference.objectives.on_rows import X, gradients, pair
 def test_both_gradients_of_the_guide_have_one_mean(one, other):
     model, guide = pair()
     draws = [
-        torch.stack([gradients(o, model, guide, s, x=X)[1] for s in range(600)])
+        torch.stack([gradients(o, model, guide, s, x=X)[1] for s in range(200)])
         for o in (one, other)
     ]
     difference = draws[0] - draws[1]  # of the same random numbers
-    error = difference.std(0) / math.sqrt(600)
+    error = difference.std(0) / math.sqrt(200)
     z = (difference.mean(0) / error.clamp(min=1e-12))[error > 1e-12]
     assert z.abs().max() < 5  # of 64 numbers: false alarm 4e-5
 
