@@ -130,6 +130,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/guides/conjugate/test_leading_dimensions.py",
     ),
     "guidebook/guides/conjugate/mixture.py": (
+        "tests/guides/conjugate/test_mixture_steps.py",
         "tests/guides/conjugate/test_mixture.py",
         "tests/guides/conjugate/test_chains.py",
     ),
@@ -140,14 +141,17 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/guides/conjugate/test_gaussian_mean.py",
         "tests/guides/conjugate/test_chains.py",
     ),
-    "guidebook/guides/conjugate/moments.py": ("tests/inference/test_ep.py",),
-    "guidebook/guides/conjugate/sites.py": ("tests/inference/test_ep.py",),
+    "guidebook/guides/conjugate/moments.py": ("tests/guides/conjugate/test_moments.py",),
+    "guidebook/guides/conjugate/sites.py": ("tests/guides/conjugate/test_sites.py",),
     "guidebook/guides/exact/conjugate.py": ("tests/guides/exact/test_conjugate.py",),
     "guidebook/guides/exact/normal_gamma.py": (
         "tests/guides/conjugate/test_gaussian_mean.py",
         "tests/guides/conjugate/test_chains.py",
     ),
-    "guidebook/guides/exact/quadrature.py": ("tests/guides/exact/test_quadrature.py",),
+    "guidebook/guides/exact/quadrature.py": (
+        "tests/guides/exact/test_grid.py",
+        "tests/guides/exact/test_quadrature.py",
+    ),
     "guidebook/inference/fits/files.py": ("tests/inference/fits/test_files.py",),
     "guidebook/inference/fits/saving.py": ("tests/inference/fits/test_saving.py",),
     "guidebook/inference/fits/loading.py": (

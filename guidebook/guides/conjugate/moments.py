@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.special import log_ndtr
+from torch.special import erfcx, log_ndtr
 
 REACH = 10.0
 """The quadrature reaches ten standard deviations to each side, beyond which exp(-50) is left."""
@@ -46,8 +46,8 @@ def probit_moments(y: Tensor, mean: Tensor, variance: Tensor) -> Tilted:
     sign, root = 2 * y - 1, (1 + variance).sqrt()
     z = sign * mean / root
     log_mass = log_ndtr(z)
-    r = (-0.5 * z.square() - 0.5 * math.log(2 * math.pi) - log_mass).exp()
-    shrink = (variance / (1 + variance) * r * (z + r)).clamp(0, 1)
+    r = math.sqrt(2 / math.pi) / erfcx(-z / math.sqrt(2))  # exp(-z^2 / 2) loses its digits far out
+    shrink = variance / (1 + variance) * (r * (z + r)).clamp(0, 1)
     return Tilted(log_mass, mean + sign * variance * r / root, variance * (1 - shrink))
 
 
