@@ -287,3 +287,109 @@ def test_errors():
         FactorPosterior(odd)
     with pytest.raises(GuideError, match="pass x"):
         FactorPosterior(FactorAnalysis(4, 1))(size=3)
+
+
+@both
+@pytest.mark.parametrize("d", [1, 3])
+def test_the_start_is_half_noise_and_half_factors_by_the_seeds_own_numbers(kind, d):
+    x = torch.randn(20, 5) * torch.arange(1.0, 6.0) + 7
+    found = FactorPosterior(kind(5, d)).start({"x": x}, 3)
+    rows = x.double()
+    spread = rows.var(0, correction=0)
+    if kind is LinearVAE:
+        spread = spread.mean().expand(5)
+    noise = torch.randn(5, d, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(found["weight"], noise * (spread / (2 * d)).sqrt()[:, None])
+    torch.testing.assert_close((2 * found["log_scale"]).exp().expand(5), spread / 2)
+    torch.testing.assert_close(found["bias"], rows.mean(0))
+    torch.testing.assert_close(found["center"], rows.mean(0))
+    assert found["log_scale"].shape == (() if kind is LinearVAE else (5,))
+
+
+def test_units_matter_to_one_sigma_and_not_to_a_sigma_for_each_column():
+    """One column of standard deviation 10^7: with a single sigma the others are rounding errors."""
+    x = torch.randn(20, 3).double()
+    x[:, 0] *= 1e7
+    assert FactorPosterior(FactorAnalysis(3, 1)).start({"x": x}, 0)["bias"].shape == (3,)
+    with pytest.raises(DataError, match="20 rows of x lie in 1 dimensions or fewer"):
+        FactorPosterior(LinearVAE(3, 1)).start({"x": x}, 0)
+    far = torch.randn(20, 3).double() + torch.tensor([1e7, 0, 0])  # an origin far away is no matter
+    for kind in (FactorAnalysis, LinearVAE):
+        assert FactorPosterior(kind(3, 1)).start({"x": far}, 0)["bias"].shape == (3,)
+
+
+def test_more_columns_than_rows_and_the_limit_of_what_has_a_maximum():
+    """Two directions whose variances have the ratio 10^-12 are one; 2 * 10^-12 are two."""
+    wide = torch.randn(4, 9).double()
+    for d in (1, 2):
+        assert FactorPosterior(FactorAnalysis(9, d)).start({"x": wide}, 0)["weight"].shape == (9, d)
+    with pytest.raises(DataError, match="4 rows of x lie in 3 dimensions"):
+        FactorPosterior(FactorAnalysis(9, 3)).start({"x": wide}, 0)
+    x = torch.tensor([[1e6, 0], [-1e6, 0], [0, 1], [0, -1]], dtype=torch.float64)
+    with pytest.raises(DataError, match="1 dimensions or fewer"):
+        FactorPosterior(LinearVAE(2, 1)).start({"x": x}, 0)
+    more = x * torch.tensor([1, 2**0.5]).double()
+    assert FactorPosterior(LinearVAE(2, 1)).start({"x": more}, 0)["weight"].shape == (2, 1)
+
+
+def test_constant_columns_are_named_up_to_eight():
+    x = torch.randn(6, 12).double()
+    x[:, :10] = 0.1
+    with pytest.raises(DataError, match="Column 0, 1, 2, 3, 4, 5, 6, 7 of x"):
+        FactorPosterior(FactorAnalysis(12, 2)).start({"x": x}, 0)
+    with pytest.raises(DataError, match=r"shape \(6, 12, 1\)"):
+        FactorPosterior(FactorAnalysis(12, 2)).start({"x": x.unsqueeze(-1)}, 0)
+
+
+@both
+def test_at_its_bound_a_noise_variance_has_a_density_and_below_it_none(kind):
+    x = torch.randn(30, 3).double() * torch.tensor([1.0, 2.0, 4.0])
+    guide = FactorPosterior(kind(3, 1))
+    parameters = guide.start({"x": x}, 0)
+    statistics, _ = guide.e_step({"x": x}, parameters)
+    variance = x.var(0, correction=0)
+    bound = NOISE_FLOOR * (variance.mean() if kind is LinearVAE else variance)
+    assert NOISE_FLOOR == 1e-9
+    for factor, finite in ((1.001, True), (0.999, False)):
+        at = parameters | {"log_scale": 0.5 * (factor * bound).log()}
+        assert bool(guide.expected_log_joint(statistics, at).isfinite()) is finite
+    x[:, 1:] = x[:, :1] * torch.tensor(
+        [2.0, -3.0]
+    )  # no noise is left: the M-step stops at the bound
+    statistics, _ = guide.e_step({"x": x}, parameters)
+    best = guide.m_step(statistics, parameters)
+    for _ in range(60):
+        statistics, _ = guide.e_step({"x": x}, best)
+        best = guide.m_step(statistics, best)
+    variance = x.var(0, correction=0)
+    bound = NOISE_FLOOR * (variance.mean() if kind is LinearVAE else variance)
+    torch.testing.assert_close((2 * best["log_scale"]).exp(), bound, rtol=1e-6, atol=0)
+    assert bool(guide.expected_log_joint(statistics, best).isfinite())
+
+
+def test_the_origin_of_the_statistics_has_no_gradient():
+    model = decoder(FactorAnalysis)
+    guide = FactorPosterior(model)
+    parameters = parameters_of(model, torch.ones(6, dtype=torch.float64))
+    statistics, _ = guide.e_step({"x": model(size=9).detach()}, parameters)
+    at = parameters | {n: parameters[n].clone().requires_grad_() for n in ("bias", "center")}
+    value = guide.expected_log_joint(statistics, at)
+    of_bias, of_center = torch.autograd.grad(value, [at["bias"], at["center"]], allow_unused=True)
+    assert of_center is None and bool((of_bias != 0).any())
+
+
+def test_the_limits_of_alpha_and_the_names_of_the_sites():
+    for right in (0.0, 0.25, 3.0):
+        assert FactorPosterior(FactorAnalysis(4, 1), alpha=right).alpha == right
+    assert FactorPosterior(FactorAnalysis(4, 1)).alpha == 0
+    for wrong in (-0.5, math.inf, math.nan):
+        with pytest.raises(SettingError, match=f"alpha={wrong}"):
+            FactorPosterior(FactorAnalysis(4, 1), alpha=wrong)
+    model = decoder(FactorAnalysis, 4, 1)
+    guide = FactorPosterior(model, site="u", plate="item")
+    x = model(size=3).detach()
+    _, other = guide.finished(model, guide.start({"x": torch.randn(9, 4)}, 0))
+    for one in (guide, other):
+        trace = poutine.trace(one).get_trace(x)
+        assert [frame.name for frame in trace.nodes["u"]["cond_indep_stack"]] == ["item"]
+        assert trace.nodes["u"]["value"].shape == (3, 1)

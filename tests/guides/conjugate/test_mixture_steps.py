@@ -189,6 +189,6 @@ def test_only_the_warning_of_too_few_distinct_rows_is_kept_quiet(
             return self
 
     monkeypatch.setattr(sklearn.cluster, "KMeans", Warns)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="another") as told:
         hard_assignments(torch.zeros(3, 1), 2, 0)
     assert [str(one.message) for one in told] == ["another"]
