@@ -277,3 +277,46 @@ def test_the_generator_alone_decides_the_draws():
     assert all(torch.equal(runs[0][n], runs[1][n]) for n in ("mu", "tau"))
     with pytest.raises(DataError, match="data must hold all rows"):
         guide.initial({}, 3, torch.Generator())
+
+
+@pytest.mark.parametrize("kind", [NormalGammaPosterior, GaussianMeanField])
+def test_the_limits_of_the_prior(kind):
+    for name in ("strength", "shape", "rate"):
+        assert getattr(kind(**{name: 0.25}), name) == 0.25
+        for wrong in (0.0, -1.0, math.inf, math.nan):
+            with pytest.raises(SettingError, match=f"{name}={wrong}"):
+                kind(**{name: wrong})
+    for wrong in (math.inf, -math.inf, math.nan):
+        with pytest.raises(SettingError, match="must be finite"):
+            kind(loc=wrong)
+    defaults = {n: getattr(kind(), n) for n in PRIOR}
+    assert defaults == {n: v for n, v in gaussian_mean.__kwdefaults__.items() if n in PRIOR}
+
+
+def test_all_rows_may_be_said_to_be_all_and_keep_their_dtype():
+    guide = NormalGammaPosterior(**PRIOR)
+    assert guide(DATA["x"], size=12)["mu"].dtype is torch.float64
+    for name, value in guide.posterior(DATA["x"].float())._asdict().items():
+        assert value.dtype is torch.float32, name
+    field = GaussianMeanField(**PRIOR)
+    for name, value in field.named_buffers():
+        assert value.dtype is torch.float64, name
+    assert field()["mu"].dtype is torch.float64
+
+
+def test_draws_of_the_factorised_guide_have_the_density_of_its_buffers():
+    guide = GaussianMeanField(**PRIOR)
+    guide.solve(DATA)
+    trace = poutine.trace(guide).get_trace(**DATA)
+    mu, tau = (trace.nodes[n]["value"].item() for n in ("mu", "tau"))
+    expected = stats.norm(guide.q_loc.item(), guide.q_variance.sqrt().item()).logpdf(mu)
+    expected += stats.gamma(guide.q_shape.item(), scale=1 / guide.q_rate.item()).logpdf(tau)
+    assert trace.log_prob_sum().item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_gibbs_of_single_precision_rows_is_in_double_precision():
+    guide, data = GaussianMeanField(**PRIOR), {"x": DATA["x"].float()}
+    state = guide.initial(data, 3, torch.Generator().manual_seed(0))
+    swept = guide.sweep(state, data, torch.Generator().manual_seed(0))
+    for value in (*state.values(), *swept.values()):
+        assert value.dtype is torch.float64 and value.shape == (3,)

@@ -63,6 +63,38 @@ def test_a_probit_row_far_on_the_wrong_side_keeps_its_variance(mean: float) -> N
         assert float(found.variance) == pytest.approx(0.75, rel=1e-4)
 
 
+@pytest.mark.parametrize("sd", [30.0, 1000.0])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_a_logistic_row_far_on_the_wrong_side_moves_by_its_variance(y: float, sd: float) -> None:
+    """There the sigmoid is exp(c s): log mass c m + v / 2, mean m + c v, and the variance is v."""
+    sign, v = 2 * y - 1, sd**2
+    found = logistic_moments(numbers(y), numbers(-2 * sign * v), numbers(v))
+    assert float(found.log_mass) == pytest.approx(-1.5 * v, rel=1e-9)
+    assert float(found.mean) == pytest.approx(-sign * v, rel=1e-9)
+    assert float(found.variance) == pytest.approx(v, rel=1e-9)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.8])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_a_logistic_row_whose_mode_lies_between(y: float, fraction: float) -> None:
+    """At m = -f c v of a wide normal the density falls off as exp(-(1 - f) |s|) on one side of zero and
+    as exp(-f |s|) on the other.
+    """
+    sign, v = 2 * y - 1, 1e6
+    mean = -sign * fraction * v
+    found = logistic_moments(numbers(y), numbers(mean), numbers(v))
+    s = np.linspace(-400, 400, 80_001)
+    log_density = special.log_expit(sign * s) - (s - mean) ** 2 / (2 * v)
+    top = log_density.max()
+    mass, first, second = (
+        integrate.trapezoid(np.exp(log_density - top) * s**power, s) for power in range(3)
+    )
+    expected = math.log(mass) + top - 0.5 * math.log(2 * math.pi * v)
+    assert float(found.log_mass) == pytest.approx(expected, rel=1e-9)
+    assert float(found.mean) == pytest.approx(first / mass, abs=1e-4)
+    assert float(found.variance) == pytest.approx(second / mass - (first / mass) ** 2, rel=1e-4)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     """(rows, nodes, halvings) of every call of the quadrature, which is not done."""
@@ -108,10 +140,10 @@ def test_clutter_in_two_columns_is_a_mixture_of_two_normals(share: float) -> Non
     """Of weights r and 1 - r, means m + g e and m, variances v (1 - v / (v + 1)) and v; the variance
     told is the average over the columns.
     """
-    x, m = numbers(2.0, -1.0, 0.3, 4.0).reshape(2, 2), numbers(0.5, 1.0, -2.0, 0.0).reshape(2, 2)
-    v, a = numbers(3.0, 0.4), 10.0
+    x = numbers(2.0, -1.0, 0.3, 4.0, -1.0, 0.5).reshape(3, 2)
+    m, v, a = x.flip(0) - 0.5, numbers(3.0, 0.4, 1.2), 10.0
     found = clutter_moments(x, m, v, share, a)
-    for i in range(2):
+    for i in range(3):
         wide = math.sqrt(float(v[i]) + 1)
         seen = (1 - share) * stats.norm(m[i].numpy(), wide).pdf(x[i].numpy()).prod()
         apart = share * stats.norm(0, math.sqrt(a)).pdf(x[i].numpy()).prod()

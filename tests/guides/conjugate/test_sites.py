@@ -117,9 +117,9 @@ def test_positions_have_the_intercept_first() -> None:
     ],
 )
 def test_the_defaults_are_those_of_the_model(kind: Any, model: Any) -> None:
-    of_model = inspect.signature(getattr(model, "function", model)).parameters
-    for name, parameter in inspect.signature(kind).parameters.items():
-        assert parameter.default == of_model[name].default, name
+    of_model, guide = inspect.signature(model).parameters, kind()
+    for name in inspect.signature(kind).parameters:
+        assert getattr(guide, name) == of_model[name].default, name
 
 
 @REGRESSIONS

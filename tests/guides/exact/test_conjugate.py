@@ -233,3 +233,33 @@ def test_pca_errors():
         LinearGaussianPosterior(linear_regression)
     with pytest.raises(GuideError, match="pass x"):
         LinearGaussianPosterior(linear_decoder())(size=3)
+
+
+@pytest.mark.parametrize("name", ["shape", "rate", "scale"])
+def test_the_limits_of_the_prior(name):
+    for right in (0.5, 30.0):
+        assert getattr(ConjugateRegression(**{name: right}), name) == right
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(SettingError, match=f"{name}={wrong}"):
+            ConjugateRegression(**{name: wrong})
+
+
+def test_all_rows_may_be_said_to_be_all_and_x_is_one_matrix():
+    data = regression_data(5, 2)
+    guide = ConjugateRegression()
+    drawn = guide(**data, size=5)
+    assert drawn["beta"].shape == (2,) and drawn["sigma2"] > 0
+    with pytest.raises(DataError, match=r"X \(5, 2, 1\)"):
+        guide(data["X"].unsqueeze(-1), data["y"])
+    with pytest.raises(DataError, match=r"y \(5, 1\)"):
+        guide(data["X"], data["y"].unsqueeze(-1))
+    single = guide.posterior(data["X"].float(), data["y"].float())
+    for one, other in zip(single, guide.posterior(**data), strict=True):
+        assert one.dtype is torch.float32 and other.dtype is torch.float64
+
+
+def test_the_names_of_the_latents_and_of_their_plate():
+    guide = LinearGaussianPosterior(linear_decoder(), site="u", plate="item")
+    trace = poutine.trace(guide).get_trace(torch.zeros(3, 6).double(), size=6)
+    u = trace.nodes["u"]
+    assert [frame.name for frame in u["cond_indep_stack"]] == ["item"] and u["scale"] == 2
