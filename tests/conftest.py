@@ -13,7 +13,7 @@ WITH_PYROS_OWN_STORE = ("/guides/", "/models/")
 """Tests of models and guides by themselves, used as Pyro's users do: they do fill the store."""
 
 
-LONGEST = ("tests/test_readme.py", "tests/test_cli.py", "tests/conformance/")
+LONGEST = ("tests/test_readme.py", "tests/reports/", "tests/test_cli.py", "tests/conformance/")
 """Begun first, so that no process waits for them at the end."""
 
 
@@ -23,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of a file all tests go to one process, where they share its fits; of conformance all of a pair.
+    """Of a file all tests go to one process, where they share its fits; of conformance all of a pair;
+    and all of the reports, which share a few comparisons.
 
     A group of `--dist loadgroup` would say it too, but xdist 3.8 does not see groups under pytest 9.2.
     """
@@ -36,6 +37,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFileOrPair(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, name = nodeid.partition("::")
+            if "tests/reports/" in file:
+                return "reports"
             return name.partition("[")[2].partition(":")[0] if "/conformance/" in file else file
 
     return ByFileOrPair(config, log)
