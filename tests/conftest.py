@@ -18,7 +18,11 @@ LONGEST = ("tests/test_readme.py", "tests/reports/", "tests/test_cli.py", "tests
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    def place(item: pytest.Item) -> int:
+        found = (i for i, start in enumerate(LONGEST) if item.nodeid.startswith(start))
+        return next(found, len(LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)

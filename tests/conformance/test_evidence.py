@@ -24,7 +24,7 @@ from guidebook.scope import local_parameters
 
 Known = tuple[float, float]
 """log p(x) and its standard error."""
-PROPOSED = 20_000
+PROPOSED = 5_000
 PROPOSED_PER_ROW = 1000
 LIGHT = 0.5
 """k-hat up to which weights have a variance, so that their mean has a standard error."""
