@@ -147,6 +147,22 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(Path(guidebook.__file__).parents[1])}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The bytes of a finished fit's checkpoint, made once."""
+    path = tmp_path_factory.mktemp("finished") / "fit.checkpoint"
+    schools(checkpoint=path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def written(finished, tmp_path):
+    """A file with them."""
+    path = tmp_path / "fit.checkpoint"
+    path.write_bytes(finished)
+    return path
+
+
 @pytest.mark.parametrize(
     ("other", "differs"),
     [
@@ -170,41 +186,31 @@ def environment():
         ),
     ],
 )  # fmt: skip
-def test_the_checkpoint_of_another_fit_is_refused_and_kept(other, differs, tmp_path):
-    path = tmp_path / "fit.checkpoint"
-    schools(checkpoint=path)
-    before = path.read_bytes()
+def test_the_checkpoint_of_another_fit_is_refused_and_kept(other, differs, written, finished):
     with pytest.raises(FileError, match=rf"another fit.*{differs}.*remove the file"):
-        other(path)
-    assert path.read_bytes() == before
+        other(written)
+    assert written.read_bytes() == finished
 
 
-def test_the_checkpoint_of_another_model_of_the_same_shape_is_refused(tmp_path):
+def test_the_checkpoint_of_another_model_of_the_same_shape_is_refused(written):
     """Centred and non-centred schools have the same parameters and the same data."""
-    path = tmp_path / "fit.checkpoint"
-    schools(checkpoint=path)
     model = gb.models.eight_schools_centered
     with pytest.raises(FileError, match=r"another fit.*model"):
-        fit(model, gb.guides.mean_field(model), gb.datasets.eight_schools(), checkpoint=path)
+        fit(model, gb.guides.mean_field(model), gb.datasets.eight_schools(), checkpoint=written)
 
 
-def test_another_optimiser_is_another_fit(tmp_path):
+def test_another_optimiser_is_another_fit(written):
     import pyro
 
-    path = tmp_path / "fit.checkpoint"
-    schools(checkpoint=path)
     with pytest.raises(FileError, match=r"another fit.*optim"):
-        schools(checkpoint=path, optim=pyro.optim.Adam({"lr": 0.02}))
+        schools(checkpoint=written, optim=pyro.optim.Adam({"lr": 0.02}))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_checkpoint_is_refused(share, tmp_path):
-    path = tmp_path / "fit.checkpoint"
-    schools(checkpoint=path, steps=20)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+def test_a_truncated_checkpoint_is_refused(share, written, finished):
+    written.write_bytes(finished[: int(share * len(finished))])
     with pytest.raises(FileError, match=r"cannot be read.*truncated or of another kind"):
-        schools(checkpoint=path, steps=20)
+        schools(checkpoint=written)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
