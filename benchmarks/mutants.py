@@ -51,7 +51,6 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/diagnostics/witnesses/testimony.py": (
         "tests/diagnostics/witnesses/test_testimony.py",
-        "tests/diagnostics/witnesses/test_blocks.py",
     ),
     "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
     "guidebook/diagnostics/witnesses/psis.py": (
@@ -69,20 +68,14 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/transport.py": (
+        "tests/diagnostics/witnesses/test_hamiltonian.py",
         "tests/diagnostics/witnesses/test_transport.py",
-        "tests/diagnostics/witnesses/test_transport_and_modes.py",
-        "tests/diagnostics/judging/test_limits.py",
     ),
-    "guidebook/diagnostics/witnesses/modes.py": (
-        "tests/diagnostics/witnesses/test_modes.py",
-        "tests/diagnostics/witnesses/test_transport_and_modes.py",
-        "tests/diagnostics/judging/test_limits.py",
-    ),
+    "guidebook/diagnostics/witnesses/modes.py": ("tests/diagnostics/witnesses/test_modes.py",),
     "guidebook/diagnostics/witnesses/reference.py": (
         "tests/diagnostics/witnesses/test_reference.py",
-        "tests/diagnostics/judging/test_limits.py",
     ),
-    "guidebook/diagnostics/witnesses/chains.py": ("tests/diagnostics/judging/test_limits.py",),
+    "guidebook/diagnostics/witnesses/chains.py": ("tests/diagnostics/witnesses/test_chains.py",),
     "guidebook/diagnostics/witnesses/enumeration.py": (
         "tests/diagnostics/witnesses/test_enumeration.py",
     ),

@@ -167,6 +167,6 @@ def _status(tree: xr.DataTree, fit: Fit | None) -> Status | None:
 
 
 def _engine(tree: xr.DataTree, kind: str) -> str:
-    library = tree["posterior"].attrs.get("inference_library", "") if "posterior" in tree else ""
+    library = tree["posterior"].attrs.get("inference_library", "")
     told = attribute(tree, "engine") or library
     return str(told) or ("sampler" if kind == "chains" else "file")

@@ -82,7 +82,7 @@ def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np
         rng.standard_normal((count, u.shape[1])) * np.array([2.0, 5.0])[np.arange(count) % 2, None]
     )
     prior = potential.prior_positions(count, int(rng.integers(2**31)))
-    third = max(1, count // 3)
+    third = count // 3
     return np.concatenate([around[:third], origin[:third], prior[:third]])
 
 
@@ -130,7 +130,7 @@ def missing_modes(
     reach = math.sqrt(u.shape[1]) + 2
     missing = []
     for mode in modes:
-        expected = math.exp(min(0.0, mode.log_mass - total))
+        expected = math.exp(mode.log_mass - total)
         distance = mode.distance(u)
         share = float((distance < reach).mean())
         if expected > LEAST_SHARE and share < VISITED * expected:

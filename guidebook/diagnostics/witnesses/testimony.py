@@ -137,7 +137,7 @@ def among(testimony: Testimony, chosen: np.ndarray, count: int) -> Testimony:
 
     def spread(values: Any, filler: Any) -> Any:
         values = np.asarray(values)
-        whole = np.full((count, *values.shape[1:]), filler, dtype=values.dtype)
+        whole = np.full((count, *values.shape[1:]), filler)
         whole[chosen] = values
         return whole
 

@@ -59,3 +59,37 @@ def test_it_vouches_only_where_the_weights_find_no_error() -> None:
 def test_it_says_nothing_of_continuous_rows_and_says_why_of_others() -> None:
     assert heard(-9.0, discrete=False) == Testimony(enumeration.NAME)
     assert heard(-9.0, known=False) == Testimony(enumeration.NAME, absent="too many states")
+
+
+def test_rows_are_judged_one_by_one_and_counted() -> None:
+    """Of four rows at 0 nats, the first at the limit itself, the second within its two errors, three
+    agree.
+    """
+    zero = np.zeros((4, 1))
+    bounds = np.array([0.05, -0.06, -0.0601, 0.0])
+    errors = np.array([0.0, 0.005, 0.005, 0.0])
+    weights = Testimony(
+        importance.NAME,
+        estimate=Estimate(zero, zero, zero, zero, zero == 0),
+        numbers={"log_evidence": bounds, "log_evidence_se": errors},
+    )
+    subject = Subject(
+        "density", ["z"], np.zeros((100, 4, 1)), np.array([True]), evidence=np.zeros(4)
+    )
+    found = enumeration.hear(subject, {importance.NAME: weights})
+    agrees = [True, True, False, True]
+    assert found.checks is not None and found.vouches is not None
+    assert found.checks.tolist() == found.vouches.tolist() == agrees
+    assert [not words for words in found.against] == agrees
+    assert "-0.0601" in found.against[2] and "75%" in found.words[0]
+    assert "evidence" in found.agreement
+
+
+def test_without_an_estimate_of_the_weights_nothing_is_said() -> None:
+    subject = Subject("density", ["z"], np.zeros((9, 1, 1)), np.array([True]), evidence=np.zeros(1))
+    heard = {importance.NAME: Testimony(importance.NAME, absent="no log q")}
+    assert enumeration.hear(subject, heard) == Testimony(enumeration.NAME)
+    bare = Subject("density", ["z"], np.zeros((9, 1, 1)), np.array([True]))
+    zero = np.zeros((1, 1))
+    known = Testimony(importance.NAME, estimate=Estimate(zero, zero, zero, zero, zero == 0))
+    assert enumeration.hear(bare, {importance.NAME: known}) == Testimony(enumeration.NAME)

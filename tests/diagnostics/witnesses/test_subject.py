@@ -17,3 +17,10 @@ def test_marginals_are_matched_by_name() -> None:
     found = Marginals(["a", "b", "c"], np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(found.in_order_of(["c", "a"]), [[2.0, 0.0], [5.0, 3.0]])
     assert found.in_order_of(["a", "d"]) is None
+
+
+def test_what_is_not_said_of_draws() -> None:
+    """They are of no trained model, their tails are light, and their marginals are continuous."""
+    bare = Subject("density", ["a"], np.zeros((3, 1, 1)), np.zeros(1, bool))
+    assert not bare.amortized and bare.tails.tolist() == [[1.0]]
+    assert not Marginals(["a"], np.zeros((3, 1))).discrete

@@ -5,12 +5,17 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
 from guidebook.diagnostics.witnesses import transport as room
+from guidebook.diagnostics.witnesses.subject import Whole
 from guidebook.diagnostics.witnesses.transport import Transport
+from guidebook.programs.potential import Potential
+from guidebook.scope import precision
 
 
 class Density:
@@ -213,3 +218,44 @@ def test_a_column_that_never_moves_cannot_be_judged() -> None:
     still = np.ones_like(before)
     found = compared(np.hstack([before, still]), np.hstack([after, still]))
     assert found.able.tolist() == [True, False]
+
+
+# on models ------------------------------------------------------------------------------------------
+
+
+def wide_scales(sd: torch.Tensor) -> None:
+    pyro.sample("x", dist.Normal(torch.zeros_like(sd), sd).to_event(1))
+
+
+def log_normal(scale: torch.Tensor) -> None:
+    pyro.sample("x", dist.LogNormal(torch.zeros_like(scale), scale))
+
+
+def potential_of(model: object, **data: np.ndarray | float) -> Potential:
+    with precision(torch.float64):
+        tensors = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in data.items()}
+        return Potential(model, tensors)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.8, 0.0), (1.25, 0.0), (1.0, 0.15)])
+def test_the_run_measures_the_error_of_the_draws(factor: float, shift: float) -> None:
+    """Within five of its own standard errors, on scales that differ by 10^7."""
+    scales = np.array([1e-3, 1.0, 1e4])
+    potential = potential_of(wide_scales, sd=scales)
+    rng = np.random.default_rng(0)
+    u = scales * (shift + factor * rng.standard_normal((20_000, 3)))
+    found = room.transport(Whole(potential), u[:, None], np.diag((factor * scales) ** 2)[None])
+    assert found is not None and found.able.all()
+    assert (np.abs(found.shift - shift) < 5 * found.shift_se).all()
+    assert (np.abs(np.log(found.sd_ratio / factor)) < 5 * found.sd_ratio_se + 0.01).all()
+
+
+def test_it_reports_on_the_constrained_scale() -> None:
+    potential = potential_of(log_normal, scale=0.5)
+    u = 0.5 * np.random.default_rng(0).standard_normal((20_000, 1))
+    found = room.transport(Whole(potential), u[:, None], np.array([[[0.25]]]))
+    assert found is not None
+    mean = math.exp(0.125)
+    sd = mean * math.sqrt(math.expm1(0.25))
+    assert abs(found.mean[0] - mean) < 5 * sd * found.shift_se[0]
+    assert abs(found.sd[0] / sd - 1) < 0.05
