@@ -353,6 +353,12 @@ def test_draws_without_a_spread_give_finite_numbers() -> None:
     assert room._rank_correlation(np.ones((1, 1)), np.ones((1, 1))).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_two_draws_correlate_fully(sign: int) -> None:
+    pair = np.array([[3.0], [8.0]])
+    assert room._rank_correlation(pair, sign * pair).tolist() == [sign]
+
+
 # the witness ---------------------------------------------------------------------------------------
 
 MOVED = Transport(
