@@ -221,15 +221,15 @@ class Searched:
 
 
 @pytest.mark.parametrize(
-    ("cost", "third"), [(1, 12), (10**9, 1), (333_333, 5), (277_777, 6), (500_000, 3)]
+    ("cost", "starts"), [(1, 36), (10**9, 4), (333_333, 15), (277_777, 18), (499_999, 10)]
 )
-def test_where_the_search_starts(cost: int, third: int) -> None:
+def test_where_the_search_starts(cost: int, starts: int) -> None:
     """4e8 numbers, 80 gradients a start: from 4 to 36 starts. A third of them at 3, 6, 12 and 25
     standard deviations from the mean of the draws (root mean square over coordinates), a third around
     the origin at 2 and 5 (20,000 coordinates: within 3 % is four standard errors and more), a third
     from the prior.
     """
-    potential = Searched(cost)
+    potential, third = Searched(cost), starts // 3
     middle, spread = np.linspace(-3, 3, 20_000), np.linspace(0.1, 2, 20_000)
     u = np.stack([middle + spread, middle - spread])
     found = room._starts(potential, u, np.random.default_rng(0))  # type: ignore[arg-type]
@@ -240,7 +240,7 @@ def test_where_the_search_starts(cost: int, third: int) -> None:
     np.testing.assert_allclose(scale, np.tile([2.0, 5.0], 6)[:third], rtol=0.03)
     np.testing.assert_array_equal(found[2 * third :, 0], np.arange(third))
     ((count, seed),) = potential.asked
-    assert count // 3 == third and 0 <= seed < 2**31
+    assert count == starts and 0 <= seed < 2**31
 
 
 class Climbing:
