@@ -8,7 +8,10 @@ import torch
 
 from guidebook.errors import DataError
 from guidebook.guides.conjugate.exponential_family import Dirichlet, kl_divergence
+from guidebook.guides.conjugate.mixture import MixtureMeanField
+from guidebook.inference.cavi import cavi
 from guidebook.inference.protocols.conjugate import divergence, observed, whole_pass
+from guidebook.models.mixture import GaussianMixture
 
 PRIOR = {n: Dirichlet().natural(torch.tensor([2.0, 1.0, 1.5]).double()) for n in ("a", "b")}
 NATURAL = {
@@ -63,3 +66,19 @@ def test_the_array_of_the_rows() -> None:
     for data in ({"y": one, "z": other}, {"k": 3}):
         with pytest.raises(DataError, match="rows must be called 'x'"):
             observed(data)
+
+
+def test_twenty_thousand_rows_are_enough_to_start_from() -> None:
+    """k-means reads that many of 20,050, which stand for all of them."""
+    seen: list[tuple[int, int]] = []
+
+    class Recorded(MixtureMeanField):
+        def initial_natural(self, sample: torch.Tensor, count: int, seed: int) -> Any:
+            seen.append((len(sample), count))
+            self.begin(sample)
+            return self.prior
+
+    x = torch.linspace(-1, 1, 20_050).double().unsqueeze(-1)
+    model = GaussianMixture(1, 1, "unit")
+    cavi(model, Recorded(model), {"x": x}, sweeps=1, progress=False)
+    assert seen == [(20_000, 20_050)]
