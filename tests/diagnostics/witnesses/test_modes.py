@@ -193,6 +193,16 @@ def test_a_valley_lies_a_nat_below_both_ends(facts: dict[str, float], valley: bo
     np.testing.assert_allclose(density.asked[:, 0].numpy(), np.arange(41.0), atol=1e-9)
 
 
+def test_depths_are_compared_in_double_precision() -> None:
+    """Of densities in single precision: 2^24 + 2 less one nat, 2^24 + 1, would be rounded to 2^24."""
+    density: Any = Ways()
+    density.dtype = torch.float32
+    density.table = torch.full((41,), 2.0**24 + 2, dtype=torch.float32)
+    density.table[20] = 2.0**24
+    assert room._behind_a_valley(density, np.zeros(1), np.array([[40.0]])) is True
+    assert density.asked.dtype == torch.float32
+
+
 def test_one_way_around_a_valley_is_enough() -> None:
     """Of two paths, the second stays where the density is 0; a path back is the same one."""
     density = Ways(dip=-9.0)
@@ -328,6 +338,29 @@ def test_the_bound_of_the_gaussian_with_the_moments_of_the_draws() -> None:
     assert gaussian_elbo(density, np.ones((5, 2))) == -math.inf
 
 
+def test_modes_are_held_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model may compute in single precision; its own tensors then stay so."""
+    one = torch.ones(1, dtype=torch.float32)
+    mode = room._as_mode(Start(3 * one, 2 * one, -1.0, mode=True), 0.0)
+    assert mode.center.dtype == mode.factor.dtype == np.float64
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: -u)
+    asked: list[Any] = []
+    climb: Any = SimpleNamespace(potential=None, mode_at=asked.append)
+    room._labelled(climb, Start(3 * one, 2 * one, -1.0, mode=True))
+    assert asked[0].dtype == np.float64
+
+    class Single(StandardNormal):
+        dtype = torch.float32
+
+        def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+            asked.append(u)
+            return super().value_and_grad(u)
+
+    single: Any = Single()
+    assert abs(gaussian_elbo(single, math.sqrt(0.5) * np.array([[1.0], [-1.0]]))) < 1e-5
+    assert asked[1].dtype == torch.float32
+
+
 # the witness ---------------------------------------------------------------------------------------
 
 
@@ -359,7 +392,7 @@ def test_the_largest_missing_mode_is_named(
     given = []
     center = np.array([1.5, 2.5, 3.5, 4.5, 5.5])[:dimension]
     small, large = (Mode(i * center, np.ones(dimension), 0.0) for i in (7, 1))
-    lacking = [(small, 0.2, 0.01), (large, 0.4, 0.035), (small, 0.3, 0.02)]
+    lacking = [(small, 0.2, 0.05), (large, 0.4, 0.035), (small, 0.3, 0.02)]
 
     def missing(*arguments: Any) -> list[tuple[Mode, float, float]]:
         given.append(arguments)
