@@ -81,34 +81,24 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/programs/rows.py": ("tests/programs/test_rows.py",),
     "guidebook/programs/batches/minibatches.py": ("tests/programs/batches/test_minibatches.py",),
-    "guidebook/programs/batches/source.py": ("tests/programs/batches/test_source.py",),
+    "guidebook/programs/batches/source.py": ("tests/programs/batches/test_admission.py",),
     "guidebook/programs/batches/stream.py": ("tests/programs/batches/test_stream.py",),
     "guidebook/programs/plate.py": ("tests/programs/test_plate.py",),
-    "guidebook/programs/sites.py": ("tests/programs/test_unconstrained.py",),
+    "guidebook/programs/sites.py": (
+        "tests/programs/test_unconstrained.py",
+        "tests/programs/test_sites.py",
+    ),
     "guidebook/inference/objectives/rows.py": (
         "tests/inference/objectives/test_rows.py",
         "tests/inference/objectives/test_row_densities.py",
     ),
-    "guidebook/inference/objectives/objective.py": (
-        "tests/inference/objectives/test_bounds.py",
-        "tests/inference/objectives/test_beta.py",
-    ),
-    "guidebook/inference/objectives/beta.py": (
-        "tests/inference/objectives/test_bounds.py",
-        "tests/inference/objectives/test_beta.py",
-    ),
+    "guidebook/inference/objectives/objective.py": ("tests/inference/objectives/test_beta.py",),
+    "guidebook/inference/objectives/beta.py": ("tests/inference/objectives/test_beta.py",),
     "guidebook/inference/objectives/importance.py": (
-        "tests/inference/objectives/test_bounds.py",
         "tests/inference/objectives/test_importance.py",
     ),
-    "guidebook/inference/objectives/sticking.py": (
-        "tests/inference/objectives/test_bounds.py",
-        "tests/inference/objectives/test_sticking.py",
-    ),
-    "guidebook/inference/objectives/fixed.py": (
-        "tests/inference/objectives/test_bounds.py",
-        "tests/inference/objectives/test_sticking.py",
-    ),
+    "guidebook/inference/objectives/sticking.py": ("tests/inference/objectives/test_sticking.py",),
+    "guidebook/inference/objectives/fixed.py": ("tests/inference/objectives/test_sticking.py",),
     "guidebook/inference/objectives/score.py": (
         "tests/inference/objectives/test_score.py",
         "tests/inference/objectives/test_score_estimator.py",

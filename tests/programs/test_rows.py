@@ -97,3 +97,63 @@ def test_some_rows_are_drawn_evenly():
 def test_few_rows_are_all_rows():
     data = {"x": np.arange(5.0)}
     assert some_rows(data, 5, 0, CPU)["x"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_rows_of_tensors_come_in_the_order_asked_for_and_those_of_files_rising(tmp_path):
+    x, index = np.arange(7.0), np.array([5, 0, 6, 2])
+    tensors = ArrayRows({"x": torch.from_numpy(x), "y": torch.arange(7)}).take(index)
+    assert tensors["x"].tolist() == tensors["y"].tolist() == [5, 0, 6, 2]
+    for other in (x, mapped(tmp_path, x)):
+        both = ArrayRows({"x": torch.from_numpy(x), "y": other}).take(index)
+        assert both["x"].tolist() == both["y"].tolist() == [0, 2, 5, 6]
+
+
+def test_tensors_that_numpy_does_not_know_are_rows():
+    x = torch.arange(8, dtype=torch.bfloat16)
+    assert ArrayRows({"x": x}).take(np.array([3, 1]))["x"].tolist() == [3, 1]
+    assert len(some_rows({"x": x}, 3, 0, CPU)["x"]) == 3
+
+
+@pytest.fixture
+def only_the_file(monkeypatch):
+    """Rows that are taken from a map by its index fail."""
+
+    def refused(*_):
+        raise AssertionError("rows were read by way of the map")
+
+    monkeypatch.setattr(np.memmap, "__getitem__", refused)
+
+
+def maps(tmp_path):
+    """Maps of 3-by-2 rows: a whole .npy file, a part of it, raw numbers from an offset on."""
+    values = np.random.default_rng(0).normal(size=(50, 3, 2))
+    whole = mapped(tmp_path, values)
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(5000) + values.tobytes())
+    offset = np.memmap(raw, values.dtype, "r", offset=5000, shape=values.shape)
+    later = np.memmap(raw, values.dtype, "r", offset=5000 + 48 * 7, shape=(43, 3, 2))
+    return [(whole, values), (whole[10:], values[10:]), (offset, values), (later, values[7:])]
+
+
+def test_rows_of_a_map_are_read_from_its_file(tmp_path, request):
+    given, index = maps(tmp_path), np.array([0, 3, 39])
+    request.getfixturevalue("only_the_file")
+    for array, values in given:
+        found = ArrayRows({"x": array}).take(index)["x"]
+        np.testing.assert_array_equal(found.numpy(), values[index])
+        few = some_rows({"x": array}, 5, 0, CPU)["x"]
+        assert {tuple(v.ravel()) for v in few.numpy()} <= {tuple(v.ravel()) for v in values}
+        assert few.shape == (5, 3, 2)
+
+
+def test_rows_of_other_maps_are_those_of_the_map(tmp_path):
+    """A map that was changed in memory, one whose rows are not in a row, and no rows at all."""
+    values = np.random.default_rng(0).normal(size=(6, 4))
+    array = mapped(tmp_path, values)
+    np.testing.assert_array_equal(
+        ArrayRows({"x": array.T[:, :4]}).take(np.array([1, 3]))["x"], values.T[[1, 3], :4]
+    )
+    assert ArrayRows({"x": array}).take(np.array([], int))["x"].shape == (0, 4)
+    copied = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    copied[2] = 7.0
+    assert ArrayRows({"x": copied}).take(np.array([2]))["x"].tolist() == [[7.0] * 4]

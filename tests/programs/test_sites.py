@@ -15,6 +15,7 @@ from guidebook.programs.sites import (
     PriorDraw,
     Site,
     Substitute,
+    _device,
     as_label,
     bijection,
     coordinate_names,
@@ -257,3 +258,50 @@ def test_a_site_is_a_value():
     assert made == Site("a", torch.Size([2]), torch.Size([2]), 0, constraints.real, ())
     with pytest.raises(AttributeError):
         made.name = "b"
+
+
+class Edge(dist.LogNormal):
+    """Draws of which one lies on the edge of the support."""
+
+    def sample(self, *_):
+        return torch.tensor([0.0, 1.0])
+
+
+def test_a_draw_on_the_edge_of_the_support_is_drawn_anew():
+    drawn = PriorDraw()
+    with drawn:
+        value = pyro.sample("z", Edge(torch.zeros(2), 1.0).to_event(1))
+    assert bool(drawn.flat["z"].isfinite().all()) and bool((value > 0).all())
+
+
+def test_the_log_jacobian_of_a_support_without_event_is_summed_over_the_event():
+    flat = torch.arange(30.0).reshape(5, 2, 3)
+    found = log_abs_det(bijection(constraints.positive), flat, flat.exp(), 1)
+    assert torch.equal(found, flat.sum(-1))
+    assert torch.equal(log_abs_det(bijection(constraints.positive), flat, flat.exp(), 0), flat)
+
+
+def test_sites_are_looked_at_where_their_distribution_lies():
+    scale = torch.ones(2, device="meta")
+    fn = dist.Normal(scale, scale, validate_args=False)
+    assert _device(fn).type == _device(fn.to_event(1)).type == "meta"
+    assert _device(dist.Normal(torch.zeros(2), 1.0)).type == "cpu"
+
+
+def test_a_bound_that_a_real_site_moves():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("b", dist.Uniform(x, x + 1))
+
+    assert [site.varying for site in latent_sites(model, {})] == [False, True]
+
+
+def test_a_whole_number_stays_one_a_step_away():
+    seen = []
+
+    def model():
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+        seen.append(float(pyro.sample("n", dist.Poisson(3.0))))
+
+    latent_sites(model, {}, discrete=True)
+    assert seen and all(number == round(number) for number in seen)

@@ -4,16 +4,18 @@ import math
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 import guidebook as gb
-from guidebook.errors import FileError
+from guidebook.errors import FileError, SettingError
 from guidebook.inference.objectives.beta import BetaELBO
+from guidebook.inference.objectives.objective import Objective, check_number, differentiable
 from guidebook.inference.objectives.schedules import constant, linear
 from guidebook.inference.objectives.sticking import StickingTheLanding
-from tests.inference.objectives.on_rows import X, gradients, pair, value
+from tests.inference.objectives.on_rows import X, Y, by_hand, gradients, normals, pair, value
 
 
 @pytest.mark.usefixtures("local")
@@ -80,3 +82,80 @@ def test_restarts_and_a_checkpoint_keep_the_schedule(tmp_path):
         gb.svi(
             model, guide, {"x": X}, objective=BetaELBO(linear(0, 2)), checkpoint=path, **settings
         )
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("size", [None, 30])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_it_is_the_weighed_sum_of_densities_averaged_over_particles(particles, size):
+    guide, noise, log_prior, log_likelihood = by_hand(particles)
+    z = guide.a * Y + guide.b * noise
+    log_q = dist.Normal(guide.a * Y, guide.b).log_prob(z)
+    one = 2.5 * (log_q - log_prior(z)) - 0.5 * log_likelihood(z)
+    expected = one.sum() / particles * (10 if size else 1)
+    objective = BetaELBO(2.5, 0.5, particles)
+    torch.manual_seed(1)
+    found = objective.differentiable_loss(normals, guide, x=Y, size=size)
+    torch.testing.assert_close(found, expected)
+    wanted = torch.autograd.grad(expected, list(guide.parameters()))
+    torch.manual_seed(1)
+    assert objective.loss_and_grads(normals, guide, x=Y, size=size) == pytest.approx(
+        float(expected.detach())
+    )
+    for parameter, gradient in zip(guide.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_what_an_objective_is_by_itself():
+    plain, weighed = Objective(), BetaELBO()
+    assert (plain.num_particles, plain.max_plate_nesting, plain.numbers) == (1, 1, {})
+    assert (weighed.num_particles, weighed.max_plate_nesting) == (1, 1)
+    assert weighed.numbers == {"beta": 1.0, "reconstruction": 1.0}
+    several = Objective(4, 2, weight=lambda t: 3 * t, other=0.5)
+    assert (several.num_particles, several.max_plate_nesting) == (4, 2)
+    assert several.numbers == {"weight": 3.0, "other": 0.5} and set(several.schedules) == {"weight"}
+    assert several.at(weight=7.0).numbers == {"weight": 7.0, "other": 0.5}
+    assert several.numbers["weight"] == 3.0
+    with pytest.raises(SettingError, match="gamma"):
+        several.at(gamma=1.0)
+    with pytest.raises(SettingError, match="particles=0"):
+        Objective(0)
+
+
+def test_a_schedule_is_looked_at_from_its_start_to_its_end():
+    seen = []
+    check_number("beta", lambda t: seen.append(t) or 1.0, 0.0, "")
+    np.testing.assert_allclose(seen, np.linspace(0, 1, 201), atol=1e-15)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_number_is_finite_and_not_below_its_limit(above):
+    for fine in (0.5 + 1e-9, 7, lambda t: 0.6 + t):
+        check_number("beta", fine, 0.5, "", above)
+    bad = [0.5 - 1e-9, -1.0, math.nan, math.inf, lambda t: 1 - t, "1"]
+    for number in [*bad, *([0.5] if above else [])]:
+        with pytest.raises(SettingError, match="beta") as error:
+            check_number("beta", number, 0.5, "", above)
+        assert ("schedule" in str(error.value)) == callable(number)
+        assert ("above 0.5" in str(error.value)) == above
+        assert ("at least 0.5" in str(error.value)) != above
+    if not above:
+        check_number("beta", 0.5, 0.5, "")
+
+
+@pytest.mark.usefixtures("local")
+def test_the_loss_of_an_enumerated_objective_is_pyros():
+    """x_i ~ N(k_i, 1), k_i a fair coin that is summed out: no noise, whatever the particles."""
+
+    def model(x):
+        with pyro.plate("row", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(x.new_tensor(0.5)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(k, 1.0), obs=x)
+
+    log_p = torch.stack([dist.Normal(k, 1.0).log_prob(Y) for k in (0.0, 1.0)])
+    evidence = float((log_p.logsumexp(0) - math.log(2)).sum())
+    for particles in (1, 3):
+        loss = differentiable(TraceEnum_ELBO(num_particles=particles, max_plate_nesting=1))
+        assert float(loss(model, lambda x: None, x=Y)) == pytest.approx(-evidence)
+    mine = BetaELBO()
+    assert differentiable(mine) == mine.differentiable_loss

@@ -1,14 +1,17 @@
 """The importance-weighted bound and its two gradients."""
 
+import math
+
+import pyro.distributions as dist
 import pytest
 import torch
 
 from guidebook.guides.exact.conjugate import LinearGaussianPosterior
 from guidebook.inference.objectives.beta import BetaELBO
-from guidebook.inference.objectives.importance import ImportanceWeightedELBO
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO, log_mean_exp
 from guidebook.inference.objectives.rows import row_log_weights
 from guidebook.models.decoders.latent import LinearVAE
-from tests.inference.objectives.on_rows import X, gradients, pair, value
+from tests.inference.objectives.on_rows import X, Y, by_hand, gradients, normals, pair, value
 
 
 @pytest.mark.usefixtures("local")
@@ -41,3 +44,38 @@ def test_the_doubly_reparameterised_gradient_of_the_model_is_the_usual_one():
     doubly = gradients(ImportanceWeightedELBO(5, "doubly"), model, guide, x=X, size=80)
     torch.testing.assert_close(doubly[0], usual[0], rtol=1e-10, atol=1e-12)
     assert not torch.allclose(doubly[1], usual[1])
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("size", [None, 30])
+@pytest.mark.parametrize("particles", [1, 2, 3])
+def test_the_doubly_reparameterised_gradient_is_the_formula(particles, size):
+    """sum_k w~_k^2 (d log w_k / d z_k) (d z_k / d phi), w~ the normalised weights of a row."""
+    guide, noise, log_prior, log_likelihood = by_hand(particles)
+    z = (guide.a * Y + guide.b * noise).detach().requires_grad_()
+    log_q = dist.Normal(guide.a.detach() * Y, guide.b.detach()).log_prob(z)
+    log_w = log_prior(z) + log_likelihood(z) - log_q
+    (slope,) = torch.autograd.grad(log_w.sum(), z)
+    share = log_w.detach().softmax(0)
+    path = (share.square() * slope * (guide.a * Y + guide.b * noise)).sum()
+    scale = 10 if size else 1
+    expected = torch.autograd.grad(-scale * path, list(guide.parameters()))
+    torch.manual_seed(1)
+    loss = ImportanceWeightedELBO(particles, "doubly").differentiable_loss(
+        normals, guide, x=Y, size=size
+    )
+    bound = (log_w.logsumexp(0) - math.log(particles)).sum()
+    torch.testing.assert_close(loss.detach(), -scale * bound.detach())
+    found = torch.autograd.grad(loss, list(guide.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_log_of_the_mean_is_over_the_first_dimension():
+    weights = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 5.0]])
+    torch.testing.assert_close(log_mean_exp(weights.log()).exp(), torch.tensor([2.0, 2.0, 4.0]))
+
+
+def test_plates_are_not_nested_unless_it_is_said():
+    assert ImportanceWeightedELBO(3).max_plate_nesting == 1
+    assert ImportanceWeightedELBO(3, max_plate_nesting=2).max_plate_nesting == 2

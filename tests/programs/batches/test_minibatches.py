@@ -105,3 +105,39 @@ def test_rows_that_are_read_come_as_those_of_tensors():
 def test_rows_that_are_read_are_checked(spoil, message):
     with pytest.raises(DataError, match=message):
         Checked(Table(spoil=spoil)).take(np.arange(4))
+
+
+@pytest.mark.parametrize("batch_size", [1, 20])
+def test_a_batch_may_be_one_row_or_all(batch_size):
+    rows = batches({"x": np.arange(20.0)}, batch_size)
+    seen = np.concatenate([rows.batch(step)["x"] for step in range(20 // batch_size)])
+    assert sorted(seen) == list(range(20))
+
+
+def test_a_step_of_any_epoch_may_come_first():
+    for step in (4, 8, 11):
+        first = batches({"x": np.arange(20.0)}, 5)
+        in_order = batches({"x": np.arange(20.0)}, 5)
+        seen = [in_order.batch(k)["x"].tolist() for k in range(step + 1)]
+        assert first.batch(step)["x"].tolist() == seen[step] and len(seen[step]) == 5
+
+
+class Many:
+    """So many rows, of which none is held."""
+
+    names = ()
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def take(self, index):
+        return {}
+
+
+def test_beyond_two_million_rows_no_order_of_them_is_kept():
+    for count, kept in ((2_000_000, 2_000_000), (2_000_001, 0)):
+        rows = MiniBatches(Many(count), {}, 100, 0, torch.float64, CPU)
+        assert len(rows.indices(3)) == 100 and len(rows._order) == kept

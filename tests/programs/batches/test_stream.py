@@ -138,3 +138,45 @@ class Fading:
 def test_bad_batches(given, kind, message):
     with pytest.raises(kind, match=message):
         stream(given()).batch(20)
+
+
+class Counted:
+    """Batches of so many rows each, counting the passes that were begun."""
+
+    def __init__(self, number, rows):
+        self.given = [{"x": np.arange(rows) + float(rows * i)} for i in range(number)]
+        self.passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.given)
+
+
+def test_the_batch_asked_for_last_is_not_read_again():
+    given = Counted(3, 4)
+    batches = stream(given)
+    first = batches.batch(2)
+    assert batches.batch(2) is first and given.passes == 1
+    batches.batch(1)
+    assert given.passes == 2
+
+
+def test_a_head_of_a_batch_is_the_first_batch():
+    batches = stream(Counted(3, 4))
+    batches.batch(2)
+    assert batches.head(4) is batches.head(1) is batches.first
+    assert rows(batches.head(5)) == list(range(12))
+
+
+def test_a_head_is_of_five_hundred_rows():
+    batches = stream(Counted(14, 50), size=700)
+    batches.batch(13)
+    assert rows(batches.head(1000)) == list(range(500))
+
+
+def test_a_sample_reads_no_more_than_it_needs():
+    given = Counted(3, 4)
+    batches = stream(given)
+    assert batches.sample(4, 0) is batches.first and given.passes == 1
+    assert rows(batches.sample(8, 0)) == list(range(8)) and given.passes == 2
+    assert rows(batches.sample(9, 0)) == list(range(12))
