@@ -73,7 +73,7 @@ def enumerated_rows(
         )
     states = all_states(base.logits[(0,) * len(site["fn"].batch_shape)])
     # one value for all rows: the decoder sees each state once, and its output is broadcast
-    at = {name: states.reshape(len(states), *[1] * len(site["fn"].batch_shape), *states.shape[1:])}
+    at = {name: states.reshape(len(states), *[1] * max_plate_nesting, *states.shape[1:])}
     scored = traced(model, data, len(states), max_plate_nesting, at)
     asked = traced(guide, data, len(states), max_plate_nesting, at)
     log_p = row_log_density(scored, len(states), plate, max_plate_nesting)

@@ -90,3 +90,20 @@ def test_a_newer_format_names_the_remedy(written):
     torch.save({**CONTENT, "format": "guidebook thing 99"}, written)
     with pytest.raises(FileError, match=r"guidebook thing 99.*version 3.*newer"):
         read(written, KIND)
+
+
+def test_a_folder_that_is_there_will_do(tmp_path, monkeypatch):
+    assert usable(tmp_path / "one.pt", "fit.save('{}')") == tmp_path / "one.pt"
+    monkeypatch.setattr(os, "access", lambda path, how: not (path == tmp_path and how == os.W_OK))
+    with pytest.raises(FileError, match="cannot be written to"):
+        usable(tmp_path / "one.pt", "fit.save('{}')")
+
+
+def test_it_is_written_beside_the_place_where_it_will_lie(tmp_path, monkeypatch):
+    """Another folder may be on another disk, whence a file cannot be moved in one step."""
+    seen = []
+    monkeypatch.setattr(torch, "save", lambda *_: seen.extend(tmp_path.iterdir()))
+    write_atomically(CONTENT, tmp_path / "thing.pt")
+    (temporary,) = seen
+    assert temporary.name.startswith(".thing.pt.")
+    assert list(tmp_path.iterdir()) == [tmp_path / "thing.pt"]

@@ -11,8 +11,10 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 import guidebook as gb
 from guidebook.errors import DataError, FileError, GuideError, ModelError
 from guidebook.guides.autoguides.normal import MeanField
+from guidebook.inference.fits.loading import _given, _with_state
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
+from guidebook.programs.owned import Owned
 
 FAMILIES = {
     "mean_field": gb.guides.mean_field,
@@ -213,3 +215,42 @@ def test_a_file_from_before_draws_had_a_kind_holds_chains(content, tmp_path):
     draws = torch.zeros(1, 3, 10, dtype=torch.float64)
     fit = loaded(content, tmp_path, draws_are="left out", draws=draws)
     assert fit.approximation.kind == "chains"
+
+
+class Called(torch.nn.Module):
+    """A guide that has its parameters from the beginning, and is not to be called by a load."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, **_):
+        raise AssertionError("called")
+
+
+def test_only_a_guide_that_lacks_its_parameters_is_called():
+    state = {"loc": torch.tensor([1.0, 2.0])}
+    found = _given({"family": "Called", "state": state}, Called(), {"y": np.zeros(3)})
+    assert found.loc.tolist() == [1.0, 2.0] and not found.training
+
+
+def test_parameters_of_a_function_are_put_into_the_one_given():
+    kept = {
+        "family": "f",
+        "state": {"scale": torch.tensor(3.0)},
+        "constraints": {"scale": ["positive"]},
+    }
+    for guide in (function_guide, Owned(function_guide)):
+        found = _given(kept, guide, None)
+        assert isinstance(found, Owned) and float(found.value("scale").detach()) == pytest.approx(
+            3.0
+        )
+        assert (found is guide) == isinstance(guide, Owned)
+    with pytest.raises(GuideError, match="of your own"):
+        _given(kept, None, None)
+
+
+def test_a_part_without_saved_parameters_is_left_as_it_is():
+    part = torch.nn.Linear(1, 1)
+    assert _with_state(part, None) is part and _with_state(part, {}) is part
+    assert _with_state(None, {"weight": torch.zeros(1)}) is None

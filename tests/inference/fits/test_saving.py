@@ -10,18 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions import constraints
 
 import guidebook as gb
 from guidebook.errors import FileError
 from guidebook.guides.autoguides.normal import MeanField
 from guidebook.guides.energy.blocks import BlockMeanField
-from guidebook.inference.fits.saving import is_rebuilt
+from guidebook.inference.fits.saving import _encode_guide, _state, is_rebuilt
 from guidebook.models.energy.boltzmann import BoltzmannMachine
 from guidebook.models.energy.energy import ising_grid
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
+from guidebook.programs.owned import Owned
 
 FAST = {"steps": 60, "compile": "graph", "progress": False}
 SCHOOLS = gb.datasets.eight_schools()
@@ -186,3 +190,21 @@ def test_a_path_that_cannot_be_written_leaves_nothing_and_names_fit_save(fits, t
     with pytest.raises(FileError, match=r"^fit\.save\('.*'\).*cannot be written"):
         fit.save(tmp_path)
     assert list(tmp_path.iterdir()) == [blocker]
+
+
+def scaled(y=None):
+    scale = pyro.param("scale", torch.tensor(2.0), constraint=constraints.positive)
+    pyro.sample("z", dist.Normal(0.0, scale))
+
+
+def test_parameters_are_kept_as_plain_values():
+    owned = Owned(scaled)
+    assert _state(owned) is None  # it has none before it has run
+    owned.adopt("scale", torch.tensor(3.0), constraints.positive)
+    (value,) = _state(owned).values()
+    assert float(value) == pytest.approx(3.0) and not value.requires_grad
+    assert _state(scaled) is None
+    assert set(_state(torch.nn.Linear(1, 1))) == {"weight", "bias"}
+    encoded = _encode_guide(owned)
+    assert encoded["constraints"] == {"scale": ["positive"]} and set(encoded["state"]) == {"scale"}
+    assert _encode_guide(None) is None

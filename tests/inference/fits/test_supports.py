@@ -1,6 +1,8 @@
 """Supports as plain values: what comes back draws the same region by the same transform."""
 
+import copy
 import io
+from functools import partial
 
 import pyro.distributions as dist
 import pytest
@@ -10,6 +12,7 @@ from torch.distributions import biject_to
 
 from guidebook.errors import FileError
 from guidebook.inference.fits.supports import (
+    PLAIN,
     decode_site,
     decode_support,
     encode_site,
@@ -88,3 +91,23 @@ def test_a_support_of_the_users_own_names_the_remedy():
 
     with pytest.raises(FileError, match=r"torch\.distributions\.constraints"):
         encode_support(Even())
+
+
+def test_a_support_without_bounds_is_kept_by_its_name():
+    for name in filter(partial(hasattr, constraints), PLAIN):
+        support = getattr(constraints, name)
+        again = decode_support(encode_support(support))
+        assert type(again) is type(support) and repr(again) == repr(support)
+    assert encode_support(constraints.positive) == ["positive"]
+    assert encode_support(copy.copy(constraints.simplex)) == ["simplex"]
+    assert encode_support(constraints.greater_than(0.0))[1:] == [0.0]
+
+
+def test_bounds_are_kept_without_their_gradients():
+    low = torch.tensor(1.0, requires_grad=True)
+    kept = encode_support(constraints.interval(low, 4.0))
+    assert float(kept[1]) == 1.0 and not kept[1].requires_grad and kept[2] == 4.0
+    nested = constraints.independent(constraints.interval(1.0, 4.0), 2)
+    again = decode_support(encode_support(nested))
+    assert again.event_dim == 2
+    assert (again.base_constraint.lower_bound, again.base_constraint.upper_bound) == (1.0, 4.0)

@@ -12,7 +12,12 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import guidebook as gb
 from guidebook.errors import FileError, SettingError
 from guidebook.inference.objectives.beta import BetaELBO
-from guidebook.inference.objectives.objective import Objective, check_number, differentiable
+from guidebook.inference.objectives.objective import (
+    Objective,
+    check_number,
+    differentiable,
+    observed_and_latent,
+)
 from guidebook.inference.objectives.schedules import constant, linear
 from guidebook.inference.objectives.sticking import StickingTheLanding
 from tests.inference.objectives.on_rows import X, Y, by_hand, gradients, normals, pair, value
@@ -159,3 +164,13 @@ def test_the_loss_of_an_enumerated_objective_is_pyros():
         assert float(loss(model, lambda x: None, x=Y)) == pytest.approx(-evidence)
     mine = BetaELBO()
     assert differentiable(mine) == mine.differentiable_loss
+
+
+@pytest.mark.usefixtures("local")
+def test_densities_are_summed_by_what_is_observed():
+    trace = pyro.poutine.trace(normals).get_trace(x=Y, size=30)
+    z = trace.nodes["z"]["value"]
+    observed, latent = observed_and_latent(trace)
+    assert float(observed) == pytest.approx(10 * float(dist.Normal(z, 2.0).log_prob(Y).sum()))
+    assert float(latent) == pytest.approx(10 * float(dist.Normal(0.0, 1.0).log_prob(z).sum()))
+    assert observed_and_latent(pyro.poutine.trace(lambda: None).get_trace()) == (0.0, 0.0)

@@ -13,8 +13,9 @@ import guidebook as gb
 from guidebook.errors import GuideError, ModelError, SettingError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.guides.amortized.normal import AmortizedNormal
-from guidebook.inference.objectives.enumerated import EnumeratedELBO, enumerated_rows
-from guidebook.inference.objectives.relaxed import RelaxedELBO, gumbel_softmax
+from guidebook.inference.objectives.enumerated import EnumeratedELBO, all_states, enumerated_rows
+from guidebook.inference.objectives.relaxed import RelaxedELBO, _Relaxed, gumbel_softmax
+from guidebook.inference.objectives.rows import At, values_of
 from guidebook.inference.objectives.schedules import exponential, linear
 from guidebook.models.decoders.discrete_latent import DiscreteVAE
 from guidebook.models.decoders.latent import VAE
@@ -180,3 +181,162 @@ def test_guides_that_cannot_be_relaxed_or_enumerated_are_refused():
 
     with pytest.raises(GuideError, match="cannot relax"):
         RelaxedELBO().loss(coins, coins, x=X)
+
+
+LOGITS = torch.tensor([[0.3, -1.0, 1.2], [0.0, 0.5, -0.5]], dtype=torch.float64)
+
+
+def one_hot(logits=LOGITS):
+    with pyro.plate("row", len(logits)):
+        return pyro.sample("z", dist.OneHotCategorical(logits=logits))
+
+
+def relaxed(program, straight_through=False, seed=0):
+    """What a program returns where its categoricals are relaxed, and how many were found."""
+    torch.manual_seed(seed)
+    found = _Relaxed(0.7, straight_through)
+    with found:
+        value = program()
+    return value, found.found
+
+
+def test_the_defaults_of_relaxed_and_enumerated_bounds():
+    one, exact = RelaxedELBO(), EnumeratedELBO()
+    assert one.numbers == {"temperature": 0.5, "beta": 1.0} and not one.straight_through
+    assert (one.num_particles, one.max_plate_nesting) == (1, 1)
+    assert (exact.num_particles, exact.max_plate_nesting) == (1, 1)
+
+
+def test_relaxed_draws_are_the_softmax_of_logits_with_gumbel_noise():
+    """By hand, over the last of three dimensions; and what lies on the edge is finite."""
+    logits = LOGITS.expand(4, 2, 3)
+    torch.manual_seed(0)
+    uniform = torch.rand(4, 2, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    found = gumbel_softmax(logits, 0.7)
+    torch.testing.assert_close(found, ((logits - (-uniform.log()).log()) / 0.7).softmax(-1))
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_a_uniform_number_on_the_edge_gives_a_finite_draw(edge, monkeypatch):
+    monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, edge))
+    found = gumbel_softmax(LOGITS, 0.7)
+    torch.testing.assert_close(found, (LOGITS / 0.7).softmax(-1))
+
+
+@pytest.mark.usefixtures("local")
+def test_straight_through_is_the_largest_of_the_relaxed_draw_with_its_gradient():
+    logits = LOGITS.expand(4, 2, 3).clone().requires_grad_()
+    weight = torch.arange(24.0, dtype=torch.float64).reshape(4, 2, 3)
+
+    def program():
+        with pyro.plate("row", 4):
+            return pyro.sample("z", dist.OneHotCategorical(logits=logits).to_event(1))
+
+    soft, found = relaxed(program)
+    hard, again = relaxed(program, straight_through=True)
+    assert found == again == 1
+    expected = torch.nn.functional.one_hot(soft.argmax(-1), 3).double()
+    torch.testing.assert_close(hard.detach(), expected, rtol=0, atol=1e-15)
+    slopes = [torch.autograd.grad((weight * z).sum(), logits)[0] for z in (soft, hard)]
+    torch.testing.assert_close(slopes[1], slopes[0])
+    assert bool((slopes[0] != 0).all())
+
+
+@pytest.mark.usefixtures("local")
+def test_values_that_are_given_are_not_drawn_anew():
+    given = torch.eye(3, dtype=torch.float64)[:2]
+
+    def at_given():
+        with At({"z": given}):
+            return one_hot()
+
+    def observed():
+        return pyro.sample("z", dist.OneHotCategorical(logits=LOGITS).to_event(1), obs=given)
+
+    for program in (at_given, observed):
+        value, found = relaxed(program)
+        assert torch.equal(value, given) and found == 0
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("size", [None, 20])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_the_relaxed_bound_is_the_sum_of_its_parts(particles, size):
+    """x_i ~ N(w z_i + v_i, 1) for rows that are not masked; z relaxed, v continuous; beta is 2."""
+    w, x = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.4, -0.3]).double()
+    seen = torch.tensor([True, False])
+
+    def rows():
+        index = None if size is None else torch.arange(2)
+        return pyro.plate("row", size or 2, subsample=index)
+
+    def model(x):
+        with rows():
+            z = pyro.sample("z", dist.OneHotCategorical(logits=torch.zeros_like(LOGITS)))
+            v = pyro.sample("v", dist.Normal(x.new_zeros(2), 1.0))
+            with pyro.poutine.mask(mask=seen):
+                pyro.sample("x", dist.Normal((z * w).sum(-1) + v, 1.0), obs=x)
+
+    def guide(x):
+        with rows():
+            pyro.sample("z", dist.OneHotCategorical(logits=LOGITS))
+            pyro.sample("v", dist.Normal(x, 0.5))
+
+    objective = RelaxedELBO(0.7, beta=2.0, particles=particles)
+    torch.manual_seed(1)
+    at = values_of(objective._drawn(guide, {"x": x}))
+    z, v = at["z"].reshape(particles, 2, 3), at["v"].reshape(particles, 2)
+    p = LOGITS.softmax(-1)
+    fit = dist.Normal((z * w).sum(-1) + v, 1.0).log_prob(x)[:, 0].sum()
+    kl = particles * (p * (3 * p).log()).sum()
+    kl = kl + (dist.Normal(x, 0.5).log_prob(v) - dist.Normal(0.0, 1.0).log_prob(v)).sum()
+    expected = (2 * kl - fit) / particles * (10 if size else 1)
+    torch.manual_seed(1)
+    assert objective.loss(model, guide, x=x) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_at_most_65536_states_are_enumerated():
+    assert all_states(torch.zeros(16, 2)).shape == (65_536, 16, 2)
+    with pytest.raises(ModelError, match="68,921"):
+        all_states(torch.zeros(3, 41))
+    states = all_states(LOGITS)
+    assert states.dtype is torch.float64 and states.shape == (9, 2, 3)
+    assert len(states.reshape(9, 6).unique(dim=0)) == 9 and bool((states.sum(-1) == 1).all())
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("name", ["row", "person"])
+def test_one_row_of_a_plate_of_any_name_inside_another(name):
+    """Two looks at one person: evidence and bound are sums over the three states, by hand."""
+    x, w = torch.tensor([[0.4], [-0.3]]).double(), torch.tensor([1.0, -2.0, 0.5]).double()
+    logits = LOGITS[:1]
+
+    def model(x):
+        with pyro.plate(name, 1, dim=-1):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=torch.zeros_like(logits)))
+            with pyro.plate("look", 2, dim=-2):
+                pyro.sample("x", dist.Normal((z * w).sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate(name, 1, dim=-1):
+            pyro.sample("z", dist.OneHotCategorical(logits=logits))
+
+    q = logits[0].softmax(-1)
+    log_joint = dist.Normal(w, 1.0).log_prob(x).sum(0) - math.log(3)
+    expected = float((q * (q.log() - log_joint)).sum())
+    found = EnumeratedELBO(name, 2).loss(model, guide, x=x)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.usefixtures("local")
+def test_a_categorical_of_the_guide_is_one_in_the_model():
+    def guide(x):
+        one_hot()
+
+    def model(x):
+        with pyro.plate("row", 2):
+            pyro.sample("z", dist.Normal(torch.zeros(2, 3).double(), 1.0).to_event(1))
+
+    with pytest.raises(GuideError, match="in both"):
+        RelaxedELBO().loss(model, guide, x=X[:2])
