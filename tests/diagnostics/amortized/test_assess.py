@@ -127,7 +127,7 @@ def test_two_layers_are_weighed_as_one_latent(problem) -> None:
     from pyro.infer import Trace_ELBO
 
     loss = Trace_ELBO(num_particles=300, vectorize_particles=True, max_plate_nesting=1)
-    with torch.no_grad(), gb.programs.scope.local_parameters():
+    with torch.no_grad(), gb.scope.local_parameters():
         elbo = -loss.loss(fit.model, fit.guide, x=data["x"])
     assert found.table.loc["layers", "elbo"] == pytest.approx(elbo, rel=0.02)
 

@@ -18,7 +18,7 @@ from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.models.decoders.latent import LinearVAE
 from guidebook.models.decoders.networks import mlp
-from guidebook.programs.scope import local_parameters
+from guidebook.scope import local_parameters
 from tests.inference.objectives.on_rows import Shifted, X, Y, by_hand, gradients, normals, pair
 
 
