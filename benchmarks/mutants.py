@@ -58,6 +58,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_weights.py",
     ),
     "guidebook/diagnostics/witnesses/importance.py": (
+        "tests/diagnostics/witnesses/test_importance_testimony.py",
         "tests/diagnostics/witnesses/test_importance.py",
         "tests/diagnostics/witnesses/test_weights.py",
         "tests/diagnostics/judging/test_limits.py",

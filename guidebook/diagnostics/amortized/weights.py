@@ -70,7 +70,7 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
 
     `draws` of each (None: 2,000, fewer where rows x draws x pixels exceed a thousand million).
     """
-    draws = draws or int(max(200, min(DRAWS, WORK // max(1, x.numel()))))
+    draws = draws or max(200, min(DRAWS, WORK // max(1, x.numel())))
     parts, moments = [], []
     with (
         local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording(),

@@ -68,7 +68,6 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     moments = _khat_of_moments(subject, found)
     numbers = evidence_numbers(subject.log_ratio) | {"khat": khat, "khat_se": khat_se, "ess": ess}
     tail = np.where(np.isfinite(moments), np.maximum(khat, moments), khat)
-    confident = (tail + khat_se < KHAT_ALONE) | (khat == -math.inf)
     return Testimony(
         NAME,
         words=_words(subject, numbers, limit, estimate),
@@ -78,7 +77,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         against=_against(subject, estimate, khat, limit),
         against_weighted=_against_weighted(subject, khat, ess, limit),
         weak_weighted=_weak_weighted(moments, limit),
-        alone=confident & estimate.within(ERRORS),
+        alone=(tail + khat_se < KHAT_ALONE) & estimate.within(ERRORS),
         agreement=_agreement(khat, limit),
         numbers=numbers,
         detail=found,
@@ -154,7 +153,7 @@ def _khat_of_moments(subject: Subject, found: list[Importance | None]) -> np.nda
         return worst
     assert subject.log_ratio is not None
     columns = min(40, subject.values.shape[2])
-    for i, one in enumerate(found[: max(1, MOST_MOMENTS // columns)]):
+    for i, one in enumerate(found[: MOST_MOMENTS // columns]):
         if one is not None and np.isfinite(one.khat):
             log_ratio = subject.log_ratio[:, i]
             worst[i] = max(

@@ -53,9 +53,10 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
     finite = np.isfinite(log_ratio)
     if finite.sum() < LEAST_DRAWS:
         return None
-    centred = np.where(finite, log_ratio - log_ratio[finite].max(), -1e4)
+    top = float(log_ratio[finite].max())
+    centred = np.where(finite, log_ratio - top, -1e4)
     # weights equal to a thousandth: what is left is rounding (float32), which has no tail to fit
-    if np.ptp(centred) < max(1e-3, 1e-9 * float(np.abs(log_ratio[finite]).max())):
+    if finite.all() and np.ptp(centred) < max(1e-3, 1e-9 * abs(top)):
         return Importance(np.full(size, 1 / size), -math.inf, 0.0, float(size))
     # arviz_stats negates its argument: it expects -log ratio, as of leave-one-out densities
     with np.errstate(divide="ignore", invalid="ignore"):  # many equal weights in the tail
@@ -66,7 +67,7 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
     smoothed = bool(np.isfinite(log_weights).all())
     if not smoothed:  # ties in the tail, as discrete draws have: taken as they are
         log_weights = centred
-    weights = np.exp(log_weights - np.max(log_weights))
+    weights = np.exp(log_weights)
     weights = weights / weights.sum()
     khat = float(khat)
     if math.isnan(khat) or khat == math.inf:

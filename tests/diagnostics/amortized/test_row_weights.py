@@ -1,6 +1,7 @@
 """Rows weighed: closed forms of a linear decoder and of enumerated states, blocks, samples, codes."""
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,9 @@ import guidebook as gb
 from guidebook.diagnostics.amortized import weights as room
 from guidebook.diagnostics.amortized.rows import Latent
 from guidebook.diagnostics.amortized.weights import Weighed, codes, names_of, weigh
-from guidebook.diagnostics.witnesses import enumeration
+from guidebook.diagnostics.witnesses import enumeration, importance
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.errors import ModelError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.guides.amortized.normal import AmortizedNormal
@@ -109,6 +112,101 @@ def test_how_many_draws_where_none_are_asked_for(
         assert seen == [(2, draws), (2, min(draws, 1000))]
 
 
+class Seen(Exception):
+    """Ends `weigh` where what is asked for has been seen."""
+
+
+def test_the_work_of_a_thousand_million_in_blocks_of_eight_million(
+    linear: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200,000 rows of 5 pixels: 1,000 draws each, of 2 latents, so 4,000 rows at a time."""
+    model, guide, x = linear
+
+    def looked(fit: Any, rows: Tensor, draws: int, *_: Any) -> Any:
+        raise Seen(len(rows), draws)
+
+    monkeypatch.setattr(room, "_subject", looked)
+    with pytest.raises(Seen) as seen:
+        weigh(fit_of(model, guide, x[:2]), x[:1].expand(200_000, P), 0)
+    assert seen.value.args == (4000, 1000)
+
+
+class StandardNormal:
+    """Stands in for the density of rows, whose recording is slow."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return -z.square().sum(-1) / 2, -z
+
+
+def subjects_of(
+    monkeypatch: pytest.MonkeyPatch, whole: list[bool], weighing: Callable[[], Any]
+) -> tuple[Any, list[Subject]]:
+    """What weighing gives, and on what the witnesses are heard, where `whole` latents are discrete."""
+    seen: list[Subject] = []
+
+    def looked(subject: Subject, **_: Any) -> dict[str, Testimony]:
+        seen.append(subject)
+        return {importance.NAME: importance.hear(subject, {})}
+
+    monkeypatch.setattr(room, "heard_on", looked)
+    monkeypatch.setattr(room, "RowDensity", StandardNormal)
+    monkeypatch.setattr(room, "_discrete", lambda *_: np.array(whole))
+    monkeypatch.setattr(room, "_evidence", lambda fit, rows: np.full(len(rows), -3.0))
+    return weighing(), seen
+
+
+@pytest.mark.parametrize("whole", [[False, False], [True, False], [True, True]])
+def test_what_the_witnesses_are_heard_on(
+    whole: list[bool], linear: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws, weights and densities in double precision; the evidence where a latent is discrete."""
+    model, guide, x = linear
+    fit = fit_of(model, guide, x)
+    found, (cheap, costly) = subjects_of(monkeypatch, whole, lambda: weigh(fit, x[:2], 7, 30))
+    assert found.discrete is any(whole)
+    for subject in (cheap, costly):
+        assert subject.status is Status.CONVERGED and subject.amortized
+        assert subject.log_ratio is not None and subject.log_density is not None
+        for values in (subject.values, subject.log_ratio, subject.log_density):
+            assert values.dtype == np.float64
+        z = torch.as_tensor(subject.values, dtype=x.dtype)
+        log_q = guide.posterior(x[:2]).log_prob(z).detach().double().numpy()
+        np.testing.assert_allclose(subject.log_density - log_q, subject.log_ratio, atol=1e-4)
+        assert subject.evidence is None or subject.evidence.tolist() == [-3.0, -3.0]
+        assert (subject.evidence is not None) is any(whole)
+    assert cheap.density is None and cheap.position is None
+    assert isinstance(costly.density, StandardNormal) and costly.seed == 7
+    assert costly.position is not None and costly.gradient is not None
+    assert costly.position.dtype == costly.gradient.dtype == np.float64
+    np.testing.assert_array_equal(costly.position, costly.values)
+    np.testing.assert_array_equal(costly.gradient, -costly.values)
+    assert found.mean.dtype == found.sd.dtype == np.float64
+
+
+def test_one_row_tells_why_latents_that_are_not_all_real_have_no_gradients(
+    linear: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, guide, x = linear
+    latents = [
+        Latent("z", torch.Size([1]), torch.float32, True),
+        Latent("k", torch.Size([1]), torch.float32, False),
+    ]
+    seen: list[int] = []
+
+    def subject(fit: Any, rows: Tensor, *_: Any) -> Any:
+        seen.append(len(rows))
+        return None, torch.zeros(1)
+
+    monkeypatch.setattr(room, "_subject", subject)
+    monkeypatch.setattr(room, "heard_on", lambda subject: {})
+    fit, whole = fit_of(model, guide, x), np.array([False, True])
+    assert room._on_a_sample(fit, x[:5], 0, 30, latents, whole) == (None, {})
+    assert seen == [1]
+
+
 def test_a_biased_encoder_has_the_weights_of_its_shift() -> None:
     """q = N(a, 1) for the posterior N(0, 1) (the decoder ignores z): the ELBO lacks KL = a^2 / 2."""
     with torch.random.fork_rng(), local_parameters():
@@ -148,6 +246,7 @@ def test_moments_of_draws_where_there_is_no_closed_form() -> None:
         mean, sd = room._moments(fit, torch.zeros(3, P), z)
         np.testing.assert_allclose(mean, z.mean(0), rtol=1e-6)
         np.testing.assert_allclose(sd, z.std(0), rtol=1e-6)
+        assert mean.dtype == sd.dtype == np.float64
 
 
 def test_evidence_where_the_model_sums_over_its_states() -> None:
@@ -163,6 +262,7 @@ def test_evidence_where_the_model_sums_over_its_states() -> None:
     assert of() is None and of(log_evidence=3.0) is None and of(log_evidence=many) is None
     found = of(log_evidence=lambda rows: rows.sum(1) - 2)
     assert found is not None and found.tolist() == [-2.0] * 3
+    assert found.dtype == np.float64
 
 
 def test_discrete_rows_have_their_evidence_and_no_sample() -> None:
@@ -200,6 +300,7 @@ def test_codes_are_those_of_the_encoder_and_nothing_else_is_known(linear: Any) -
     found = codes(fit_of(model, guide, x), x[:3])
     np.testing.assert_allclose(found.mean, guide.encoder(x[:3]).detach(), rtol=1e-6)
     assert (found.sd == 0).all() and found.sd.shape == (3, D)
+    assert found.mean.dtype == np.float64
     for unknown in (found.elbo, found.bound, found.khat, found.khat_se):
         assert unknown.shape == (3,) and np.isnan(unknown).all()
     assert (found.draws, found.sampled, found.discrete) == (1, None, False)

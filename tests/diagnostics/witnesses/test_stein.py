@@ -1,9 +1,24 @@
 """Stein's identities on Gaussians, where shift and sd ratio are known."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
-from guidebook.diagnostics.witnesses.stein import stein, stein_from_surface
+from guidebook.diagnostics.witnesses import stein as module
+from guidebook.diagnostics.witnesses.importance import NAME as WEIGHTS
+from guidebook.diagnostics.witnesses.psis import Importance
+from guidebook.diagnostics.witnesses.stein import (
+    STEIN_LIMIT,
+    Stein,
+    hear,
+    stein,
+    stein_from_surface,
+)
+from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.testimony import Testimony
 
 COVARIANCE = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 4.0]])
 MEAN = np.array([1.0, -2.0, 30.0])
@@ -92,3 +107,102 @@ def test_units_do_not_matter(scale: float) -> None:
     one, other = stein(u, gradient(u), NAMES), stein(scale * u, gradient(u) / scale, NAMES)
     assert one is not None and other is not None
     np.testing.assert_allclose(one.sd_ratio, other.sd_ratio, rtol=1e-6)
+
+
+def subject_of(moved: list[float], size: int = 400, **facts: Any) -> Subject:
+    """Draws of N(moved, 1) of a coordinate, a column each, for the posterior N(0, 1), exactly."""
+    z = np.random.default_rng(0).standard_normal((size, len(moved)))
+    z = (z - z.mean(0)) / z.std(0) + np.array(moved)
+    given: dict[str, Any] = {"position": z[:, :, None], "gradient": -z[:, :, None]}
+    given |= {
+        "kind": "density",
+        "names": ["z"],
+        "coordinates": ["z"],
+        "discrete": np.array([False]),
+    }
+    return Subject(values=z[:, :, None], **given | facts)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Testimony]:
+    """The testimony on draws of these discrepancies, NaN where they are not known."""
+
+    def one(shift: float) -> Stein | None:
+        each, unit = np.ones(1), np.eye(1)
+        return None if math.isnan(shift) else Stein(["z"], shift * each, each, each, each, unit)
+
+    def of(*raw: float, weighted: list[float] | None = None) -> Testimony:
+        found = [one(shift) for shift in raw], weighted and [one(shift) for shift in weighted], ""
+        monkeypatch.setattr(module, "_found", lambda *_: found)
+        return hear(subject_of([0.0] * len(raw)), {})
+
+    return of
+
+
+def test_the_limit_of_the_discrepancy_is_kept(given: Callable[..., Testimony]) -> None:
+    above = math.nextafter(STEIN_LIMIT, 1)
+    found = given(STEIN_LIMIT, above, math.nan, weighted=[0.34, STEIN_LIMIT, math.nan])
+    assert [bool(words) for words in found.against] == [False, True, False]
+    assert [bool(words) for words in found.against_weighted] == [False, True, False]
+    assert found.supports is not None and found.supports.tolist() == [True, True, False]
+    assert found.checks is not None and found.checks.tolist() == [True, True, False]
+    np.testing.assert_array_equal(found.numbers["stein"], [STEIN_LIMIT, above, math.nan])
+
+
+def test_the_identities_are_cited_where_all_hold(given: Callable[..., Testimony]) -> None:
+    for held in ((0.0,), (STEIN_LIMIT,), (0.1, 0.2)):
+        assert "hold" in given(*held).agreement
+    for broken in ((0.36,), (0.1, 0.36), (0.1, math.nan)):
+        assert given(*broken).agreement == ""
+
+
+def test_words_of_one_posterior_and_of_rows() -> None:
+    """Draws moved by 0.25 sd; of rows moved by 0.1, 0.25 and 0.4 the median and the largest."""
+    found = hear(subject_of([0.25]), {})
+    assert found.detail[0].discrepancy == pytest.approx(0.25)
+    (words,) = found.words
+    assert "Discrepancy 0.25" in words and found.detail[0].worst() in words
+    (words,) = hear(subject_of([0.1, 0.4, 0.25]), {}).words
+    assert "median 0.25" in words and "at most 0.4," in words and "3 rows" in words
+
+
+def test_one_row_that_cannot_be_judged_is_silent() -> None:
+    subject = subject_of([0.1, 0.25])
+    assert subject.gradient is not None
+    subject.gradient[0, 0] = math.nan
+    found = hear(subject, {})
+    assert not found.absent and found.detail[0] is None
+    np.testing.assert_allclose(found.numbers["stein"], [math.nan, 0.25])
+    assert "median 0.25" in found.words[0]
+
+
+def test_why_the_identities_are_not_known() -> None:
+    assert "draws" in hear(subject_of([0.0], 20), {}).absent
+    facts: dict[str, Any] = {"gradient": None, "lacks": {"gradient": "a discrete latent"}}
+    assert hear(subject_of([0.0], **facts), {}).absent == "a discrete latent"
+    assert "gradient" in hear(subject_of([0.0], gradient=None), {}).absent
+    assert hear(subject_of([0.0], kind="point"), {}) == Testimony(module.NAME)
+
+
+def test_a_surface_is_said_to_stand_in() -> None:
+    subject = subject_of([0.25], gradient=None, lacks={"gradient": "no potential"})
+    lp = -0.5 * np.square(subject.values[:, :, 0])
+    facts: dict[str, Any] = {"gradient": None, "lacks": subject.lacks, "log_density": lp}
+    found = hear(subject_of([0.25], **facts), {})
+    assert "no potential" in found.words[0] and "0.25" in found.words[1]
+    assert found.numbers["stein"] == pytest.approx([0.25])
+
+
+def test_weights_are_used_where_all_posteriors_have_them() -> None:
+    """Draws of N(0.5, 1) with the exact weights of N(0, 1) lose their shift."""
+    subject = subject_of([0.5], 4000)
+    weights = np.exp(-0.5 * subject.values[:, 0, 0])
+    weights /= weights.sum()
+    heard = {WEIGHTS: Testimony(WEIGHTS, detail=[Importance(weights, 0.1, 0.1, 3000.0)])}
+    raw, weighted, instead = module._found(subject, weights[:, None])
+    assert weighted is not None and weighted[0] is not None and raw[0] is not None and not instead
+    assert raw[0].shift == pytest.approx([0.5]) and abs(weighted[0].shift[0]) < 0.1
+    found = hear(subject, heard)
+    assert found.against[0] and found.against_weighted == [""] and found.checks == [True]
+    unknown = hear(subject, {})
+    assert unknown.against_weighted == [""] and unknown.checks == [False]

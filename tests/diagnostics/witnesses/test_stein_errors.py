@@ -198,3 +198,53 @@ def test_the_weighted_regression_in_closed_form() -> None:
     variance = weights @ residual**2 / (1 - weights @ weights)
     expected = math.sqrt(variance * (weights @ weights) / precision)
     assert found.shift_se[0] == pytest.approx(expected)
+
+
+def test_the_error_of_a_surface_in_closed_form() -> None:
+    """15 draws, lp = c + b s + a s^2: the maximum -b / 2a has the error of its gradient by (a, b)."""
+    rng = np.random.default_rng(3)
+    z = 2 + 3 * rng.standard_normal(15)
+    s = (z - z.mean()) / z.std()
+    lp = 1 + 0.3 * s - 0.8 * s**2 + 0.1 * rng.standard_normal(15)
+    (a, b, _), covariance = np.polyfit(s, lp, 2, cov=True)  # of the variance left / (15 - 3)
+    by = np.array([b / (2 * a**2), -1 / (2 * a), 0.0])
+    found = stein_from_surface(z[:, None], lp, ["z"])
+    assert found is not None
+    sd = 1 / math.sqrt(-2 * a)
+    assert found.shift[0] == pytest.approx(b / (2 * a) / sd)
+    assert found.shift_se[0] == pytest.approx(math.sqrt(by @ covariance @ by) / sd)
+
+
+def test_two_effective_draws_are_enough() -> None:
+    """Weights of 1 / 2 on two draws of thirty; a little less on one of them is one draw's."""
+    u = np.random.default_rng(0).standard_normal((30, 1))
+    weights = np.zeros(30)
+    weights[:2] = 0.5
+    found = stein(u, -u, ["u"], weights)
+    assert found is not None and found.covariance is not None
+    assert found.covariance[0, 0] == pytest.approx(1.0)
+    weights[:2] = 0.51, 0.49
+    assert stein(u, -u, ["u"], weights) is None
+
+
+def test_curvatures_exactly_at_the_limit_are_no_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    u = np.random.default_rng(0).standard_normal((100, 2))
+    lp = -0.5 * np.square(u).sum(1)
+    for least, maximum in ((1e-8, False), (math.nextafter(1e-8, 1), True)):
+        pair = np.array([least, 1.0]), np.eye(2)
+        monkeypatch.setattr(np.linalg, "eigh", lambda _, pair=pair: pair)
+        for found in (stein(u, -u, ["a", "b"]), stein_from_surface(u, lp, ["a", "b"])):
+            assert found is not None and (found.covariance is not None) is maximum
+
+
+def test_a_flat_surface_is_explained_and_has_no_maximum() -> None:
+    u = np.random.default_rng(0).standard_normal((100, 2))
+    found = stein_from_surface(u, np.zeros(100), ["a", "b"])
+    assert found is not None and found.discrepancy == math.inf
+
+
+def test_of_a_shift_and_a_width_as_far_off_the_shift_is_named() -> None:
+    one, unit = np.ones(2), np.eye(2)
+    far = abs(math.log(2.0))
+    found = Stein(["a", "b"], np.array([-far, 0.0]), one, np.array([1.0, 2.0]), one, unit)
+    assert "low" in found.worst() and found.worst().startswith("a")

@@ -103,7 +103,7 @@ def test_at_least_twenty_five_draws_of_positive_density() -> None:
     assert psis(few) is None
 
 
-@pytest.mark.parametrize("level", [-1e5, 500.0])
+@pytest.mark.parametrize("level", [-1e14, -1e5, 500.0])
 def test_draws_without_density_have_no_weight(level: float) -> None:
     log_ratio = np.random.default_rng(0).normal(size=1000) + level
     log_ratio[::10] = -np.inf
@@ -125,6 +125,58 @@ def test_ties_without_a_tail_need_a_tenth_of_the_draws(gap: float, said: bool) -
     if found is not None:
         expected = (2 * math.exp(gap) + 998) ** 2 / (2 * math.exp(2 * gap) + 998)
         assert found.ess == pytest.approx(expected)
+
+
+def test_weights_that_differ_by_just_a_thousandth_are_not_equal() -> None:
+    found = psis(-1e-3 * np.linspace(0, 1, 1000))
+    assert found is not None and found.khat > -math.inf
+
+
+def test_exactly_the_least_share_of_effective_draws_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 1,024 draws, so that the share times the draws is the effective number to the last digit."""
+    log_ratio = np.where(np.arange(1024) < 2, 4.0, 0.0)
+    found = psis(log_ratio)
+    assert found is not None
+    monkeypatch.setattr(psis_module, "LEAST_SHARE", found.ess / 1024)
+    assert psis(log_ratio) is not None
+    monkeypatch.setattr(psis_module, "LEAST_SHARE", math.nextafter(found.ess / 1024, 1))
+    assert psis(log_ratio) is None
+
+
+def test_one_draw_of_hardly_any_density_leaves_the_others_as_they_are() -> None:
+    """A log ratio of -1e20 is a weight of zero, as is one of -inf."""
+    log_ratio = np.random.default_rng(0).normal(size=1000)
+    log_ratio[3] = -np.inf
+    expected = psis(log_ratio)
+    log_ratio[3] = -1e20
+    found = psis(log_ratio)
+    assert found is not None and expected is not None
+    assert found.khat == pytest.approx(expected.khat)
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-12)
+
+
+def test_a_tail_of_one_value_has_no_shape_and_bounded_weights() -> None:
+    """Half of 1,000 draws weigh 1 and half 1 / e: the largest 94 are one value."""
+    found = psis(np.where(np.arange(1000) < 500, 2.0, 1.0))
+    assert found is not None and found.khat == -math.inf
+    np.testing.assert_allclose(
+        found.weights[[0, 999]], np.array([1, math.exp(-1)]) / total_of_halves()
+    )
+    assert found.ess == pytest.approx(total_of_halves() ** 2 / (500 * (1 + math.exp(-2))))
+
+
+def total_of_halves() -> float:
+    """Of 500 weights of 1 and 500 of 1 / e."""
+    return 500 * (1 + math.exp(-1))
+
+
+@pytest.mark.parametrize("shape", [math.nan, math.inf])
+def test_a_tail_without_a_fit_says_nothing(shape: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_ratio = np.random.default_rng(0).normal(size=1000)
+    monkeypatch.setattr(psis_module.array_stats, "psislw", lambda *_, **__: (-log_ratio, shape))
+    assert psis(log_ratio) is None
 
 
 def test_khat_of_a_moment_is_that_of_the_tilted_weights() -> None:
