@@ -53,13 +53,9 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_testimony.py",
     ),
     "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
-    "guidebook/diagnostics/witnesses/psis.py": (
-        "tests/diagnostics/witnesses/test_importance.py",
-        "tests/diagnostics/witnesses/test_weights.py",
-    ),
+    "guidebook/diagnostics/witnesses/psis.py": ("tests/diagnostics/witnesses/test_weights.py",),
     "guidebook/diagnostics/witnesses/importance.py": (
         "tests/diagnostics/witnesses/test_importance_testimony.py",
-        "tests/diagnostics/witnesses/test_importance.py",
         "tests/diagnostics/witnesses/test_weights.py",
         "tests/diagnostics/judging/test_limits.py",
     ),
