@@ -119,7 +119,7 @@ class Seen(Exception):
 def test_the_work_of_a_thousand_million_in_blocks_of_eight_million(
     linear: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """200,000 rows of 5 pixels: 1,000 draws each, of 2 latents, so 4,000 rows at a time."""
+    """200,000 rows of 5 pixels: 1,000 draws each, of 2 latents, so 4,000 rows at a time; at least 1."""
     model, guide, x = linear
 
     def looked(fit: Any, rows: Tensor, draws: int, *_: Any) -> Any:
@@ -129,6 +129,10 @@ def test_the_work_of_a_thousand_million_in_blocks_of_eight_million(
     with pytest.raises(Seen) as seen:
         weigh(fit_of(model, guide, x[:2]), x[:1].expand(200_000, P), 0)
     assert seen.value.args == (4000, 1000)
+    monkeypatch.setattr(room, "MOST_LATENTS", 1)
+    with pytest.raises(Seen) as seen:
+        weigh(fit_of(model, guide, x[:3]), x[:3], 0, 30)
+    assert seen.value.args == (1, 30)
 
 
 class StandardNormal:
