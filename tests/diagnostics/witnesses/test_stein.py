@@ -206,3 +206,19 @@ def test_weights_are_used_where_all_posteriors_have_them() -> None:
     assert found.against[0] and found.against_weighted == [""] and found.checks == [True]
     unknown = hear(subject, {})
     assert unknown.against_weighted == [""] and unknown.checks == [False]
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_columns_that_are_linear_in_those_before_are_left_out(unit: float) -> None:
+    """The last of a simplex, a constant, and what differs from a column by less than 1e-6 of its sd."""
+    z = np.random.default_rng(0).standard_normal((500, 3))
+    z = np.linalg.qr(z - z.mean(0))[0] * math.sqrt(500)  # of covariance I, exactly
+    a, b, other = z.T
+    columns = [a, b, 1 - a - b, np.ones(500), a + 0.95e-6 * other, b + 1.05e-6 * other]
+    values = 5 + unit * np.column_stack(columns)
+    assert module._independent_columns(values) == [0, 1, 5]
+
+
+def test_a_surface_is_of_one_posterior_only() -> None:
+    facts: dict[str, Any] = {"gradient": None, "log_density": -np.ones((400, 2))}
+    assert "gradient" in hear(subject_of([0.0, 0.1], **facts), {}).absent
