@@ -36,7 +36,7 @@ def interpreted(graph: torch.fx.GraphModule, *example: torch.Tensor) -> Callable
 
     def run(*arguments: torch.Tensor) -> Any:
         try:
-            with torch.no_grad(), torch.jit.optimized_execution(False):
+            with torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 return script(*arguments)
         except RuntimeError as error:  # it knows no other kind, and quotes the one it caught
             said = re.search(r"RuntimeError: ((?:torch\.)?linalg\..*)", str(error))
