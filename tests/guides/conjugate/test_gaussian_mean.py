@@ -13,6 +13,7 @@ from scipy import special, stats
 
 import guidebook as gb
 from guidebook.errors import DataError, GuideError, ModelError, SettingError
+from guidebook.guides.conjugate import gaussian_mean as gaussian_mean_module
 from guidebook.guides.conjugate.gaussian_mean import GaussianMeanField
 from guidebook.guides.exact.normal_gamma import NormalGammaPosterior
 from guidebook.models.gaussian_mean import gaussian_mean
@@ -320,3 +321,15 @@ def test_gibbs_of_single_precision_rows_is_in_double_precision():
     swept = guide.sweep(state, data, torch.Generator().manual_seed(0))
     for value in (*state.values(), *swept.values()):
         assert value.dtype is torch.float64 and value.shape == (3,)
+
+
+def test_gibbs_begins_at_draws_of_the_prior_in_the_precision_of_the_data() -> None:
+    """mu = loc + e / sqrt(strength tau), e the numbers that the generator gives after those of tau."""
+    guide = GaussianMeanField(loc=1.5, strength=0.5, shape=3.0, rate=2.0)
+    x = torch.zeros(4, dtype=torch.float64)
+    found = guide.initial({"x": x}, 3, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    tau = gaussian_mean_module._gamma(x.new_full((3,), 3.0), x.new_full((), 2.0), generator)
+    noise = torch.randn(3, generator=generator, dtype=torch.float64)
+    assert torch.equal(found["tau"], tau)
+    torch.testing.assert_close(found["mu"], 1.5 + noise / (0.5 * tau).sqrt(), rtol=1e-14, atol=0)

@@ -1,6 +1,7 @@
 """The importance-weighted bound and its two gradients."""
 
 import math
+from types import SimpleNamespace
 
 import pyro.distributions as dist
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from guidebook.guides.exact.conjugate import LinearGaussianPosterior
 from guidebook.inference.objectives.beta import BetaELBO
-from guidebook.inference.objectives.importance import ImportanceWeightedELBO, log_mean_exp
+from guidebook.inference.objectives.importance import ImportanceWeightedELBO, _slowed, log_mean_exp
 from guidebook.inference.objectives.rows import row_log_weights
 from guidebook.models.decoders.latent import LinearVAE
 from tests.inference.objectives.on_rows import X, Y, by_hand, gradients, normals, pair, value
@@ -79,3 +80,15 @@ def test_the_log_of_the_mean_is_over_the_first_dimension():
 def test_plates_are_not_nested_unless_it_is_said():
     assert ImportanceWeightedELBO(3).max_plate_nesting == 1
     assert ImportanceWeightedELBO(3, max_plate_nesting=2).max_plate_nesting == 2
+
+
+def test_a_share_is_that_of_its_particle_and_row():
+    """Particles, a plate of one inside, rows: the gradient of the sum is the share itself."""
+    value = torch.zeros(3, 1, 4, 2, requires_grad=True)
+    share = torch.arange(12.0).reshape(3, 4)
+    frame = SimpleNamespace(name="row", dim=-1)
+    site = {"cond_indep_stack": [frame], "fn": SimpleNamespace(event_shape=(2,))}
+    slowed = _slowed(value, share, site, "row")
+    slowed.sum().backward()
+    assert slowed.shape == value.shape
+    assert torch.equal(value.grad, share[:, None, :, None].expand(3, 1, 4, 2))

@@ -58,3 +58,8 @@ def test_encoder_noise_of_a_fit(small) -> None:
     assert len(noise) == 5 and all(n.variance > 0 for n in noise.values())
     frozen = gb.exact(model, gb.guides.LinearGaussianPosterior(model), data)
     assert encoder_noise(frozen) == {}
+
+
+def test_without_settings_it_is_one_draw_of_rows_in_one_plate() -> None:
+    objective = ScoreFunctionELBO()
+    assert (objective.num_particles, objective.max_plate_nesting) == (1, 1)
