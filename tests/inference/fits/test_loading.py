@@ -14,7 +14,8 @@ from guidebook.guides.autoguides.normal import MeanField
 from guidebook.inference.fits.loading import _given, _with_state
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
-from guidebook.programs.owned import Owned
+from guidebook.programs.owned import Owned, copied
+from guidebook.scope import local_parameters
 
 FAMILIES = {
     "mean_field": gb.guides.mean_field,
@@ -254,3 +255,25 @@ def test_a_part_without_saved_parameters_is_left_as_it_is():
     part = torch.nn.Linear(1, 1)
     assert _with_state(part, None) is part and _with_state(part, {}) is part
     assert _with_state(None, {"weight": torch.zeros(1)}) is None
+
+
+def plain(y):
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def test_a_lazy_autoguide_is_called_once_with_the_data_and_only_where_there_are_data():
+    """AutoNormal makes its parameters at its first call; before it there is nothing to load into."""
+    _, made = copied(plain, AutoNormal(plain))
+    with local_parameters():
+        made(torch.as_tensor(Y["y"]))
+        state = {name: value + 0.7 for name, value in made.state_dict().items()}
+    kept = {"family": "AutoNormal", "state": state}
+    _, untrained = copied(plain, AutoNormal(plain))
+    guide = _given(kept, untrained, Y)
+    for name, value in guide.state_dict().items():
+        torch.testing.assert_close(value, state[name], check_dtype=False)
+    _, untrained = copied(plain, AutoNormal(plain))
+    with pytest.raises(GuideError, match="needs data="):
+        _given(kept, untrained, None)

@@ -20,7 +20,9 @@ import guidebook as gb
 from guidebook.errors import FileError
 from guidebook.guides.autoguides.normal import MeanField
 from guidebook.guides.energy.blocks import BlockMeanField
-from guidebook.inference.fits.saving import _encode_guide, _state, is_rebuilt
+from guidebook.inference.fits.approximation import Approximation
+from guidebook.inference.fits.saving import _encode_guide, _state, is_rebuilt, save
+from guidebook.inference.fits.status import Record
 from guidebook.models.energy.boltzmann import BoltzmannMachine
 from guidebook.models.energy.energy import ising_grid
 from guidebook.models.hierarchical import eight_schools
@@ -208,3 +210,13 @@ def test_parameters_are_kept_as_plain_values():
     encoded = _encode_guide(owned)
     assert encoded["constraints"] == {"scale": ["positive"]} and set(encoded["state"]) == {"scale"}
     assert _encode_guide(None) is None
+
+
+def test_a_samplers_draws_are_in_the_file(tmp_path):
+    """Saved and read by torch alone; no engine is run."""
+    draws = torch.arange(12.0, dtype=torch.float64).reshape(2, 3, 2)
+    approximation = Approximation(eight_schools, None, None, (), draws)
+    record = Record("nuts", gb.Status.CONVERGED, 0, 1.0, np.zeros(0), {})
+    content = torch.load(save(approximation, record, tmp_path / "fit.pt"))
+    assert torch.equal(content["draws"], draws)
+    assert content["draws_are"] == "chains"
