@@ -333,3 +333,21 @@ def test_gibbs_begins_at_draws_of_the_prior_in_the_precision_of_the_data() -> No
     noise = torch.randn(3, generator=generator, dtype=torch.float64)
     assert torch.equal(found["tau"], tau)
     torch.testing.assert_close(found["mu"], 1.5 + noise / (0.5 * tau).sqrt(), rtol=1e-14, atol=0)
+
+
+def test_draws_are_in_the_precision_of_the_data() -> None:
+    guide = GaussianMeanField()
+    for dtype in (torch.float32, torch.float64):
+        assert {v.dtype for v in guide(torch.zeros(3, dtype=dtype)).values()} == {dtype}
+    assert {v.dtype for v in guide().values()} == {torch.float64}
+
+
+def test_a_sweep_draws_mu_with_the_generators_own_doubles() -> None:
+    guide = GaussianMeanField()
+    x = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64)
+    tau = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    found = guide.sweep({"tau": tau}, {"x": x}, torch.Generator().manual_seed(3))
+    exact = guide.posterior(x)
+    noise = torch.randn(2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = exact.loc + noise / (exact.strength * tau).sqrt()
+    torch.testing.assert_close(found["mu"], expected, rtol=1e-14, atol=0)
