@@ -7,7 +7,7 @@
 Small faults are put into each file, one at a time (`benchmarks.mutations`), and the tests that pin the
 file are run until one fails (`benchmarks.mutant_trials`). A mutant that no test notices has survived, and
 needs a reason in `benchmarks/survivors.json` (nothing could notice it), or a test. Exits with 1 while
-one has neither. MUTANTS.md holds the last whole run.
+one has neither. MUTANTS.md holds what was run last.
 """
 
 from __future__ import annotations
