@@ -210,8 +210,7 @@ class Potential:
             graph = self.single()
         except CannotRecord:
             return ELEMENTS_AT_ONCE
-        values = (n.meta.get("val") for n in graph.graph.nodes)
-        return sum(v.numel() + 50 for v in values if isinstance(v, Tensor))
+        return sum(n.meta["elements"] + 50 for n in graph.graph.nodes if "elements" in n.meta)
 
     def _graph(self, key: str, function: Callable[..., Any], u: Tensor) -> Callable[..., Any]:
         name = key, len(u)

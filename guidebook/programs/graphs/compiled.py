@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from guidebook.programs.graphs.recorded import reason
 from guidebook.scope import quiet
@@ -75,5 +74,6 @@ def largest(graph: torch.fx.GraphModule) -> int:
     Inputs and what is written in place do not count: a history is long, and one entry is touched.
     """
     made = [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
-    values = [n.meta.get("val") for n in made if not n.target._schema.is_mutable]
-    return max((v.numel() for v in values if isinstance(v, Tensor)), default=0)
+    return max(
+        (n.meta.get("elements", 0) for n in made if not n.target._schema.is_mutable), default=0
+    )

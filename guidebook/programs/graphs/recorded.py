@@ -1,7 +1,7 @@
 """Record a Pyro computation once as a graph of tensor operations.
 
 Pyro spends its time in Python: handlers, traces, the parameter store, one optimiser object per
-parameter. `make_fx` runs the computation once and keeps only the tensor operations. The graph is
+parameter. A tape runs the computation once and keeps only the tensor operations (`tape`). The graph is
 then run by an interpreter, ready at once (`interpreted`), or compiled, ready after seconds
 (`compiled`). Both draw the same random numbers as eager torch.
 
@@ -27,16 +27,13 @@ from typing import Any
 
 import pyro
 import torch
-import torch._dynamo
 from pyro.infer.util import Dice
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 
 from guidebook.errors import GuidebookError, ModelError
+from guidebook.programs.graphs.tape import taped
 from guidebook.scope import quiet, replaced, validation
 
 
@@ -144,39 +141,13 @@ def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
     Raises:
         CannotRecord: where the function reads values, with the reason.
     """
-    # One fake mode for the shapes of all nodes: make_fx otherwise builds one a node, a third of its time.
-    shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
     try:
-        with recording(), tracing(shapes):
-            graph = make_fx(lambda *arguments: function(*arguments))(*example)
+        with recording():
+            return taped(function, *example)
     except GuidebookError:  # the reference path would raise it too
         raise
     except Exception as error:
         raise CannotRecord(reason(error)) from error
-    _keep_dtypes(graph)
-    _drop_views_of_nothing(graph)
-    return graph
-
-
-def _keep_dtypes(graph: torch.fx.GraphModule) -> None:
-    """Constants are made in the dtype they were recorded in, not in torch's default of the moment."""
-    for node in graph.graph.nodes:
-        if not isinstance(node.target, torch._ops.OpOverload) or node.all_input_nodes:
-            continue
-        takes = any(argument.name == "dtype" for argument in node.target._schema.arguments)
-        if takes and node.kwargs.get("dtype") is None and isinstance(node.meta.get("val"), Tensor):
-            node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
-
-
-def _drop_views_of_nothing(graph: torch.fx.GraphModule) -> None:
-    """detach and alias do nothing inside a recorded graph, and cost a dispatch each."""
-    idle = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and node.target in idle:
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
 
 
 def mapped(result: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -1,0 +1,182 @@
+"""The tape writes down what torch's own tracer, make_fx, does: the same operations, the same results."""
+
+import operator
+from functools import partial
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from guidebook.programs.graphs.tape import IDLE, taped
+from guidebook.scope import precision
+
+OUTSIDE = torch.tensor([0.5, -1.0, 2.0])
+WEIGHT = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+X = torch.tensor([0.3, -1.2, 2.0])
+
+
+def arithmetic(x):
+    return (x * 2.0 + OUTSIDE).exp().sum(), {"kept": x.sin() * WEIGHT}
+
+
+def draws(x):
+    return x + torch.randn(3) * torch.rand_like(x)
+
+
+def writes(x):
+    x.mul_(0.5)
+    x[0].add_(1.0)
+    return x.clone(), x
+
+
+def writes_into_a_constant(x):
+    constant = torch.tensor([1.0, 2.0, 3.0])
+    constant.add_(x)
+    return constant * 2
+
+
+def several_results(x):
+    values, places = x.sort()
+    first, rest = x.split([1, 2])
+    return values, places, rest / first
+
+
+def factors(x):
+    return torch.linalg.cholesky(x.outer(x) + 4 * torch.eye(3)).logdet()
+
+
+def of_lists(x):
+    return torch.cat([x, OUTSIDE]).reshape(2, 3)[torch.tensor([1, 0])]
+
+
+def branches_on_a_constant(x):
+    limit = torch.tensor(3.0) * 2
+    return x * 2 if limit > 5 and OUTSIDE.sum() is not None and limit.item() == 6 else x
+
+
+def parts_composites(x):
+    return torch.nn.functional.softmax(x, -1) @ torch.nn.functional.linear(x, torch.eye(3))
+
+
+def gradient(function, x):
+    return torch.func.grad_and_value(lambda v: function(v).square().sum())(x)
+
+
+def mapped(function, x):
+    return torch.func.vmap(function, randomness="different")(torch.stack([x, x + 1, x - 2]))
+
+
+def by_autograd(x):
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        return torch.autograd.grad((x.exp() * x).sum(), x)
+
+
+FUNCTIONS = {
+    f.__name__: f
+    for f in (
+        arithmetic, draws, writes, writes_into_a_constant, several_results, factors, of_lists,
+        branches_on_a_constant, parts_composites, by_autograd,
+    )
+}  # fmt: skip
+FUNCTIONS |= {
+    "gradient of a composite": partial(gradient, parts_composites),
+    "gradient of a factor": partial(gradient, factors),
+    "mapped draws": partial(mapped, draws),
+    "mapped gradient": partial(mapped, partial(gradient, draws)),
+}
+
+
+def operations(graph):
+    """What the graph does, in order."""
+    calls = [n.target for n in graph.graph.nodes if n.op == "call_function"]
+    return [target for target in calls if target not in IDLE and target is not operator.getitem]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_it_writes_down_what_torchs_tracer_does(name):
+    function = FUNCTIONS[name]
+    torch.manual_seed(0)
+    ours = taped(function, X.clone())
+    after_ours = torch.get_rng_state()
+    torch.manual_seed(0)
+    theirs = make_fx(function)(X.clone())
+    assert torch.equal(after_ours, torch.get_rng_state())
+    theirs.graph.eliminate_dead_code()
+    assert operations(ours) == operations(theirs)
+    found = []
+    for call in (function, ours, theirs):
+        torch.manual_seed(1)
+        x = X + 0.25
+        with torch.no_grad():
+            found.append((torch.utils._pytree.tree_leaves(call(x)), x))
+    for results, x in found[1:]:
+        assert len(results) == len(found[0][0])
+        assert torch.equal(x, found[0][1])
+        for one, other in zip(results, found[0][0], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_graph_run_twice_starts_from_the_same_constants():
+    graph = taped(writes_into_a_constant, X)
+    assert torch.equal(graph(X), graph(X))
+
+
+def test_what_a_program_takes_from_outside_is_read_at_every_call():
+    outside = torch.ones(3)
+    graph = taped(lambda x: x + outside, X)
+    with torch.no_grad():
+        outside.fill_(10.0)
+    assert torch.equal(graph(X), X + 10)
+
+
+def test_what_nothing_reads_is_left_out_but_what_writes_or_draws_is_kept():
+    def function(x, state):
+        x.exp()
+        state.add_(1)
+        torch.randn(2)
+        return x * 2
+
+    graph = taped(function, X, torch.zeros(1))
+    aten = torch.ops.aten
+    assert operations(graph) == [aten.add_.Tensor, aten.randn.default, aten.mul.Tensor]
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x * float(x[0]),
+        lambda x: x * torch.randn(()).item(),
+        lambda x: x if torch.equal(x, OUTSIDE) else -x,
+        lambda x: x * (x.add_(1).sum() * torch.tensor(2.0)).item(),
+    ],
+)
+def test_a_value_that_depends_on_an_input_or_on_chance_cannot_be_read(reads):
+    with pytest.raises(ValueError, match="data-dependent control flow"):
+        taped(reads, X.clone())
+
+
+def test_an_input_itself_cannot_be_read():
+    with pytest.raises(ValueError, match="data-dependent control flow"):
+        taped(lambda x: x * 2 if x else x, torch.tensor(1.0))
+
+
+def test_data_from_outside_can_be_read_until_it_is_written():
+    count = torch.tensor(2)
+    assert torch.equal(taped(lambda x: x * count.item(), X)(X), 2 * X)
+    with pytest.raises(ValueError, match="data-dependent"):
+        taped(lambda x: x * count.add_(x.sum().long()).item(), X)
+
+
+def test_constants_have_the_dtype_of_the_recording():
+    with precision(torch.float64):
+        graph = taped(lambda x: x + torch.full((3,), 1 / 3) + torch.ones(3) / 7, X)
+    assert graph(X).dtype is torch.float64
+    torch.testing.assert_close(graph(X), X.double() + 1 / 3 + 1 / 7, rtol=1e-7, atol=0)
+
+
+def test_the_graph_says_how_large_its_results_are():
+    graph = taped(lambda x: x.outer(x).sum(), X)
+    sizes = [n.meta["elements"] for n in graph.graph.nodes if n.target is torch.ops.aten.mul.Tensor]
+    assert sizes == [9]
