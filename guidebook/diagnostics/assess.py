@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from guidebook.diagnostics.judging.assessment import Assessment, findings_of, numbers_of
+from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.psis import tail_inflation
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.chains import chains_of
 from guidebook.diagnostics.witnesses.hearing import heard_on
-from guidebook.diagnostics.witnesses.modes import Mode
-from guidebook.diagnostics.witnesses.psis import tail_inflation
 from guidebook.diagnostics.witnesses.subject import (
     Reference,
     Subject,
@@ -33,7 +33,7 @@ def assess(
     tree: xr.DataTree,
     fit: Fit | None = None,
     reference: Reference | None = None,
-    modes: list[Mode] | None = None,
+    modes: Basins | None = None,
     seed: int = 0,
 ) -> Assessment:
     """The verdict on draws, from every diagnostic that they and the fit allow.
@@ -43,7 +43,7 @@ def assess(
             unconstrained with position and gradient where known.
         fit: the Fit they come from: gives its potential to the Hamiltonian run and its status.
         reference: what to compare with besides.
-        modes: the modes of the fit's density, where they were searched for.
+        modes: the basins of the fit's density, where modes were searched for.
     """
     subject = subject_of(tree, fit, reference, modes, seed)
     heard = heard_on(subject)
@@ -67,6 +67,19 @@ def assess(
     )
 
 
+def refused(fit: Fit, reason: str) -> Assessment:
+    """The verdict on a fit whose draws cannot be judged at all."""
+    findings = Findings(names=(), kind=fit.approximation.kind, engine=fit.engine)
+    remedy = (
+        "Give every site of the guide a distribution with the support of the model's site (LogNormal "
+        "for a positive one), and fit again."
+    )
+    judgement = Judgement(Verdict.REJECT, reason, remedy)
+    return Assessment(
+        judgement, numbers_of(findings), fit.engine, fit.seconds, None, {}, [reason], findings
+    )
+
+
 # the subject of a global approximation ---------------------------------------------------------------
 
 
@@ -74,7 +87,7 @@ def subject_of(
     tree: xr.DataTree,
     fit: Fit | None,
     reference: Reference | None = None,
-    modes: Sequence[Mode] | None = None,
+    modes: Basins | None = None,
     seed: int = 0,
 ) -> Subject:
     """Draws of one posterior, from the groups of a tree and, where it is there, the fit."""

@@ -13,7 +13,7 @@ import numpy as np
 from guidebook.diagnostics.amortized.assess import assess_rows
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.rows import is_amortized
-from guidebook.diagnostics.assess import assess
+from guidebook.diagnostics.assess import assess, refused
 from guidebook.diagnostics.inputs import as_tree, kept_apart, named, same_parameters, standard
 from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
 from guidebook.diagnostics.judging.findings import Verdict
@@ -21,9 +21,9 @@ from guidebook.diagnostics.measures.forms import elbo_forms
 from guidebook.diagnostics.measures.identities import Bound
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
+from guidebook.diagnostics.numerics.basins import Basins, search
+from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.structure import Structure, structure_of
-from guidebook.diagnostics.witnesses.modes import search_modes
-from guidebook.diagnostics.witnesses.psis import khat_limit
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import number_of_rows
@@ -135,13 +135,14 @@ def compared(
     )  # fmt: skip
     amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
     plain = {n: f for n, f in given.items() if n not in amortized}
-    trees = {n: as_tree(n, f, seed) for n, f in plain.items()}
+    trees, unsound = _sound(plain, name_of_reference, seed, alone=len(given) == 1)
+    plain = {n: plain[n] for n in trees}
     same_parameters(trees)
     rows = _assessed(trees, plain, name_of_reference, seed)
     by_row = {
         n: assess_rows(f, seed, labels, kept_apart(n, f, held_out)) for n, f in amortized.items()
     }
-    rows |= {n: a for n, (a, _) in by_row.items()}
+    rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)
     for name, (tree, _) in shown.items():
@@ -165,37 +166,55 @@ def compared(
     )
 
 
+def _sound(
+    given: Mapping[str, Any], reference: str | None, seed: int, alone: bool
+) -> tuple[dict[str, xr.DataTree], dict[str, Assessment]]:
+    """The draws of every approximation that has finite ones, and the others, rejected with the reason.
+
+    Raises DataError where that is the reference, or there is no other.
+    """
+    trees: dict[str, xr.DataTree] = {}
+    unsound: dict[str, Assessment] = {}
+    for name, one in given.items():
+        try:
+            trees[name] = as_tree(name, one, seed)
+        except DataError as error:
+            if alone or name == reference or not isinstance(one, Fit):
+                raise
+            unsound[name] = refused(one, str(error))
+    return trees, unsound
+
+
 def _assessed(
     trees: Mapping[str, xr.DataTree], given: Mapping[str, Any], reference: str | None, seed: int
 ) -> dict[str, Assessment]:
     """Every global approximation judged, the reference first: the others are held against it."""
-    modes = _modes_of(given, seed)
+    basins = _basins_of(given, seed)
     rows: dict[str, Assessment] = {}
     against = None
     for name in sorted(trees, key=lambda n: n != reference):
         fit = given[name] if isinstance(given[name], Fit) else None
-        rows[name] = assess(trees[name], fit, against, modes if fit else None, seed)
+        rows[name] = assess(trees[name], fit, against, basins.get(name), seed)
         if name == reference:
             verdict = rows[name].judgement.verdict
             against = standard(name, given[name], trees[name], verdict)
     return rows
 
 
-def _modes_of(fits: Mapping[str, Any], seed: int) -> Any:
-    """The modes around all fits together: a mode that one of them found is not missed for others."""
-    found: list[Any] = []
-    searched = False
-    for one in fits.values():
+def _basins_of(fits: Mapping[str, Any], seed: int) -> dict[str, Basins | None]:
+    """The basins of every fit's density: fits of one model share one search."""
+    found: dict[int, Basins | None] = {}
+    basins: dict[str, Basins | None] = {}
+    for name, one in fits.items():
         if not isinstance(one, Fit) or not one.approximation.has_joint:
             continue
         if one.approximation.kind == "point":
             continue
-        modes = search_modes(one, seed) if not searched else []
-        if modes is None:
-            continue
-        searched = True
-        found += modes
-    return found if searched else None
+        model = id(one.model)
+        if found.get(model) is None:
+            found[model] = search(one, seed)
+        basins[name] = found[model]
+    return basins
 
 
 # outputs -----------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.programs.gaussian import Start
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
-from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import CannotRecord
 from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
@@ -96,9 +95,9 @@ def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tens
             f"nuts needs a model that can be recorded, and this one reads values ({error}). Write "
             "it without .item() and without control flow that depends on latent values."
         ) from error
-    example = torch.zeros(potential.dimension, dtype=potential.dtype, device=potential.device)
     if not worth_compiling(graph, calls, potential.device):
-        return interpreted(graph, example)
+        return potential.run_single()
+    example = torch.zeros(potential.dimension, dtype=potential.dtype, device=potential.device)
     return compile_graph(graph, [example])
 
 

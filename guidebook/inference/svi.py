@@ -107,6 +107,7 @@ def svi(
     notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
     if size is not None:
         notes["size"] = size
-    if "collapsed" in notes:
-        warnings.warn(notes["collapsed"], stacklevel=2)
+    for told in ("collapsed", "support"):
+        if told in notes:
+            warnings.warn(notes[told], stacklevel=2)
     return run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)

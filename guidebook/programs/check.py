@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,10 @@ from pyro.poutine.util import site_is_subsample
 
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
 from guidebook.programs.sites import trace_at
-from guidebook.scope import validation
+from guidebook.scope import random_state, validation
+
+SUPPORT_DRAWS, SUPPORT_NUMBERS = 100_000, 1_000_000
+"""Draws of every site of a guide that are held against the support; numbers of a site at most."""
 
 
 def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
@@ -42,6 +46,9 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
             "The model has no latent site: every pyro.sample is observed, so there is no posterior."
         )
     _same_sites(of_model, of_guide)
+    outside = _outside(guide_trace, model_trace, of_model)
+    if outside:
+        raise GuideError(outside)
     _observed_in_support(model_trace)
 
 
@@ -99,6 +106,40 @@ def _fits(name: str, value: Any, fn: Any) -> None:
             "the guide a distribution with that support (LogNormal for a positive site, or a "
             "TransformedDistribution by torch.distributions.biject_to)."
         )
+
+
+def outside_support(model: Any, guide: Any, data: Mapping[str, Any]) -> str:
+    """Of a fitted pair: the site whose guide reaches outside the model's support, in words; else ""."""
+    with torch.no_grad(), validation(False), random_state(0):
+        guide_trace = poutine.trace(guide).get_trace(**data)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
+    names = {n for n, s in model_trace.nodes.items() if _latent(s) and n in guide_trace.nodes}
+    return _outside(guide_trace, model_trace, names)
+
+
+def _outside(guide_trace: Any, model_trace: Any, names: set[str]) -> str:
+    with torch.no_grad(), random_state(0):
+        for name in sorted(names):
+            fn, support = guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"].support
+            draws = max(1, min(SUPPORT_DRAWS, SUPPORT_NUMBERS // max(1, math.prod(fn.shape()))))
+            try:
+                share = float((~support.check(fn.sample((draws,)))).double().mean())
+            except (NotImplementedError, TypeError, ValueError, RuntimeError):
+                continue  # a distribution or a support that cannot be asked: its one draw was
+            if share > 0:
+                return (
+                    f"Site '{name}': {share:.2g} of the draws of the guide's {_kind(fn)} lie outside "
+                    f"the model's support {support}. Give the guide a distribution with that support "
+                    "(LogNormal for a positive site, or a TransformedDistribution by "
+                    "torch.distributions.biject_to)."
+                )
+    return ""
+
+
+def _kind(fn: Any) -> str:
+    while hasattr(fn, "base_dist") and type(fn).__name__ in ("Independent", "MaskedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__
 
 
 def _observed_in_support(trace: Any) -> None:

@@ -182,7 +182,7 @@ class Climb:
 def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """log p(x, u) and its gradient at u (D,), by the small graph of one position where there is one."""
     try:
-        graph = potential.single()
+        return potential.run_single()
     except CannotRecord:
         potential.vectorised = False  # and the start is content with fewer draws
 
@@ -192,12 +192,6 @@ def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
             return value.detach(), grad.detach()
 
         return eager
-
-    def run(u: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return graph(u)
-
-    return run
 
 
 def _cholesky_of_inverse(precision: np.ndarray) -> np.ndarray | None:

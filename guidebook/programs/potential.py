@@ -117,6 +117,12 @@ class Potential:
                 self._graphs["single"] = record(self.value_and_grad_at, u)
         return self._graphs["single"]  # type: ignore[return-value]
 
+    def run_single(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """`single`, ready to be called many times."""
+        if "run single" not in self._graphs:
+            self._graphs["run single"] = interpreted(self.single())
+        return self._graphs["run single"]
+
     @property
     def dtype(self) -> torch.dtype:
         floats = [v for v in self.data.values() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -149,12 +155,28 @@ class Potential:
         """d^2 log p(x, u) / du du' (D, D) at u (D,); by differences where torch has no second
         derivative of an operation of the model.
         """
+        if "hessian" not in self._graphs:
+            self._graphs["hessian"] = self._hessian_graph(u)
+        try:
+            rows = self._graphs["hessian"](u)
+        except RuntimeError:  # a matrix that cannot be factorised here
+            rows = self._difference_hessian(u)
+        return (0.5 * (rows + rows.T)).detach()
+
+    def _hessian_graph(self, u: Tensor) -> Callable[[Tensor], Tensor]:
+        derivative = torch.func.jacrev(torch.func.grad(self._log_density))
+        with local_parameters(), precision(self.dtype):
+            try:
+                return interpreted(record(derivative, u))
+            except CannotRecord:  # no second derivative, or values are read
+                return self._eager_hessian
+
+    def _eager_hessian(self, u: Tensor) -> Tensor:
         with local_parameters(), precision(self.dtype), recording():
             try:
-                rows = torch.func.jacrev(torch.func.grad(self._log_density))(u)
-            except (RuntimeError, NotImplementedError):
-                rows = self._difference_hessian(u)
-        return (0.5 * (rows + rows.T)).detach()
+                return torch.func.jacrev(torch.func.grad(self._log_density))(u)
+            except NotImplementedError as error:
+                raise RuntimeError(str(error)) from error
 
     def _difference_hessian(self, u: Tensor) -> Tensor:
         step = 1e-4 * (1 + u.abs())
@@ -218,7 +240,7 @@ class Potential:
             vectorised = torch.func.vmap(function, randomness="different")
             with local_parameters(), precision(self.dtype):
                 try:
-                    self._graphs[name] = interpreted(record(vectorised, u), u)
+                    self._graphs[name] = interpreted(record(vectorised, u))
                 except CannotRecord:
                     self.vectorised = False
                     self._graphs[name] = self._one_by_one(function)

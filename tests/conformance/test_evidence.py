@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import integrate, stats
-from scipy.special import gammaln, log_ndtr, logsumexp, multigammaln
+from scipy.special import expit, gammaln, log_ndtr, logsumexp, multigammaln
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 import guidebook as gb
-from guidebook.diagnostics.witnesses.psis import psis
+from guidebook.diagnostics.numerics.psis import psis
 from guidebook.scope import local_parameters
 
 Known = tuple[float, float]
@@ -113,37 +113,26 @@ def regression(row: Any) -> Known:
         rows = log_ndtr(eta) if probit else -np.logaddexp(0, -eta)
         return rows.sum(-1) + stats.norm.logpdf(beta, scale=scale).sum(-1)
 
-    centre, covariance = mode_and_curvature(log_joint, X.shape[1])
+    def slopes(eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and minus second derivative of a row's log likelihood by sign * eta."""
+        if probit:
+            ratio = np.exp(stats.norm.logpdf(eta) - log_ndtr(eta))
+            return ratio, ratio * (eta + ratio)
+        chance = expit(-eta)
+        return chance, chance * (1 - chance)
+
+    centre, size = np.zeros(X.shape[1]), X.shape[1]
+    for _ in range(100):  # damped Newton steps of a concave function
+        first, second = slopes(sign * (X @ centre))
+        covariance = np.linalg.inv((X * second[:, None]).T @ X + np.eye(size) / scale**2)
+        step = covariance @ (X.T @ (sign * first) - centre / scale**2)
+        centre = centre + step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-9:
+            break
     proposal = stats.multivariate_t(centre, covariance, df=7)
     beta = proposal.rvs(PROPOSED, random_state=np.random.default_rng(0))
     log_weights = log_joint(beta) - proposal.logpdf(beta)
     return mean_of(log_weights)
-
-
-def mode_and_curvature(
-    log_density: Callable[[np.ndarray], np.ndarray], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Damped Newton steps with central differences, of a concave function of (n, size)."""
-    eye, h = np.eye(size), 1e-3
-    at = np.zeros(size)
-    for _ in range(100):
-        shifts = np.concatenate([eye, -eye]) * h
-        around = log_density(at + shifts)
-        slope = (around[:size] - around[size:]) / (2 * h)
-        pairs = at + h * (eye[:, None] + eye[None]).reshape(-1, size)
-        value = log_density(at[None])[0]
-        curvature = (
-            log_density(pairs).reshape(size, size)
-            - around[:size, None]
-            - around[None, :size]
-            + value
-        ) / h**2
-        covariance = np.linalg.inv(-(curvature + curvature.T) / 2)
-        step = covariance @ slope
-        at = at + step / max(1.0, float(np.abs(step).max()))
-        if np.abs(step).max() < 1e-6:
-            break
-    return at, covariance
 
 
 def mixture(row: Any) -> Known:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from guidebook.diagnostics.assess import assess, subject_of
 from guidebook.diagnostics.judging.findings import Verdict
-from guidebook.diagnostics.witnesses.modes import Mode
+from guidebook.diagnostics.numerics.basins import Basins
 from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject, Whole
 from guidebook.inference.fits.status import Status
 
@@ -59,7 +59,8 @@ def test_draws_and_densities_of_all_chains_lie_in_one_row() -> None:
 
 def test_what_is_compared_with_is_passed_on() -> None:
     reference = Reference("long", Marginals(["x"], np.zeros((2, 1))), 5.0, True)
-    modes = [Mode(np.zeros(1), np.ones(1), 0.0)]
+    nothing = np.zeros(0)
+    modes = Basins([], *([nothing] * 2), np.zeros((0, 1)), *([nothing] * 3))
     given = tree()
     subject = subject_of(given, None, reference, modes)
     assert subject.reference is reference and subject.modes is modes and subject.tree is given

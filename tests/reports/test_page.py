@@ -56,6 +56,25 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """Whole pages by the name of their comparison, each rendered once."""
+    return {}
+
+
+def page_of(name: str, request: pytest.FixtureRequest) -> str:
+    made = request.getfixturevalue("pages")
+    if name not in made:
+        made[name] = whole_page(request.getfixturevalue(name))
+    return made[name]
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures in a few dots, where only the words are looked at."""
+    monkeypatch.setattr("guidebook.reports.elements.images.FINE", 20)
+
+
+@pytest.fixture(scope="module")
 def page(comparison: gb.Comparison, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "new" / "directory" / "schools.html"
     command = "guidebook report eight-schools --out 'a & b'"
@@ -123,7 +142,7 @@ def test_title_is_escaped(page: str) -> None:
 def test_each_kind_of_model_has_its_section(
     name: str, titles: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
-    text = whole_page(request.getfixturevalue(name))
+    text = page_of(name, request)
     read = Reader(text).text
     for title in titles:
         assert title in read, title
@@ -157,9 +176,10 @@ def test_rendering_computes_nothing(name: str, request: pytest.FixtureRequest) -
     assert set(counted.operations) <= {"aten.detach.default", "aten.alias.default"}
     np.testing.assert_array_equal(np.random.get_state()[1], state)
     assert (comparison.mixture, comparison.energy, comparison.structure) == first
-    assert whole_page(comparison) == one
+    assert page_of(name, request) == one
 
 
+@pytest.mark.usefixtures("coarse")
 def test_everything_a_user_names_is_escaped(
     comparison: gb.Comparison, amortized_comparison: gb.Comparison
 ) -> None:
@@ -184,14 +204,15 @@ def test_everything_a_user_names_is_escaped(
         assert evil in reader.text
 
 
+@pytest.mark.usefixtures("coarse")
 def test_sections_of_ones_own_come_before_the_model(comparison: gb.Comparison) -> None:
     def own(found: gb.Comparison) -> Section:
         rows = [[name, f"{len(found.histories[name])}"] for name in found.histories]
         return Section("Steps of each fit", "Counted.", [Table("", ["Fit", "steps"], rows)])
 
-    text = Reader(whole_page(comparison, sections=[own, lambda _: None])).text
+    page = whole_page(comparison, sections=[own, lambda _: None])
+    text = Reader(page).text
     assert text.index("Steps of each fit") < text.index("Counted.") < text.index("Distribution")
-    page = whole_page(comparison, sections=[own])
     assert (
         page.index('id="the-elbo')
         < page.index('id="steps-of-each-fit"')
@@ -207,6 +228,7 @@ def test_a_new_diagnostic_needs_no_edit(comparison: gb.Comparison) -> None:
     assert "Ksd" in text and "0.12 ± 0.01" in text and "KSD: 0.123." in text
 
 
+@pytest.mark.usefixtures("coarse")
 def test_without_reference_model_and_numbers(comparison: gb.Comparison) -> None:
     bare = replace(
         comparison, reference=None, model=None, data=None, khat_sites={}, witnesses={},

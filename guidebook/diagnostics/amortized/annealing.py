@@ -34,12 +34,13 @@ import torch
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.density import recorded
-from guidebook.diagnostics.amortized.rows import Latent, latents_of, row_terms
+from guidebook.diagnostics.amortized.rows import Latent, latents_of, prior_draws, row_terms
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
 from guidebook.scope import local_parameters, precision, random_state
 
+PRIOR_DRAWS = 1000
 TARGET, PILOT_CHAINS, SETTLE, LEAPFROGS = 0.65, 4, 10, 4
 """The acceptance rate that steps are tuned to (Wu et al. 2017); chains of the tuning run; moves of
 the backward chains at t = 1 before they start; leapfrog steps of a transition."""
@@ -123,6 +124,30 @@ def annealed_evidence(
         lower, lower_se = _log_mean(log_w)
         upper, upper_se = _log_mean(-back)
     return Sandwich(lower, lower_se, -upper, upper_se, accepted, exact is not None)
+
+
+def annealed_from_prior(
+    fit: Fit, x: Tensor, latents: Sequence[Latent], *, chains: int, temperatures: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Weighted draws of every row's posterior from chains that begin in the prior.
+
+    Ends z (chains, n, D) and log weights (chains, n) of the forward run from the normal with the
+    moments of the prior. They reach every explanation of a row that the prior reaches, in proportion.
+    """
+    schedule, n = _schedule(temperatures), len(x)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
+        with recording():
+            prior = prior_draws(fit, PRIOR_DRAWS, latents)
+        mean = prior.mean(0).expand(n, -1)
+        tril = torch.diag(prior.std(0)).expand(n, -1, -1)
+        D, few = mean.shape[1], min(PILOT_CHAINS, chains)
+        pilot = _densities(fit, x, mean, tril, latents, few)
+        steps = _tuned(pilot, n, D, few, schedule, x)
+        run = _Run(_densities(fit, x, mean, tril, latents, chains), steps, n, chains)
+        white = torch.randn(chains * n, D, dtype=x.dtype, device=x.device)
+        log_w, white, _ = run.forward(white, schedule)
+        ends = mean + torch.einsum("nij,cnj->cni", tril, white.reshape(chains, n, D))
+    return ends, log_w
 
 
 def _schedule(temperatures: int) -> list[float]:

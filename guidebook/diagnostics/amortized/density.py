@@ -20,7 +20,7 @@ from guidebook.scope import local_parameters, precision
 def recorded(function: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
     """The function as a recorded graph; as it is, slower, where it cannot be recorded."""
     try:
-        return interpreted(record(function, *example), *example)
+        return interpreted(record(function, *example))
     except CannotRecord:
 
         def eager(*arguments: Tensor) -> Any:

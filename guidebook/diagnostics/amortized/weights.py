@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from guidebook.diagnostics.amortized.annealing import annealed_from_prior
 from guidebook.diagnostics.amortized.density import RowDensity
 from guidebook.diagnostics.amortized.rows import (
     Latent,
@@ -38,6 +39,8 @@ from guidebook.scope import local_parameters, precision, random_state
 DRAWS = 2000
 SAMPLED, SAMPLED_DRAWS = 24, 1000
 """Rows for the costly witnesses, and draws of each."""
+CHAINS, TEMPERATURES, ANNEALING = (32, 256), 40, 2e8
+"""Of the chains annealed from the prior; numbers that their first gradients go through, some seconds."""
 MOST_LATENTS = 8_000_000
 """Latent numbers drawn at a time: rows are taken in blocks."""
 WORK = 1_000_000_000
@@ -147,7 +150,15 @@ def _on_a_sample(
         density = RowDensity(fit, rows, latents)
         _, gradient = density.value_and_grad(z)
         position, slope = (a.double().cpu().numpy() for a in (z, gradient))
-        subject = replace(subject, position=position, gradient=slope, density=density, seed=seed)
+        affordable = ANNEALING / (len(rows) * TEMPERATURES * density.cost)
+        chains = int(np.clip(affordable, *CHAINS))
+        ends, log_w = annealed_from_prior(
+            fit, rows, latents, chains=chains, temperatures=TEMPERATURES, seed=seed + 2
+        )
+        subject = replace(
+            subject, position=position, gradient=slope, density=density, seed=seed,
+            annealed=(density.values(ends), log_w.double().cpu().numpy()),
+        )  # fmt: skip
     heard = heard_on(subject)
     spread = {name: among(t, chosen, len(x)) for name, t in heard.items()}
     return (list(map(int, chosen)) if real else None), spread

@@ -18,6 +18,9 @@ RICHER = {
 
 def advice(f: Findings) -> str:
     """The next step, as sentences."""
+    for testimony in f.testimonies.values():
+        if testimony.remedy:
+            return testimony.remedy
     if f.kind == "chains" and f.converged:
         return "Check that the draws were made with this model and these data."
     if f.kind == "chains":
@@ -27,8 +30,6 @@ def advice(f: Findings) -> str:
     if f.converged is False and f.status:
         remedy = f.status.split(". ", 1)[-1]
         return f"{capital(richer(f))}. {remedy}" if _surely_off(f) else remedy
-    if any(t.rules_out for t in f.testimonies.values()):
-        return "Use nuts with several chains, or order the components of a mixture."
     return capital(richer(f)) + "."
 
 

@@ -54,8 +54,9 @@ def judge(f: Findings) -> Judgement:
             "weights.",
         )
     reason = _summed(f, against, "within bounds")
-    if f.kind != "chains":  # chains have no weights, and need none
-        reason += " " + _summed(f, weighted, "within bounds after weighting")
+    after = _summed(f, weighted, "within bounds after weighting")
+    if f.kind != "chains" and after != reason:  # chains have no weights, and need none
+        reason += " " + after
     return Judgement(Verdict.REJECT, reason, advice(f))
 
 
@@ -145,10 +146,23 @@ def _confirmed(f: Findings) -> np.ndarray:
     together = pooled(f)
     if together is None:
         return confirmed
-    confirmed |= together.good()
+    confirmed |= together.good() & (_seen_far(f) | _usable(f))
     if f.sampled is not None and _sample_agrees(f):
         confirmed |= _any(f, _usable_and_within)
     return confirmed
+
+
+def _seen_far(f: Findings) -> np.ndarray:
+    """Where mass far from the draws would have been seen."""
+    far = _any(f, lambda t: t.far)
+    if f.sampled is not None:  # what holds for the sample holds for rows like it
+        far |= bool(far[list(f.sampled)].all())
+    return far
+
+
+def _usable(f: Findings) -> np.ndarray:
+    """Where the importance weights can be relied on: k-hat above its limit is a doubt."""
+    return _any(f, lambda t: None if t.doubt is None else np.isfinite(t.doubt))
 
 
 def _sample_agrees(f: Findings) -> bool:
@@ -249,6 +263,14 @@ def _undecided(f: Findings) -> Callable[[int], str]:
                 "Discrete variables have no gradients; without a sound reference a missed mode "
                 "cannot be detected."
             )
+        if together is not None and together.good()[i]:
+            weights = (
+                "there are no importance weights" if khat is None else f"k-hat is {khat[i]:.2f}"
+            )
+            return (
+                f"Inconclusive: what was seen at the draws is within bounds, but {weights}, which leaves "
+                "a doubt, and nothing could look for mass far from them."
+            )
         if together is not None and together.able[i].all():
             return (
                 "Inconclusive: an error is within two standard errors of its limit (the largest: "
@@ -277,8 +299,12 @@ def _summed(f: Findings, reasons: list[str], what: str) -> str:
     """The reason; of many posteriors the share that has none, and the reason of the first that has."""
     if f.posteriors == 1:
         return reasons[0]
-    i, reason = next((i, reason) for i, reason in enumerate(reasons) if reason)
-    return f"{_share(reasons)} of the {f.posteriors} rows are {what}; row {i}: {reason}"
+    rows, which = list(range(f.posteriors)), "rows"
+    if f.sampled is not None and any(reasons[i] for i in f.sampled):  # seen by more witnesses
+        rows, which = list(f.sampled), "rows looked at closely"
+    i = next(i for i in (*rows, *range(f.posteriors)) if reasons[i])
+    share = _share([reasons[k] for k in rows])
+    return f"{share} of the {len(rows)} {which} are {what}; row {i}: {reasons[i]}"
 
 
 def _share(reasons: list[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from guidebook.diagnostics.witnesses import (
+    annealed,
     chains,
     enumeration,
     importance,
@@ -33,6 +34,7 @@ WITNESSES = (
     Witness(stein.NAME, stein.hear),
     Witness(transport.NAME, transport.hear),
     Witness(modes.NAME, modes.hear),
+    Witness(annealed.NAME, annealed.hear),
     Witness(reference.NAME, reference.hear),
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from guidebook.diagnostics.witnesses.psis import (
+from guidebook.diagnostics.numerics.psis import (
     Importance,
     khat_limit,
     khat_of_moment,
@@ -99,7 +99,7 @@ def _lacking(subject: Subject) -> str:
 
 def _agreement(khat: np.ndarray, limit: float) -> str:
     if (khat == -math.inf).all():
-        return "all importance weights are equal, so q is the posterior up to rounding"
+        return "all importance weights are equal to a few per cent"
     if (khat < limit).all():
         return "importance weighting leaves means and standard deviations within bounds"
     return ""
@@ -216,7 +216,11 @@ def _words(
     finite = np.isfinite(khat)
     if not finite.any():
         equal = (khat == -math.inf).all()
-        return ("All equal: q is the posterior up to rounding.",) if equal else ()
+        return (
+            ("All equal to a few per cent: q has the shape of the posterior where it has draws.",)
+            if equal
+            else ()
+        )
     if subject.posteriors == 1:
         said = [
             f"k-hat {khat[0]:.2f} +- {khat_se[0]:.2f} of {subject.draws} draws (limit {limit:.2f}), "

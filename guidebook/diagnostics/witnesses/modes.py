@@ -1,102 +1,116 @@
-"""Is there posterior mass where the draws never go?
+"""Does every mode of the posterior hold its share of the draws?
 
-Optimisers started far from the draws find the modes around them; each has a mass by Laplace's
-method. A mode that should hold a share of the posterior and holds far fewer of the draws is missing
-from the approximation: the one failure that importance weights, gradients and short Markov chains
-at the draws are all blind to.
+A mode that the draws never visit, or visit too often, is the one failure that importance weights,
+gradients and short Markov chains at the draws are all blind to. What matters is what a wrong share
+does to means and standard deviations: with masses w_k of K basins, shares a_k of the draws in them,
+and a marginal's mean m_k and variance v_k in each,
 
-Source: Yao, Vehtari and Gelman 2022, "Stacking for non-mixing Bayesian computations" (why the local
-diagnostics do not see it).
+    mean of p = sum_k w_k m_k,   var of p = sum_k w_k (v_k + m_k^2) - mean^2,
+
+the same of q with a_k, and the two are compared as those of any other witness. A far mode of 0.6 % of
+the mass may double a standard deviation; a near one of 5 % may not matter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.witnesses import importance
-from guidebook.diagnostics.witnesses.psis import khat_limit
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
-from guidebook.inference.fits.fit import Fit
+from guidebook.diagnostics.witnesses.importance import weights_of
+from guidebook.diagnostics.witnesses.subject import Subject, Whole
+from guidebook.diagnostics.witnesses.testimony import ERRORS, Estimate, Testimony, where
 from guidebook.programs.gaussian import Start, elbo
-from guidebook.programs.labels import canonical_positions, log_labellings
-from guidebook.programs.mode import Climb
+from guidebook.programs.labels import log_labellings
 from guidebook.programs.potential import Potential
 
 NAME = "Modes"
-STARTS, GRADIENTS_PER_START, ITERATIONS = 36, 80, 200
-WORK = 4e8
-"""Numbers computed in the search, at single positions: some seconds."""
-LEAST_SHARE, VISITED = 0.01, 0.3
-"""A mode is missing where it should hold more than a hundredth of the mass and holds less than 0.3 of
-what it should."""
-PATHS, TYPICAL = 20, 200
-VALLEY = 1.0
-"""Nats: two modes with less between them are one."""
+REPLICATES = 400
+"""Of masses and shares within their errors, for the error of what they make."""
+LEAST_DRAWS = 50
+"""In a basin, from which on its moments are those of the draws and not of its own sample."""
+SYMMETRIC = 0.2
+"""Nats between two log masses, and standard deviations between images, that are one by a symmetry."""
+UNVISITED = 0.3
+"""Of its share: a mode with fewer of the draws is called missing, else wrongly weighted."""
 
 
-@dataclass(frozen=True)
-class Mode:
-    """A local maximum: where (D,), the factor of its covariance, and its Laplace log mass."""
-
-    center: np.ndarray
-    factor: np.ndarray
-    log_mass: float
-
-    def distance(self, u: np.ndarray) -> np.ndarray:
-        """Mahalanobis distance of u (S, D) from the mode, in its own standard deviations."""
-        if self.factor.ndim == 1:
-            return np.linalg.norm((u - self.center) / self.factor, axis=-1)
-        return np.linalg.norm(np.linalg.solve(self.factor, (u - self.center).T), axis=0)
-
-
-def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]:
-    """Distinct modes reached from starts around the draws u (S, D), the origin and the prior."""
-    rng = np.random.default_rng(seed)
-    climb = Climb(potential)
-    found: list[Mode] = []
-    for start in _starts(potential, u, rng):
-        top = climb.mode_at(climb.from_point(start, ITERATIONS)[-1])
-        if top is None or not math.isfinite(top.log_mass):
-            continue
-        top = _labelled(climb, top)
-        mode = _as_mode(top, log_labellings(potential.model))
-        if not any(other.distance(mode.center[None])[0] < 1.0 for other in found):
-            found.append(mode)
-    return found
-
-
-def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Starts (n, D) at several distances: modes lie at the scale of the draws, of 1, or of the prior."""
-    count = int(np.clip(WORK / (potential.cost * GRADIENTS_PER_START), 4, STARTS))
-    middle, spread = u.mean(0), u.std(0)
-    noise = rng.standard_normal((count, u.shape[1]))
-    distance = np.array([3.0, 6.0, 12.0, 25.0])[np.arange(count) % 4, None]
-    around = middle + distance * spread * noise / np.sqrt(np.square(noise).mean(1, keepdims=True))
-    origin = (
-        rng.standard_normal((count, u.shape[1])) * np.array([2.0, 5.0])[np.arange(count) % 2, None]
+def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
+    """Errors of means and standard deviations that come of wrong shares of the modes."""
+    if subject.kind == "point":
+        return Testimony(NAME)
+    basins = subject.modes
+    if basins is None or subject.position is None or subject.potential is None:
+        return Testimony(NAME, absent=subject.lacks.get("modes", ""))
+    if not len(basins):
+        return Testimony(NAME, words=("No maximum of the density was found from any start.",))
+    if len(basins) == 1:
+        return Testimony(NAME, words=(ONE,), far=np.ones(1, bool), agreement=AGREEMENT)
+    masses = _masses(subject, basins, heard)
+    place = basins.of(subject.position[:, 0])
+    means, variances = _moments(subject, basins, place)
+    seen = np.full(subject.draws, 1 / subject.draws)
+    raw = _estimate(basins, masses, place, seen, means, variances, subject.seed)
+    weights = weights_of(heard, 1)
+    weighted = None
+    if weights is not None:
+        weighted = _estimate(basins, masses, place, weights[:, 0], means, variances, subject.seed)
+    shares = np.bincount(place, minlength=len(basins))[: len(basins)] / subject.draws
+    expected = np.exp(masses - np.logaddexp.reduce(masses))
+    said = _described(subject, basins, expected, shares, means)
+    missing = bool((shares < UNVISITED * expected)[_worst(expected, shares, means)[0]])
+    rules_out = ""
+    if raw.bad()[0] and missing and (weighted is None or weighted.bad()[0]):
+        rules_out = f"The posterior has mass where there are no draws: {said}."
+    return Testimony(
+        NAME,
+        words=(f"{said[:1].upper()}{said[1:]}; {_harm(subject, raw)}.",),
+        estimate=raw,
+        weighted=weighted,
+        against=_against(subject, raw, said),
+        against_weighted=() if weighted is None else _against(subject, weighted, said, "weighted "),
+        rules_out=rules_out,
+        far=raw.within(ERRORS),
+        agreement=AGREEMENT if raw.within(ERRORS)[0] else "",
+        remedy="" if raw.within(ERRORS)[0] else _remedy(subject, basins, shares, expected, means),
+        detail=basins,
     )
-    prior = potential.prior_positions(count, int(rng.integers(2**31)))
-    third = count // 3
-    return np.concatenate([around[:third], origin[:third], prior[:third]])
 
 
-def _as_mode(top: Start, log_copies: float) -> Mode:
-    center, factor = (t.double().cpu().numpy() for t in (top.center, top.factor))
-    return Mode(center, factor, top.log_mass + log_copies)
+ONE = "One mode was found, from starts around the draws, the origin and the prior."
+AGREEMENT = "every mode that a search from the prior found holds its share of the draws"
 
 
-def _labelled(climb: Climb, top: Start) -> Start:
-    """The copy of this mode whose components are in the model's order."""
-    center = canonical_positions(climb.potential, top.center[None])[0]
-    if torch.equal(center, top.center):
-        return top
-    return climb.mode_at(center.double().cpu().numpy()) or top
+# masses and moments --------------------------------------------------------------------------------
+
+
+def _masses(subject: Subject, basins: Basins, heard: Mapping[str, Testimony]) -> np.ndarray:
+    """Log masses (K,). What a lower bound of the evidence has above their sum lies around the draws."""
+    assert subject.position is not None
+    masses = basins.log_mass.copy()
+    least = _lower_bound(subject, heard)
+    total = float(np.logaddexp.reduce(masses))
+    if least > total:
+        home = int(np.bincount(basins.of(subject.position[:, 0])).argmax())
+        excess = least + math.log(-math.expm1(total - least))
+        masses[home] = np.logaddexp(masses[home], excess)
+    return masses
+
+
+def _lower_bound(subject: Subject, heard: Mapping[str, Testimony]) -> float:
+    """A lower bound of log p(x): an ELBO, or the evidence estimate where weights are usable."""
+    assert subject.potential is not None and subject.position is not None
+    bounds = [gaussian_elbo(subject.potential, subject.position[:, 0])]
+    numbers = heard[importance.NAME].numbers if importance.NAME in heard else {}
+    if "elbo" in numbers and np.isfinite(numbers["elbo"][0]):
+        usable = "khat" in numbers and numbers["khat"][0] < khat_limit(subject.draws)
+        bounds.append(float(numbers["log_evidence" if usable else "elbo"][0]))
+    return max(bounds)
 
 
 def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
@@ -114,88 +128,140 @@ def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
     return own + log_labellings(potential.model)
 
 
-def missing_modes(
-    potential: Potential, modes: list[Mode], u: np.ndarray, lower_bound: float
-) -> list[tuple[Mode, float, float]]:
-    """(mode, expected share, share of the draws in it) of modes that hold too few of the draws.
-
-    A draw belongs to a mode within sqrt(D) + 2 of its standard deviations, where nearly all of its
-    own mass lies. The total is the larger of the modes' sum and a lower bound of the log evidence.
-    A mode that can be reached from the draws without crossing a valley is the same one, skewed.
-    """
-    if not modes:
-        return []
-    total = np.logaddexp.reduce([m.log_mass for m in modes])
-    total = max(total, lower_bound)
-    reach = math.sqrt(u.shape[1]) + 2
-    missing = []
-    for mode in modes:
-        expected = math.exp(mode.log_mass - total)
-        distance = mode.distance(u)
-        share = float((distance < reach).mean())
-        if expected > LEAST_SHARE and share < VISITED * expected:
-            few = slice(0, TYPICAL)  # the very nearest of all draws may stand in the valley itself
-            nearest = u[few][np.argsort(distance[few])[:PATHS]]
-            if _behind_a_valley(potential, mode.center, nearest):
-                missing.append((mode, expected, share))
-    return missing
+def _moments(subject: Subject, basins: Basins, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and variances (K, M) of the marginals in every basin, by the draws where there are enough."""
+    assert subject.potential is not None
+    own, density = subject.values[:, 0], Whole(subject.potential)
+    u = torch.as_tensor(basins.u, dtype=density.dtype, device=density.device)
+    sampled = density.values(u[:, None])[:, 0]
+    means, variances = (np.zeros((len(basins), own.shape[1])) for _ in range(2))
+    for k in range(len(basins)):
+        inside = own[place == k]
+        if len(inside) >= LEAST_DRAWS:
+            means[k], variances[k] = inside.mean(0), inside.var(0)
+            continue
+        chosen = basins.place == k
+        w, values = basins.weight[chosen], np.nan_to_num(sampled[chosen])
+        means[k] = w @ values
+        variances[k] = w @ np.square(values - means[k])
+    return means, variances
 
 
-def _behind_a_valley(potential: Potential, center: np.ndarray, draws: np.ndarray) -> bool:
-    """Whether log p(x, u) dips by more than VALLEY below both ends on every straight path."""
-    steps = np.linspace(0, 1, 41)[:, None, None]
-    path = center + steps * (draws - center)
-    flat = torch.as_tensor(
-        path.reshape(-1, len(center)), dtype=potential.dtype, device=potential.device
+def _estimate(
+    basins: Basins,
+    masses: np.ndarray,
+    place: np.ndarray,
+    weights: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    seed: int,
+) -> Estimate:
+    """Errors of draws with these weights (S,) by their shares, errors of masses and shares included."""
+    rng = np.random.default_rng(seed)
+    shares = np.bincount(place, weights, minlength=len(basins))
+    effective = 1 / np.square(weights).sum()
+    shift, log_ratio = harm(np.exp(masses - masses.max()), shares, means, variances)
+    noisy = masses + basins.log_mass_se * rng.standard_normal((REPLICATES, len(basins)))
+    counts = rng.dirichlet(shares * effective + 1e-6, REPLICATES)
+    trials = [
+        harm(np.exp(m - m.max()), a, means, variances) for m, a in zip(noisy, counts, strict=True)
+    ]
+    errors = [np.std([trial[i] for trial in trials], axis=0)[None] for i in (0, 1)]
+    able = np.ones((1, means.shape[1]), bool)
+    return Estimate(shift[None], errors[0], log_ratio[None], errors[1], able)
+
+
+def harm(
+    mass: np.ndarray, share: np.ndarray, means: np.ndarray, variances: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(mean of q - mean of p) / sd of p and log(sd of q / sd of p), (M,), of masses and shares (K,)."""
+    w, a = mass / mass.sum(), share / share.sum()
+    middle = w @ means  # differences from it: large means lose no digits
+    moved = means - middle
+    var_p = w @ (variances + np.square(moved))
+    shift = a @ moved
+    var_q = a @ (variances + np.square(moved)) - np.square(shift)
+    sd = np.sqrt(np.maximum(var_p, 1e-300))
+    return shift / sd, 0.5 * np.log(np.maximum(var_q, 1e-300) / np.maximum(var_p, 1e-300))
+
+
+# words -----------------------------------------------------------------------------------------------
+
+
+def _worst(expected: np.ndarray, shares: np.ndarray, means: np.ndarray) -> tuple[int, int]:
+    """The basin, besides that of most draws, whose wrong share moves means most; and that of most draws."""
+    home = int(np.argmax(shares))
+    spread = np.sqrt(np.maximum(expected @ np.square(means - expected @ means), 1e-300))
+    away = np.square((means - means[home]) / spread).max(1)
+    off = np.abs(expected - shares) * (1 + away)
+    off[home] = -1.0
+    return int(np.argmax(off)), home
+
+
+def _described(
+    subject: Subject, basins: Basins, expected: np.ndarray, shares: np.ndarray, means: np.ndarray
+) -> str:
+    """The basin with the most harmful share: where it is, what it holds and what it should."""
+    k, home = _worst(expected, shares, means)
+    spread = np.maximum(subject.values[:, 0].std(0), 1e-300)
+    away = np.abs(means[k] - means[home]) / spread
+    named = np.argsort(-away)[:3]
+    place = ", ".join(f"{subject.names[i]} = {means[k][i]:.3g}" for i in named if away[i] > 0)
+    return (
+        f"the mode at {place} should hold about {_percent(expected[k])} of the posterior mass and "
+        f"holds {_percent(shares[k])} of the draws"
     )
-    value = potential.value_and_grad(flat)[0].double().cpu().numpy().reshape(len(steps), -1)
-    value = np.nan_to_num(value, nan=-1e300, neginf=-1e300)
-    return bool((value.min(0) < np.minimum(value[0], value[-1]) - VALLEY).all())
 
 
-def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
-    """A mode that the draws miss rules out raw and weighted draws alike."""
-    if subject.kind == "point":
-        return Testimony(NAME)
-    if subject.modes is None or subject.position is None or subject.potential is None:
-        return Testimony(NAME, absent=subject.lacks.get("modes", ""))
-    u = subject.position[:, 0]
-    least = _lower_bound(subject, heard)
-    found = missing_modes(subject.potential, list(subject.modes), u, least)
-    if not found:
-        return Testimony(NAME, words=("Every mode that was found holds its share of the draws.",))
-    mode, expected, share = max(found, key=lambda one: one[1])
-    place = ", ".join(f"{v:.3g}" for v in mode.center[:4])
-    more = ", ..." if len(mode.center) > 4 else ""
-    words = (
-        f"a mode at unconstrained ({place}{more}) should hold about {expected:.0%} of the posterior "
-        f"mass and holds {share:.1%} of the draws"
+def _remedy(
+    subject: Subject,
+    basins: Basins,
+    shares: np.ndarray,
+    expected: np.ndarray,
+    means: np.ndarray,
+) -> str:
+    """What to do about two modes: by the symmetry between them, where there is one."""
+    k, home = _worst(expected, shares, means)
+    one, other = basins.modes[home][0], basins.modes[k][0]
+    sd = one.factor if one.factor.ndim == 1 else np.linalg.norm(one.factor, axis=1)
+    moved = np.abs(one.center - other.center) > sd
+    sites = ", ".join(
+        dict.fromkeys(n.split("[")[0] for n, m in zip(subject.coordinates, moved, strict=True) if m)
     )
-    return Testimony(
-        NAME,
-        words=(f"{words[:1].upper()}{words[1:]}.",),
-        rules_out=f"The posterior has mass where there are no draws: {words}.",
-        detail=found,
+    alike = abs(one.log_mass - other.log_mass) < SYMMETRIC
+    near = SYMMETRIC * sd[moved]
+    if alike and (np.abs(one.center + other.center)[moved] < near).all():
+        return (
+            f"The density is the same with the signs of {sites} exchanged: fix the sign of one of its "
+            "numbers (a positive prior), and fit again."
+        )
+    parts = np.sort(one.center[moved]), np.sort(other.center[moved])
+    if alike and (np.abs(parts[0] - parts[1]) < near.min(initial=np.inf)).all():
+        return (
+            f"The density is the same with the components of {sites} in another order: order them in "
+            "the model, and fit again."
+        )
+    return "Use a guide that can hold several modes (flow), or nuts with chains started in each of them."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _harm(subject: Subject, raw: Estimate) -> str:
+    if raw.within(ERRORS)[0]:
+        return "the error that this makes is within bounds"
+    return raw.worst(subject.names)
+
+
+def _against(subject: Subject, found: Estimate, said: str, which: str = "") -> Sequence[str]:
+    """Draws are used only where wrong shares are shown to be harmless."""
+    shown = found.bad()
+    return where(
+        ~found.within(ERRORS),
+        lambda i: (
+            f"The {which}draws have the modes in wrong shares: {said}; {found.worst(subject.names, i)}."
+            if shown[i]
+            else f"The posterior has several modes, and their shares are known too roughly: {said}."
+        ),
     )
-
-
-def _lower_bound(subject: Subject, heard: Mapping[str, Testimony]) -> float:
-    """A lower bound of log p(x): an ELBO, or the evidence estimate where weights are usable."""
-    assert subject.potential is not None and subject.position is not None
-    bounds = [gaussian_elbo(subject.potential, subject.position[:, 0])]
-    numbers = heard[importance.NAME].numbers if importance.NAME in heard else {}
-    if "elbo" in numbers and np.isfinite(numbers["elbo"][0]):
-        usable = "khat" in numbers and numbers["khat"][0] < khat_limit(subject.draws)
-        bounds.append(float(numbers["log_evidence" if usable else "elbo"][0]))
-    return max(bounds)
-
-
-def search_modes(fit: Fit, seed: int = 0) -> list[Mode] | None:
-    """The modes of a fit's density, searched around its draws; None where that cannot be done."""
-    if fit.model is None or fit.data is None:
-        return None
-    tree = fit.posterior(200, seed)
-    if "unconstrained" not in tree.children:
-        return None
-    position = tree["unconstrained"]["position"].values
-    return find_modes(fit.potential, position.reshape(-1, position.shape[-1]), seed)

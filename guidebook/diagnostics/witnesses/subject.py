@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.numerics.basins import Basins
 from guidebook.inference.fits.status import Status
 from guidebook.programs.labels import canonical_positions
 from guidebook.programs.potential import Potential
@@ -142,7 +143,9 @@ class Subject:
         status: how the fit ended. amortized: the posteriors are those of rows, of a model that was
             trained together with the guide.
         tails: (n, M), by how much a heavy tail widens the error of a standard deviation.
-        reference, modes: what there is to compare with besides; evidence: log p(x_i) (n,), exact.
+        reference: what there is to compare with besides; modes: the basins of the density;
+            evidence: log p(x_i) (n,), exact. annealed: values (C, n, M) at the ends of chains that were
+            annealed from the prior, and their log weights (C, n).
     """
 
     kind: str
@@ -160,8 +163,9 @@ class Subject:
     amortized: bool = False
     tree: Any = field(default=None, repr=False)
     reference: Reference | None = None
-    modes: Sequence[Any] | None = None
+    modes: Basins | None = None
     evidence: np.ndarray | None = None
+    annealed: tuple[np.ndarray, np.ndarray] | None = None
     tails: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))
     seed: int = 0
     lacks: Mapping[str, str] = field(default_factory=dict)

@@ -97,7 +97,8 @@ class Testimony:
         supports: (n,), that the gradients of log p were looked at: without that nothing is confirmed
             by its weights alone.
         checks: (n,), that the weighted draws were held against something besides their weights.
-        agreement: what a trust may cite of it.
+        far: (n,), that mass far from the draws would have been seen, and none speaks against them.
+        agreement: what a trust may cite of it. remedy: what to try next where it speaks against.
         numbers: (n,) each, by the column of the table that they belong to.
         detail: what other witnesses may use of it.
     """
@@ -119,7 +120,9 @@ class Testimony:
     alone: np.ndarray | None = None
     supports: np.ndarray | None = None
     checks: np.ndarray | None = None
+    far: np.ndarray | None = None
     agreement: str = ""
+    remedy: str = ""
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
     detail: Any = None
 
@@ -173,6 +176,7 @@ def among(testimony: Testimony, chosen: np.ndarray, count: int) -> Testimony:
         alone=flags(testimony.alone),
         supports=flags(testimony.supports),
         checks=flags(testimony.checks),
+        far=flags(testimony.far),
         numbers={name: spread(v, np.nan) for name, v in testimony.numbers.items()},
     )
 
@@ -206,6 +210,7 @@ def joined(parts: Sequence[Testimony]) -> Testimony:
         alone=arrays("alone"),
         supports=arrays("supports"),
         checks=arrays("checks"),
+        far=arrays("far"),
         against=sentences("against"),
         against_weighted=sentences("against_weighted"),
         weak_weighted=sentences("weak_weighted"),

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.numerics.psis import weighted_moments
 from guidebook.diagnostics.witnesses import stein
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.diagnostics.witnesses.psis import weighted_moments
 from guidebook.diagnostics.witnesses.subject import Density, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 

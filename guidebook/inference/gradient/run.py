@@ -28,6 +28,7 @@ from guidebook.inference.gradient.problem import (
 )
 from guidebook.inference.gradient.reference import run_reference
 from guidebook.inference.gradient.step import Step
+from guidebook.programs.check import outside_support
 from guidebook.programs.graphs.recorded import CannotRecord
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
@@ -62,7 +63,7 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
                 stacklevel=3,
             )
         outcome = run_reference(problem, settings, default)
-    return _with_activity(outcome, problem)
+    return _with_warnings(outcome, problem)
 
 
 def run_captured(step: Step, settings: Settings) -> Outcome:
@@ -187,8 +188,8 @@ def _arrived(step: Step, best: int, history: Tensor) -> Status:
     return Status.CONVERGED if calm else Status.STILL_MOVING
 
 
-def _with_activity(outcome: Outcome, problem: Problem) -> Outcome:
-    """The outcome with its active dimensions, and the words of a warning if there are none."""
+def _with_warnings(outcome: Outcome, problem: Problem) -> Outcome:
+    """The outcome with its active dimensions, and what to warn of: none active, a support left."""
     if outcome.status in (Status.STOPPED_BY_NAN, Status.INTERRUPTED):
         return outcome
     data = problem.data
@@ -199,4 +200,7 @@ def _with_activity(outcome: Outcome, problem: Problem) -> Outcome:
         outcome.notes["active_dimensions"] = [found.active, found.total]
         if found.collapsed:
             outcome.notes["collapsed"] = found.warning()
+    outside = outside_support(outcome.model, outcome.guide, data)
+    if outside:
+        outcome.notes["support"] = outside
     return outcome

@@ -73,7 +73,7 @@ class Step:
         if self.compiled:
             self.call = compile_graph(graph, [t.clone() for t in example])
         else:
-            self.call = interpreted(graph, *example)
+            self.call = interpreted(graph)
 
     def _fresh_state(self, flat: Tensor) -> dict[str, Tensor]:
         rows = flat.expand(self.restarts, -1).clone()

@@ -16,23 +16,39 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.scope import quiet, random_state
 
+AFTER_CALLS = 10
+"""Calls after which a graph is taken into the interpreter: that costs as much as it saves in twenty."""
 
-def interpreted(graph: torch.fx.GraphModule, *example: torch.Tensor) -> Callable[..., Any]:
-    """The graph for arguments shaped like the example; the graph itself where TorchScript has no
-    name for an operation, or would drop one. It is run without gradients, and takes no random numbers
-    before it is called.
+
+def interpreted(graph: torch.fx.GraphModule) -> Callable[..., Any]:
+    """The graph for arguments of the shapes it was recorded with, in Python at first, from the tenth call
+    on in the interpreter; always in Python where TorchScript has no name for an operation, or would drop
+    one. It is run without gradients, and takes no random numbers before it is called.
 
     The interpreter's own optimisations are off: they may change the order of sums.
     """
+    plain = torch.no_grad()(graph)
     if any(map(_only_raises, graph.graph.nodes)):
-        return torch.no_grad()(graph)
+        return plain
+    calls, script = 0, None
+
+    def run(*arguments: torch.Tensor) -> Any:
+        nonlocal calls, script
+        calls += 1
+        if calls == AFTER_CALLS:
+            script = _script(graph, [t.clone() for t in arguments])
+        return plain(*arguments) if script is None else script(*arguments)
+
+    return run
+
+
+def _script(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callable[..., Any] | None:
+    """The graph as a script; None where TorchScript cannot take it."""
     try:
         with quiet(), random_state(0), torch.no_grad():
-            script = torch.jit.trace(
-                graph, tuple(t.clone() for t in example), check_trace=False, strict=False
-            )
+            script = torch.jit.trace(graph, tuple(example), check_trace=False, strict=False)
     except Exception:
-        return torch.no_grad()(graph)
+        return None
 
     def run(*arguments: torch.Tensor) -> Any:
         try:

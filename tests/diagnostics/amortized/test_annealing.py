@@ -88,3 +88,37 @@ def test_the_same_seed_gives_the_same_numbers_and_settings_are_checked(linear) -
     np.testing.assert_array_equal(one.upper, two.upper)
     with pytest.raises(SettingError, match="temperatures=1"):
         annealed_evidence(fit, x, *standard(4, 3), temperatures=1)
+
+
+def test_chains_from_the_prior_end_in_both_branches_in_proportion() -> None:
+    """z ~ N(0, 1), x | z ~ N(z^2 + z / 2, 0.3^2): two uneven branches a row; moments by quadrature."""
+
+    def model(x: torch.Tensor, size: int | None = None) -> None:
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.square() + z / 2, 0.3).to_event(1), obs=x)
+
+    guide = AmortizedNormal(mlp((1, 4, 2)), 1)
+    x = torch.tensor([[1.0], [2.0], [3.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an untrained encoder need not use its latent
+        fit = gb.svi(model, guide, {"x": x}, steps=2, compile="graph", progress=False)
+    with local_parameters(), torch.no_grad(), recording():
+        latents = latents_of(fit, x)
+    z, log_w = annealed_from_prior(fit, x, latents, chains=1000, temperatures=60, seed=0)
+    assert z.shape == (1000, 3, 1) and log_w.shape == (1000, 3)
+    line = np.linspace(-6, 6, 12_001)
+    for row, value in enumerate(x[:, 0].tolist()):
+        p = stats.norm.pdf(line) * stats.norm.pdf(value, line**2 + line / 2, 0.3)
+        evidence = math.log(p.sum() * (line[1] - line[0]))
+        p /= p.sum()
+        mean = p @ line
+        sd = math.sqrt(p @ np.square(line - mean))
+        w = (log_w[:, row] - log_w[:, row].max()).exp().numpy()
+        found = float(log_w[:, row].max()) + math.log(w.mean())
+        w /= w.sum()
+        error = math.sqrt(np.square(w).sum())
+        assert abs(found - evidence) < 5 * error
+        ends = z[:, row, 0].double().numpy()
+        assert abs(w @ ends - mean) < 5 * error * sd
+        assert abs(w @ (ends > 0) - p[line > 0].sum()) < 5 * error * 0.5

@@ -102,8 +102,8 @@ def test_a_deterministic_code_is_a_point_and_has_a_page(problem, tmp_path) -> No
         np.testing.assert_allclose(numbers.latent_mean, code, rtol=1e-5, atol=1e-6)
         error = np.square(numbers.reconstruction - numbers.data).sum(1)
         assert numbers.worst[0] == error.argmax()
-        page = found.to_html(tmp_path / "code.html").read_text()
-        assert "deterministic code" in page and "Reconstructions" in page
+    page = found.to_html(tmp_path / "code.html").read_text()
+    assert "deterministic code" in page and "Reconstructions" in page
 
 
 def test_two_layers_are_weighed_as_one_latent(problem) -> None:

@@ -138,11 +138,22 @@ def test_the_work_of_a_thousand_million_in_blocks_of_eight_million(
 class StandardNormal:
     """Stands in for the density of rows, whose recording is slow."""
 
+    cost = 1
+
     def __init__(self, *_: Any) -> None:
         pass
 
     def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return -z.square().sum(-1) / 2, -z
+
+    def values(self, z: Tensor) -> np.ndarray:
+        return z.double().numpy()
+
+
+def annealed(fit: Any, rows: Tensor, latents: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    """Stands in for the chains from the prior: 256 where gradients are cheap, 40 temperatures."""
+    assert settings == {"chains": 256, "temperatures": 40, "seed": 9}
+    return torch.ones(3, len(rows), 2), torch.zeros(3, len(rows))
 
 
 def subjects_of(
@@ -157,6 +168,7 @@ def subjects_of(
 
     monkeypatch.setattr(room, "heard_on", looked)
     monkeypatch.setattr(room, "RowDensity", StandardNormal)
+    monkeypatch.setattr(room, "annealed_from_prior", annealed)
     monkeypatch.setattr(room, "_discrete", lambda *_: np.array(whole))
     monkeypatch.setattr(room, "_evidence", lambda fit, rows: np.full(len(rows), -3.0))
     return weighing(), seen
@@ -183,6 +195,8 @@ def test_what_the_witnesses_are_heard_on(
         assert (subject.evidence is not None) is any(whole)
     assert cheap.density is None and cheap.position is None
     assert isinstance(costly.density, StandardNormal) and costly.seed == 7
+    assert cheap.annealed is None and costly.annealed is not None
+    assert costly.annealed[0].shape == (3, 2, 2) and costly.annealed[1].dtype == np.float64
     assert costly.position is not None and costly.gradient is not None
     assert costly.position.dtype == costly.gradient.dtype == np.float64
     np.testing.assert_array_equal(costly.position, costly.values)

@@ -23,7 +23,7 @@ MOVING = {"converged": False, "status": "Not converged: it moves. Raise steps.",
 OFF = Testimony("Run", role="confirms", estimate=estimate(0.3))
 NEAR = Testimony("Run", role="confirms", estimate=estimate(0.3, se=0.11))
 WEIGHTS_OFF = Testimony("Weights", role="sharpens", estimate=estimate(0.3))
-MODE = Testimony("Modes", rules_out="A mode at 9.")
+MODE = Testimony("Modes", rules_out="A mode at 9.", remedy="Order the components.")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,9 @@ MODE = Testimony("Modes", rules_out="A mode at 9.")
         (told(kind="chains", converged=False), "Raise tune and draws"),
         (told(kind="chains"), "Raise tune and draws"),
         (told(kind="particles"), "Raise particles and steps"),
-        (told(MODE), "Use nuts with several chains"),
+        (told(MODE), "Order the components."),
+        (told(OFF, MODE, kind="chains", converged=True), "Order the components."),
+        (told(MODE, **MOVING), "Order the components."),
         (told(OFF, converged=True, family="full_rank"), "Try flow"),
         (told(family="unknown"), "Try nuts"),
         (told(converged=False, family="low_rank"), "Try full_rank or flow."),  # no status: no remedy

@@ -14,9 +14,11 @@ import pytest
 from guidebook.diagnostics.judging.assessment import findings_of
 from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.modes import Mode
+from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance, modes, reference, stein, transport
 from guidebook.diagnostics.witnesses.hearing import heard_on
-from guidebook.diagnostics.witnesses.psis import Importance
 from guidebook.diagnostics.witnesses.stein import Stein
 from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate
@@ -51,7 +53,7 @@ GOOD: dict[str, Any] = {
     "khat": 0.3, "khat_se": 0.1, "moments": 0.3, "ess": 800.0, "importance": RIGHT,
     "ratio": (0.0, 1.0), "stein": 0.02, "stein_weighted": 0.01, "transport": RIGHT,
     "weighted_transport": RIGHT, "reference": None, "weighted_reference": RIGHT, "sound": True,
-    "missing": False,
+    "modes": 1, "shares": RIGHT, "weighted_shares": RIGHT,
 }  # fmt: skip
 LIMIT = 2 / 3
 """Of k-hat for 1,000 draws, 1 - 1 / log10 S."""
@@ -77,9 +79,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Judgement]:
         monkeypatch.setattr(transport, "_metric", lambda *_: np.eye(1)[None])
         monkeypatch.setattr(transport, "transport", lambda *_: _moved(run))
         monkeypatch.setattr(transport, "_of_weighted", lambda *_: facts["weighted_transport"])
-        monkeypatch.setattr(modes, "_lower_bound", lambda *_: 0.0)
-        missing = [(modes.Mode(np.zeros(1), np.ones(1), 0.0), 0.4, 0.0)] * facts["missing"]
-        monkeypatch.setattr(modes, "missing_modes", lambda *_: missing)
+        monkeypatch.setattr(modes, "_masses", lambda *_: np.zeros(2))
+        monkeypatch.setattr(modes, "_moments", lambda *_: (np.zeros((2, width)),) * 2)
+        shares = iter((facts["shares"], facts["weighted_shares"]))
+        monkeypatch.setattr(modes, "_estimate", lambda *_: next(shares))
         monkeypatch.setattr(reference, "wasserstein_in_sds", lambda *_: 0.0)
         compared = facts["reference"], facts["weighted_reference"]
         monkeypatch.setattr(reference, "_estimate", lambda s, t, w: compared[w is not None])
@@ -98,7 +101,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Judgement]:
             reference=None
             if compared[0] is None
             else Reference("long", Marginals(names, values[:, 0]), 1e6, facts["sound"]),
-            modes=[],
+            coordinates=["x"],
+            modes=None if facts["modes"] is None else basins(facts["modes"]),
         )
         return judge(findings_of(subject, heard_on(subject), "mean_field", "svi"))
 
@@ -117,6 +121,13 @@ def _moved(run: Estimate) -> Transport:
         run.shift, np.ones_like(run.shift), run.shift, run.shift_se, np.exp(run.log_ratio),
         run.log_ratio_se, run.able, np.full(1, 0.8),
     )  # fmt: skip
+
+
+def basins(count: int) -> Basins:
+    """So many, far apart, the draws in the first."""
+    groups = [[Mode(np.full(1, 100.0 * k), np.ones(1), 0.0)] for k in range(count)]
+    one = np.zeros(count)
+    return Basins(groups, one, one, np.zeros((0, 1)), one[:0], one[:0], one > -1)
 
 
 MENDED = {"transport": OFF, "importance": OFF}
@@ -217,7 +228,21 @@ LIMITS: dict[str, tuple[dict[str, Any], Verdict]] = {
     "stopped by NaN": ({"status": Status.STOPPED_BY_NAN}, REJECT),
     "no mode": ({"status": Status.NO_MODE}, REJECT),
     "still moving": ({"status": Status.STILL_MOVING}, TRUST),
-    "a missing mode": ({"missing": True}, REJECT),
+    # modes: their shares, and whether they were searched for
+    "two modes in their shares": ({"modes": 2}, TRUST),
+    "wrong shares": ({"modes": 2, "shares": OFF}, REWEIGHT),
+    "a missing mode": ({"modes": 2, "shares": OFF, "weighted_shares": OFF}, REJECT),
+    "shares perhaps wrong": ({"modes": 2, "shares": estimate(0.09, se=0.0051)}, REWEIGHT),
+    "shares surely right": ({"modes": 2, "shares": estimate(0.09, se=0.0049)}, TRUST),
+    "shares unknown": (
+        {"modes": 2, "shares": estimate(se=1.0), "weighted_shares": estimate(se=1.0)}, REJECT),
+    "no search, weights usable": ({"modes": None, "khat": LIMIT - 1e-6}, TRUST),
+    "no search, weights unusable": ({"modes": None, "khat": LIMIT + 1e-6}, REJECT),
+    "no maximum, weights unusable": ({"modes": 0, "khat": LIMIT + 1e-6}, REJECT),
+    "two modes, weights unusable": ({"modes": 2, "khat": LIMIT + 1e-6}, TRUST),
+    "no search, no weights": (
+        {"modes": None, "importance": None, "stein_weighted": math.nan}, REJECT),
+    "a search, no weights": ({"importance": None}, TRUST),
     "a point": ({"kind": "point"}, REJECT),
     # discrete
     "discrete, all agree": (DISCRETE, TRUST),

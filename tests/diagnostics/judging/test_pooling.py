@@ -27,7 +27,10 @@ def findings(*told: Testimony, **facts: Any) -> Findings:
 
 
 def confirming(name: str, *of: Any, **more: Any) -> Testimony:
-    return Testimony(name, role="confirms", estimate=estimate(*of), **more)
+    """Of a witness that would have seen mass far from the draws, if not said otherwise."""
+    own = estimate(*of)
+    more = {"far": np.ones(len(own.shift), bool)} | more
+    return Testimony(name, role="confirms", estimate=own, **more)
 
 
 def sharpening(doubt: Sequence[float], *of: Any, **more: Any) -> Testimony:

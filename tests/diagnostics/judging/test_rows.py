@@ -24,6 +24,7 @@ def judged(off: int, weighted_off: int = 0, sampled: list[int] | None = None) ->
         against=[""] * (ROWS - off) + ["off"] * off,
         against_weighted=[""] * (ROWS - weighted_off) + ["weighted off"] * weighted_off,
         checks=everyone,
+        far=everyone,
         numbers={"khat": np.full(ROWS, 0.3), "ess": np.full(ROWS, 500.0)},
     )
     return judge(
@@ -49,7 +50,9 @@ def test_one_posterior_has_no_share() -> None:
     zero = np.zeros((1, 1))
     right = Estimate(zero, zero, zero, zero, zero == 0)
     for words, verdict in (("", TRUST), ("off", REJECT)):
-        one = Testimony("Run", role="confirms", estimate=right, against=[words])
+        one = Testimony(
+            "Run", role="confirms", estimate=right, against=[words], far=np.ones(1, bool)
+        )
         assert judge(Findings(["x"], testimonies={"Run": one})).verdict is verdict
 
 

@@ -30,7 +30,7 @@ OFF, EDGE, BLIND = estimate(shift=0.3), estimate(shift=0.105), estimate(able=Fal
 def run(raw: Estimate, weighted: Estimate | None = None) -> Testimony:
     """A Hamiltonian run."""
     return Testimony(
-        "Hamiltonian run", role="confirms", estimate=raw, weighted=weighted,
+        "Hamiltonian run", role="confirms", estimate=raw, weighted=weighted, far=np.ones(1, bool),
         against=where(raw.bad(), lambda i: "The run says off."),
         against_weighted=where(weighted.bad(), lambda i: "Weighted, off.") if weighted else (),
     )  # fmt: skip

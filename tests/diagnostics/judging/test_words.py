@@ -14,7 +14,8 @@ def run(able: list[bool], shift: float = 0.0) -> Testimony:
     """On two marginals of one posterior."""
     one = np.ones((1, 2))
     given = Estimate(shift * one, 0.02 * one, 0 * one, 0.02 * one, np.array([able]))
-    return Testimony("Run", role="confirms", estimate=given, agreement="the run stays")
+    far = np.ones(1, bool)
+    return Testimony("Run", role="confirms", estimate=given, far=far, agreement="the run stays")
 
 
 def weights(khat: float, **more: Any) -> Testimony:
@@ -92,6 +93,7 @@ def test_how_rows_are_summed_up() -> None:
         return judged(
             Testimony(
                 "Run", role="confirms", estimate=right, agreement="the run stays", checks=everyone,
+                far=everyone,
                 against=[""] * (rows - off) + ["raw off."] * off,
                 against_weighted=[""] * (rows - weighted_off) + ["weighted off."] * weighted_off,
                 numbers={"khat": np.full(rows, 0.3), "ess": np.full(rows, 10.0)},

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance, stein
 from guidebook.diagnostics.witnesses import transport as room
-from guidebook.diagnostics.witnesses.psis import Importance
 from guidebook.diagnostics.witnesses.stein import Stein
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony

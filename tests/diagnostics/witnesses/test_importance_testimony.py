@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.numerics.psis import Importance, khat_of_moment, psis
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import (
     EVIDENCE,
@@ -18,7 +19,6 @@ from guidebook.diagnostics.witnesses.importance import (
     khat_by_site,
     weights_of,
 )
-from guidebook.diagnostics.witnesses.psis import Importance, khat_of_moment, psis
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 

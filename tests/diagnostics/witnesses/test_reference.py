@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses import reference as room
-from guidebook.diagnostics.witnesses.psis import Importance
 from guidebook.diagnostics.witnesses.reference import wasserstein_in_sds
 from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony

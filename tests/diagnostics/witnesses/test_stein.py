@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import stein as module
 from guidebook.diagnostics.witnesses.importance import NAME as WEIGHTS
-from guidebook.diagnostics.witnesses.psis import Importance
 from guidebook.diagnostics.witnesses.stein import (
     STEIN_LIMIT,
     Stein,

@@ -108,7 +108,7 @@ def test_denoising_reconstructs_corrupted_digits_better_than_the_plain_autoencod
         encoder = encoder if corrupt is None else CorruptedEncoder(encoder, corrupt)
         guide = AmortizedDelta(encoder, 16)
         fit = gb.svi(
-            model, guide, train, steps=700, batch_size=128, compile="graph", progress=False,
+            model, guide, train, steps=400, batch_size=128, compile="graph", progress=False,
             optim=pyro.optim.Adam({"lr": 3e-3}),
         )  # fmt: skip
         return fit.model, fit.guide.eval()

@@ -113,8 +113,8 @@ def test_svi_brings_the_full_guide_to_the_evidence():
         data = {"x": model(size=30)}
         expected = log_evidence(model, data["x"]).item()
     fit = gb.svi(
-        model, make("full", hidden=()), data, steps=4000, compile="graph", progress=False,
-        optim=pyro.optim.Adam({"lr": 5e-3}),
+        model, make("full", hidden=()), data, steps=3000, compile="graph", progress=False,
+        optim=pyro.optim.Adam({"lr": 7e-3}),
     )  # fmt: skip
     with torch.no_grad():
         draws = np.array([-Trace_ELBO().loss(fit.model, fit.guide, **data) for _ in range(400)])

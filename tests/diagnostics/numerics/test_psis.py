@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.witnesses import psis as psis_module
-from guidebook.diagnostics.witnesses.importance import evidence
-from guidebook.diagnostics.witnesses.psis import (
+from guidebook.diagnostics.numerics import psis as psis_module
+from guidebook.diagnostics.numerics.psis import (
     Importance,
     khat_limit,
     khat_of_moment,
@@ -20,6 +19,7 @@ from guidebook.diagnostics.witnesses.psis import (
     tail_inflation,
     weighted_moments,
 )
+from guidebook.diagnostics.witnesses.importance import evidence
 
 LOW, HIGH = 0.75, 1.25
 

@@ -18,6 +18,8 @@ from arviz_stats.base import array_stats
 
 LEAST_DRAWS = 25
 """arviz_stats fits no tail to fewer."""
+EVEN_SHARE, EVEN_TOP = 0.99, 2.0
+"""Weights of which so many draws are effective, none above so many times the mean, need no tail."""
 LEAST_SHARE = 0.1
 """Of the draws: effective ones of weights that could not be smoothed, below which they say nothing."""
 
@@ -44,8 +46,10 @@ def khat_limit(draws: int) -> float:
 def psis(log_ratio: np.ndarray) -> Importance | None:
     """Smoothed weights of log p(x, z) - log q(z), shape (S,); None where nothing can be said.
 
-    Equal weights (q is the posterior) give k-hat -inf, error 0 and ESS S. Draws of zero density
-    (-inf) have weight zero; +inf or NaN, or fewer than 25 draws, give None.
+    Equal weights (q is the posterior) give k-hat -inf, error 0 and ESS S. So do weights that are equal
+    to a few per cent where k-hat is above its limit: it is then that of rounding, or of differences
+    that no moment notices. Draws of zero density (-inf) have weight zero; +inf or NaN, or fewer than
+    25 draws, give None.
     """
     size = len(log_ratio)
     if size < LEAST_DRAWS or np.isnan(log_ratio).any() or np.isposinf(log_ratio).any():
@@ -64,6 +68,10 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
             log_weights, khat = array_stats.psislw(-centred, r_eff=1)
         except ValueError:  # the whole tail is one value: bounded weights, nothing to smooth
             log_weights, khat = centred, -math.inf
+    plain = np.exp(centred) / np.exp(centred).sum()
+    even = 1 / np.square(plain).sum() >= EVEN_SHARE * size and plain.max() * size <= EVEN_TOP
+    if even and not khat < khat_limit(size):
+        return Importance(plain, -math.inf, 0.0, float(1 / np.square(plain).sum()))
     smoothed = bool(np.isfinite(log_weights).all())
     if not smoothed:  # ties in the tail, as discrete draws have: taken as they are
         log_weights = centred

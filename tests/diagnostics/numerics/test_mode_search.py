@@ -1,0 +1,138 @@
+"""The search for modes: where it starts, and which modes it keeps."""
+
+import math
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from guidebook.diagnostics.numerics import modes as room
+from guidebook.diagnostics.numerics.modes import Mode
+from guidebook.programs.gaussian import Start
+
+AWAY = np.array([8.0, 0.0])
+
+
+def test_distances_are_in_the_modes_own_standard_deviations() -> None:
+    full = Mode(AWAY, np.array([[2.0, 0.0], [1.0, 3.0]]), 0.0)
+    u = AWAY + np.array([[2.0, 1.0], [0.0, 3.0], [0.0, 0.0]])
+    np.testing.assert_allclose(full.distance(u), [1.0, 1.0, 0.0])
+    diagonal = Mode(AWAY, np.array([2.0, 3.0]), 0.0)
+    np.testing.assert_allclose(diagonal.distance(AWAY + np.array([[2.0, 3.0]])), [math.sqrt(2)])
+
+
+class Searched:
+    """What the search asks of a potential but its density."""
+
+    model = None
+
+    def __init__(self, cost: int, dimension: int = 20_000) -> None:
+        self.cost, self.dimension = cost, dimension
+        self.asked: list[tuple[int, int]] = []
+
+    def prior_positions(self, count: int, seed: int) -> np.ndarray:
+        self.asked.append((count, seed))
+        return np.arange(count)[:, None] * np.ones(self.dimension)
+
+
+@pytest.mark.parametrize(
+    ("cost", "starts"), [(1, 36), (10**9, 4), (333_333, 15), (277_777, 18), (499_999, 10)]
+)
+def test_where_the_search_starts(cost: int, starts: int) -> None:
+    """4e8 numbers, 80 gradients a start: from 4 to 36 starts. A third of them at 3, 6, 12 and 25
+    standard deviations from the mean of the draws (root mean square over coordinates), a third around
+    the origin at 2 and 5 (20,000 coordinates: within 3 % is four standard errors and more), a third
+    from the prior.
+    """
+    potential, third = Searched(cost), starts // 3
+    middle, spread = np.linspace(-3, 3, 20_000), np.linspace(0.1, 2, 20_000)
+    u = np.stack([middle + spread, middle - spread])
+    found = room._starts(potential, u, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert found.shape == (3 * third, 20_000)
+    distance = np.sqrt(np.square((found[:third] - middle) / spread).mean(1))
+    np.testing.assert_allclose(distance, np.tile([3.0, 6.0, 12.0, 25.0], 3)[:third])
+    scale = np.sqrt(np.square(found[third : 2 * third]).mean(1))
+    np.testing.assert_allclose(scale, np.tile([2.0, 5.0], 6)[:third], rtol=0.03)
+    np.testing.assert_array_equal(found[2 * third :, 0], np.arange(third))
+    ((count, seed),) = potential.asked
+    assert count == starts and 0 <= seed < 2**31
+
+
+class Climbing:
+    """A climb ends one to the right of its start; `tops` are the modes' log masses, by their place."""
+
+    tops: ClassVar[dict[float, float]] = {}
+    iterations: ClassVar[set[int]] = set()
+
+    def __init__(self, potential: object) -> None:
+        self.potential = potential
+
+    def from_point(self, point: np.ndarray, iterations: int) -> list[np.ndarray]:
+        self.iterations.add(iterations)
+        return [point, point + 5.0, point + 1.0]
+
+    def mode_at(self, point: np.ndarray) -> Start | None:
+        place = float(point[0])
+        if place not in self.tops:
+            return None
+        center = torch.tensor([place], dtype=torch.float64)
+        return Start(center, torch.full((1,), 2.0), self.tops[place], mode=True)
+
+
+class Story:
+    """Three components that can change places."""
+
+    K = 3
+
+    def canonical_order(self) -> None: ...
+
+
+def test_modes_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one counts from a distance of 1 standard deviation, here 2, of every other on; no
+    mode, and one without a finite mass, are passed by. Masses are those of all K! labellings.
+    """
+    tops = {0.0: -4.0, 50.0: math.inf, 1.9: -4.0, 2.0: -5.0, 9.0: -6.0, 3.5: -4.0}
+    starts = np.array([70.0, *tops])[:, None] - 1.0
+    monkeypatch.setattr(room, "Climb", Climbing)
+    monkeypatch.setattr(Climbing, "tops", tops)
+    monkeypatch.setattr(room, "_starts", lambda *_: starts)
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
+    potential = Searched(1)
+    potential.model = Story()  # type: ignore[assignment]
+    found = room.find_modes(potential, np.zeros((2, 1)))  # type: ignore[arg-type]
+    assert [float(mode.center[0]) for mode in found] == [0.0, 2.0, 9.0]
+    constant = 0.5 * math.log(2 * math.pi) + math.log(2.0) + math.log(6)
+    np.testing.assert_allclose([m.log_mass - constant for m in found], [-4.0, -5.0, -6.0])
+    assert all(mode.factor.tolist() == [2.0] for mode in found)
+    assert Climbing.iterations == {200}
+
+
+def test_a_mode_is_that_of_the_ordered_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The climb is asked for its copy; where it has none the mode stays as it is."""
+    monkeypatch.setattr(Climbing, "tops", {3.0: -1.0, -3.0: -2.0, 4.0: -3.0})
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: -u)
+    climb = Climbing(None)
+    for place, kept in ((3.0, -3.0), (4.0, 4.0)):
+        top = climb.mode_at(np.array([place]))
+        assert top is not None
+        assert float(room._labelled(climb, top).center) == kept  # type: ignore[arg-type]
+
+
+def test_modes_are_held_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model may compute in single precision."""
+    one = torch.ones(1, dtype=torch.float32)
+    mode = room._as_mode(Start(3 * one, 2 * one, -1.0, mode=True), 0.0)
+    assert mode.center.dtype == mode.factor.dtype == np.float64
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: -u)
+    asked: list[Any] = []
+    climb: Any = SimpleNamespace(potential=None, mode_at=asked.append)
+    room._labelled(climb, Start(3 * one, 2 * one, -1.0, mode=True))
+    assert asked[0].dtype == np.float64
+
+
+def test_the_volume_of_a_mode_is_that_of_its_factor() -> None:
+    full = Mode(AWAY, np.array([[2.0, 0.0], [1.0, 3.0]]), 0.0)
+    diagonal = Mode(AWAY, np.array([2.0, 3.0]), 0.0)
+    assert full.log_volume == diagonal.log_volume == pytest.approx(math.log(6))
