@@ -1,16 +1,26 @@
 """Annealing from both ends: against the closed evidence of linear decoders, and quadrature."""
 
+import math
+import warnings
+
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 from scipy.stats import chi2
 
 import guidebook as gb
-from guidebook.diagnostics.amortized.annealing import annealed_evidence
+from guidebook.diagnostics.amortized.annealing import annealed_evidence, annealed_from_prior
+from guidebook.diagnostics.amortized.rows import latents_of
 from guidebook.errors import SettingError
 from guidebook.guides import AmortizedNormal, LinearGaussianPosterior
 from guidebook.inference.fits.fit import Fit
 from guidebook.models import VAE, LinearVAE
+from guidebook.models.decoders.networks import mlp
+from guidebook.programs.graphs.recorded import recording
+from guidebook.scope import local_parameters
 
 
 @pytest.fixture(scope="module")
