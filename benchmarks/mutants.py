@@ -53,10 +53,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_testimony.py",
     ),
     "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
-    "guidebook/diagnostics/witnesses/psis.py": ("tests/diagnostics/witnesses/test_weights.py",),
+    "guidebook/diagnostics/numerics/psis.py": ("tests/diagnostics/numerics/test_psis.py",),
     "guidebook/diagnostics/witnesses/importance.py": (
         "tests/diagnostics/witnesses/test_importance_testimony.py",
-        "tests/diagnostics/witnesses/test_weights.py",
+        "tests/diagnostics/numerics/test_psis.py",
         "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/stein.py": (
@@ -68,7 +68,13 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_hamiltonian.py",
         "tests/diagnostics/witnesses/test_transport.py",
     ),
+    "guidebook/diagnostics/numerics/modes.py": ("tests/diagnostics/numerics/test_mode_search.py",),
+    "guidebook/diagnostics/numerics/basins.py": ("tests/diagnostics/numerics/test_basins.py",),
     "guidebook/diagnostics/witnesses/modes.py": ("tests/diagnostics/witnesses/test_modes.py",),
+    "guidebook/diagnostics/witnesses/annealed.py": (
+        "tests/diagnostics/witnesses/test_annealed.py",
+    ),
+    "guidebook/programs/graphs/tape.py": ("tests/programs/graphs/test_tape.py",),
     "guidebook/diagnostics/witnesses/reference.py": (
         "tests/diagnostics/witnesses/test_reference.py",
     ),

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOME = {
     "svi": "guidebook.inference.svi",
     "nuts": "guidebook.inference.nuts",
-    "laplace": "guidebook.inference.laplace",
+    "laplace": "guidebook.inference.normals.laplace",
     "exact": "guidebook.inference.exact",
     "em": "guidebook.inference.em",
     "cavi": "guidebook.inference.cavi",
@@ -18,6 +18,7 @@ _HOME = {
     "gibbs": "guidebook.inference.gibbs",
     "ep": "guidebook.inference.ep",
     "svgd": "guidebook.inference.svgd",
+    "pathfinder": "guidebook.inference.normals.pathfinder",
     "wake_sleep": "guidebook.inference.wake_sleep",
     "Fit": "guidebook.inference.fits.fit",
     "Status": "guidebook.inference.fits.status",
@@ -45,8 +46,9 @@ if TYPE_CHECKING:
     from guidebook.inference.fits.loading import load
     from guidebook.inference.fits.status import Status
     from guidebook.inference.gibbs import gibbs
-    from guidebook.inference.laplace import laplace
     from guidebook.inference.natural_svi import natural_svi
+    from guidebook.inference.normals.laplace import laplace
+    from guidebook.inference.normals.pathfinder import pathfinder
     from guidebook.inference.nuts import nuts
     from guidebook.inference.svgd import svgd
     from guidebook.inference.svi import svi
@@ -57,8 +59,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "cavi", "compare",
     "datasets", "diagnostics", "em", "ep", "errors", "exact", "gibbs", "guides", "inference",
-    "laplace", "load", "models", "natural_svi", "nuts", "pair", "reports", "svgd", "svi", "to_arviz",
-    "wake_sleep",
+    "laplace", "load", "models", "natural_svi", "nuts", "pair", "pathfinder", "reports", "svgd", "svi",
+    "to_arviz", "wake_sleep",
 ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ RANK = {
     "inference/protocols": 7,
     "inference/objectives": 7,
     "inference/energy": 7,
+    "inference/normals": 7,
     "inference/gradient": 8,
     "inference": 9,
     "diagnostics/numerics": 10,

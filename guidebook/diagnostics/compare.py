@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-COLUMNS = ("verdict", "reason", "next", *NUMBERS, "seconds", "engine")
+COLUMNS = ("verdict", "reason", "next", "checks", *NUMBERS, "seconds", "engine")
 
 
 SHOWN_DRAWS = 4000
@@ -308,11 +308,12 @@ def _table(rows: Mapping[str, Assessment]) -> pd.DataFrame:
             "verdict": a.judgement.verdict.value,
             "reason": a.judgement.reason,
             "next": a.judgement.next,
+            "checks": a.checks,
             **{key: a.numbers.get(key, math.nan) for key in keys},
             "seconds": a.seconds,
             "engine": a.engine,
         }
         for name, a in rows.items()
     }
-    columns = ["verdict", "reason", "next", *keys, "seconds", "engine"]
+    columns = ["verdict", "reason", "next", "checks", *keys, "seconds", "engine"]
     return pd.DataFrame.from_dict(records, orient="index", columns=columns)

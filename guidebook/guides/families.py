@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from guidebook.errors import GuideError
 from guidebook.guides.autoguides.flow import Flow
+from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.guides.autoguides.normal import FullRank, LowRank, MeanField
 from guidebook.guides.autoguides.point import Point
 from guidebook.guides.autoguides.whitened import Model, Whitened
@@ -61,5 +62,5 @@ def delta(model: Model) -> Point:
 
 
 FAMILIES: dict[str, type[Whitened]] = {
-    kind.family: kind for kind in (MeanField, FullRank, LowRank, Flow, Point)
+    kind.family: kind for kind in (MeanField, FullRank, LowRank, Flow, Point, NormalMixture)
 }

@@ -33,6 +33,13 @@ class Assessment:
     witnesses: list[str]
     findings: Findings = field(repr=False)
 
+    @property
+    def checks(self) -> str:
+        """How many witnesses confirm, of those that were asked: on what the verdict rests."""
+        told = self.findings.testimonies.values()
+        asked = [t for t in told if t.agreement or t.absent or t.estimate or t.supports is not None]
+        return f"{sum(bool(t.agreement) for t in asked)} of {len(asked)}" if asked else ""
+
 
 def findings_of(
     subject: Subject,

@@ -54,6 +54,7 @@ def _with_se(name: str) -> Callable[[Row], str]:
 
 
 COLUMNS = (
+    Column("checks", "agree, of asked", ("checks",), lambda row: row["checks"] or MISSING, 4),
     Column("k-hat", "± se", ("khat", "khat_se"), khat, 0),
     Column("ELBO", "nats ± se", ("elbo", "elbo_se"), _with_se("elbo"), 2),
     Column(

@@ -1,0 +1,63 @@
+r"""A mixture of K normals on the unconstrained scale, as Pathfinder leaves them.
+
+.. math:: q(u) = \sum_{k=1}^K w_k\, N(u;\ m_k,\ L_k L_k^\top)
+
+It has no parameters to train: `gb.pathfinder` puts its components where they belong. Its density is
+known, so its draws have importance weights like those of any other guide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from guidebook.guides.autoguides.whitened import Model, Whitened
+
+DRAWS = 4000
+
+
+class NormalMixture(Whitened):
+    """q(u) = sum_k w_k N(m_k, L_k L_k'): `log_shares` (K,), `centers` (K, D), `factors` (K, D, D)."""
+
+    family = "normal_mixture"
+    log_shares: Tensor
+    centers: Tensor
+    factors: Tensor
+
+    def __init__(self, model: Model, components: int = 1) -> None:
+        super().__init__(model)
+        self.options = {"components": components}
+
+    def _make_parameters(self) -> None:
+        K, D = self.options["components"], self.latent_dim
+        self.register_buffer("log_shares", self.center.new_zeros(K))
+        self.register_buffer("centers", self.center.new_zeros(K, D))
+        eye = torch.eye(D, dtype=self.center.dtype, device=self.center.device)
+        self.register_buffer("factors", eye.expand(K, D, D).clone())
+
+    def start_at(self, center: Tensor, factor: Tensor) -> None:
+        """All components at one normal."""
+        super().start_at(center, factor)
+        whole = torch.diag(self.factor) if self.factor.dim() == 1 else self.factor
+        self.place(torch.zeros_like(self.log_shares), *(
+            value.expand_as(like).clone()
+            for value, like in ((self.center, self.centers), (whole, self.factors))
+        ))  # fmt: skip
+
+    def place(self, log_shares: Tensor, centers: Tensor, factors: Tensor) -> None:
+        """Takes log w (K,), m (K, D) and lower triangular L (K, D, D)."""
+        self.log_shares = log_shares.to(self.center)
+        self.centers, self.factors = centers.to(self.center), factors.to(self.center)
+
+    def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=self.log_shares),
+            dist.MultivariateNormal(self.centers, scale_tril=self.factors),
+        )
+
+    def _loc_scale(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        draws = self.get_posterior().sample((DRAWS,))
+        return draws.mean(0), draws.std(0)

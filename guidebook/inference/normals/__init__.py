@@ -1,0 +1,1 @@
+"""Engines that leave normals where an optimiser goes."""
