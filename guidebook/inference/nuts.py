@@ -27,6 +27,8 @@ from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
 from guidebook.scope import quiet
 
+DRAWS, MORE_DRAWS = 1000, 4000
+ACCEPT, CAREFUL = 0.9, 0.99
 GRADIENTS_PER_DRAW = 10
 PATIENCE = 0.2
 """Seconds between two looks at whether Ctrl-C was pressed."""
@@ -36,11 +38,11 @@ def nuts(
     model: Callable[..., Any],
     data: Mapping[str, Any],
     *,
-    draws: int = 1000,
+    draws: int | None = None,
     tune: int = 1000,
     chains: int = 4,
     seed: int = 0,
-    target_accept: float = 0.9,
+    target_accept: float | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
 ) -> Fit:
@@ -50,32 +52,49 @@ def nuts(
     status and `notes`. Chains start from draws around the Gaussian that `svi` starts from, spread
     twice as wide. R-hat must be at most 1.01 and the effective sample size at least 100 a chain.
 
+    What is left to the engine (None) is 1,000 draws at target_accept 0.9. Where these do not pass, it
+    samples once more: with 4,000 draws where chains disagree or are too short, with shorter steps
+    (0.99) and twice the adaptation where some diverged. `notes['runs']` says how often it sampled.
+
     Ctrl-C keeps the draws made so far: as many of each chain as chains of equal length have.
 
     Raises:
         ModelError: the model cannot be recorded, or its density is zero everywhere tried.
         DataError, SettingError: as `svi`.
     """
-    check_whole(draws=(draws, 4), tune=(tune, 10), chains=(chains, 1))
-    if not 0 < target_accept < 1:
+    whole = {"tune": (tune, 10), "chains": (chains, 1)}
+    check_whole(**whole if draws is None else whole | {"draws": (draws, 4)})
+    if target_accept is not None and not 0 < target_accept < 1:
         raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
     with opened("nuts", model, None, data, seed=seed, device=device, check=model_runs) as run:
         sites = run.latent_sites()
         potential = Potential(run.model, run.tensors, sites)
         start = find_start(potential)
-        gradient = _gradient(potential, chains * (draws + tune) * GRADIENTS_PER_DRAW)
-    u, diverging = _sampled(
-        run, _for_nutpie(potential, start, gradient), draws=draws, tune=tune, chains=chains,
-        target_accept=target_accept, progress_bar=progress,
-    )  # fmt: skip
+        gradient = _gradient(potential, chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW)
+    density = _for_nutpie(potential, start, gradient)
+    settings = {
+        "draws": draws or DRAWS,
+        "tune": tune,
+        "chains": chains,
+        "target_accept": target_accept or ACCEPT,
+        "progress_bar": progress,
+    }
+    u, diverging = _sampled(run, density, **settings)
     rhat, ess = convergence(u)
+    whole_run = u.shape[:2] == (chains, settings["draws"])  # not ended by Ctrl-C
+    again = _again(settings, draws, target_accept, diverging, agree(rhat, ess, len(u)))
+    if again is not None and whole_run:
+        settings = again
+        u, diverging = _sampled(run, density, **settings)
+        rhat, ess = convergence(u)
     notes = {
+        "runs": 2 if again is not None and whole_run else 1,
         "rhat": rhat,
         "ess": ess,
         "divergences": int(diverging.sum()),
         "diverging": diverging.astype(int).tolist(),
         "draws": u.shape[1],
-        "tune": tune,
+        "tune": settings["tune"],
         "chains": u.shape[0],
     }
     status = Status.CONVERGED
@@ -85,6 +104,24 @@ def nuts(
         status = Status.CHAINS_DISAGREE
     position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
     return run.fit(status, sites=sites, draws=position, notes=notes)
+
+
+def _again(
+    settings: dict[str, Any],
+    draws: int | None,
+    target_accept: float | None,
+    diverging: np.ndarray,
+    agreed: bool,
+) -> dict[str, Any] | None:
+    """The settings of a second run, where the first did not pass and they are left to the engine."""
+    if diverging.any():
+        if target_accept is not None:
+            return None
+        longer = DRAWS if draws is None else draws
+        return settings | {"target_accept": CAREFUL, "tune": 2 * settings["tune"], "draws": longer}
+    if agreed or draws is not None:
+        return None
+    return settings | {"draws": MORE_DRAWS}
 
 
 def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch.distributions import constraints
 
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
 from guidebook.programs.sites import trace_at
@@ -121,6 +122,8 @@ def _outside(guide_trace: Any, model_trace: Any, names: set[str]) -> str:
     with torch.no_grad(), random_state(0):
         for name in sorted(names):
             fn, support = guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"].support
+            if _same_or_all(support, fn):
+                continue
             draws = max(1, min(SUPPORT_DRAWS, SUPPORT_NUMBERS // max(1, math.prod(fn.shape()))))
             try:
                 share = float((~support.check(fn.sample((draws,)))).double().mean())
@@ -134,6 +137,14 @@ def _outside(guide_trace: Any, model_trace: Any, names: set[str]) -> str:
                     "torch.distributions.biject_to)."
                 )
     return ""
+
+
+def _same_or_all(support: Any, fn: Any) -> bool:
+    """Whether the guide's distribution cannot leave the support, by what it says of itself."""
+    base = support
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    return base is constraints.real or str(getattr(fn, "support", None)) == str(support)
 
 
 def _kind(fn: Any) -> str:

@@ -190,17 +190,15 @@ def _arrived(step: Step, best: int, history: Tensor) -> Status:
 
 def _with_warnings(outcome: Outcome, problem: Problem) -> Outcome:
     """The outcome with its active dimensions, and what to warn of: none active, a support left."""
+    data = problem.data if problem.rows is None else problem.rows.head(ROWS)
+    outside = outside_support(outcome.model, outcome.guide, data)
+    if outside:
+        outcome.notes["support"] = outside
     if outcome.status in (Status.STOPPED_BY_NAN, Status.INTERRUPTED):
         return outcome
-    data = problem.data
-    if problem.rows is not None:
-        data = problem.rows.head(ROWS)
     found = activity(outcome.model, outcome.guide, data)
     if found is not None:
         outcome.notes["active_dimensions"] = [found.active, found.total]
         if found.collapsed:
             outcome.notes["collapsed"] = found.warning()
-    outside = outside_support(outcome.model, outcome.guide, data)
-    if outside:
-        outcome.notes["support"] = outside
     return outcome

@@ -176,7 +176,8 @@ def taped(function: Callable[..., Any], *example: Tensor) -> torch.fx.GraphModul
     tape.graph.output(map_aggregate(result, tape.node))
     for node in tape.graph.nodes:
         _keep_dtype(node)
-    tape.graph.eliminate_dead_code()
+    # random numbers that nothing reads are not drawn: Pyro guesses the depth of plates by a first run
+    tape.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     return torch.fx.GraphModule(tape.outside, tape.graph)
 
 

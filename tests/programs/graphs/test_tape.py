@@ -130,16 +130,21 @@ def test_what_a_program_takes_from_outside_is_read_at_every_call():
     assert torch.equal(graph(X), X + 10)
 
 
-def test_what_nothing_reads_is_left_out_but_what_writes_or_draws_is_kept():
+def test_what_nothing_reads_is_left_out_but_what_writes_or_checks_is_kept():
+    """Draws too are left out, as TorchScript does: the two ways to run a graph draw the same numbers."""
+
     def function(x, state):
         x.exp()
         state.add_(1)
         torch.randn(2)
+        torch.linalg.cholesky(x.outer(x) + 4 * torch.eye(3))
         return x * 2
 
     graph = taped(function, X, torch.zeros(1))
     aten = torch.ops.aten
-    assert operations(graph) == [aten.add_.Tensor, aten.randn.default, aten.mul.Tensor]
+    assert aten.randn.default not in operations(graph)
+    assert aten.add_.Tensor in operations(graph)
+    assert aten._linalg_check_errors.default in operations(graph)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,241 @@
+"""Planted failures: mixtures of normals judged where every error is known in closed form.
+
+    python -m benchmarks.planted                  # writes benchmarks/PLANTED.md
+    python -m benchmarks.planted --every 5        # every fifth target: a first look
+
+A target is a mixture of one to three normals in D dimensions; an approximation is another mixture with
+a known density: the target itself and a near one (sound twins), and the same with a planted failure (too
+narrow, too wide, shifted, without a mode, with modes in wrong shares, without its correlations). Each is
+judged by `gb.compare` without a reference, at its defaults. *Truly good*: every marginal mean within 0.1
+standard deviations and every standard deviation within 20 % of the target's, in closed form; *truly
+reweightable*: the same of the smoothed importance-weighted draws. Rates have the one-sided upper 95 %
+bound of Clopper and Pearson beside them.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from scipy.stats import beta
+
+import guidebook as gb
+from benchmarks.timing import machine
+from guidebook.diagnostics.numerics.psis import psis, weighted_moments
+from guidebook.guides.autoguides.mixture import NormalMixture
+from guidebook.inference.fits.opening import opened
+from guidebook.inference.fits.status import Status
+
+OUTPUT = Path(__file__).resolve().parent / "PLANTED.md"
+DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares (K,), means (K, D) and lower triangular factors (K, D, D)."""
+
+    shares: np.ndarray
+    means: np.ndarray
+    factors: np.ndarray
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (D,)."""
+        mean = self.shares @ self.means
+        variances = np.square(self.factors).sum(-1) + np.square(self.means - mean)
+        return mean, np.sqrt(self.shares @ variances)
+
+
+def model(log_shares: torch.Tensor, means: torch.Tensor, factors: torch.Tensor) -> None:
+    """u with the density of a mixture of normals; its prior is N(0, 10^2), taken out again."""
+    size = means.shape[1]
+    prior = dist.Normal(means.new_zeros(size), 10.0).to_event(1)
+    u = pyro.sample("u", prior)
+    normals = torch.distributions.MultivariateNormal(means, scale_tril=factors, validate_args=False)
+    density = (normals.log_prob(u.unsqueeze(-2)) + log_shares).logsumexp(-1)
+    pyro.factor("density", density - prior.log_prob(u))
+
+
+def targets() -> Iterator[tuple[str, Mixture]]:
+    """One, two and three modes over dimensions, distances and shares."""
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 10, 30, 60):
+        for correlated in (False, True) if size > 1 else (False,):
+            spread = 10.0 ** rng.uniform(-1, 0.5, size)
+            root = np.linalg.cholesky(_correlation(size, 0.6 if correlated else 0.0))
+            normal = Mixture(np.ones(1), rng.normal(size=(1, size)), (spread[:, None] * root)[None])
+            yield f"normal, D = {size}{', correlated' if correlated else ''}", normal
+    for size in (1, 2, 10, 30):
+        for distance in (5.0, 10.0, 25.0):
+            for share in (0.5, 0.2, 0.02, 0.005):
+                means = np.zeros((2, size))
+                means[1, 0] = distance
+                factors = np.stack([np.eye(size), 0.7 * np.eye(size)])
+                both = Mixture(np.array([1 - share, share]), means, factors)
+                yield f"two modes, D = {size}, {distance:g} sd apart, {share:.1%}", both
+    for size in (2, 10):
+        means = 8.0 * rng.normal(size=(3, size)) / math.sqrt(size) * np.array([[0], [1], [-1.5]])
+        three = Mixture(np.array([0.5, 0.3, 0.2]), means, np.stack([np.eye(size)] * 3))
+        yield f"three modes, D = {size}", three
+
+
+def _correlation(size: int, rho: float) -> np.ndarray:
+    return rho ** np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+
+
+def approximations(p: Mixture) -> dict[str, Mixture]:
+    """The target, a near one, and it with each failure."""
+    _, sd = p.moments()
+    found = {
+        "exact": p,
+        "near": replace(p, factors=0.95 * p.factors, means=p.means + 0.03 * sd),
+        "narrow": replace(p, factors=0.6 * p.factors),
+        "wide": replace(p, factors=1.5 * p.factors),
+        "shifted": replace(p, means=p.means + 0.3 * sd),
+    }
+    if len(p.shares) > 1:
+        found["missing mode"] = replace(
+            p,
+            shares=p.shares[:-1] / p.shares[:-1].sum(),
+            means=p.means[:-1],
+            factors=p.factors[:-1],
+        )
+        wrong = p.shares * np.where(np.arange(len(p.shares)) == 0, 0.5, 1.0)
+        found["first mode halved"] = replace(p, shares=wrong / wrong.sum())
+        wrong = p.shares * np.where(np.arange(len(p.shares)) == 0, 1.0, 0.3)
+        found["others to a third"] = replace(p, shares=wrong / wrong.sum())
+    elif p.means.shape[1] > 1 and np.abs(np.tril(p.factors[0], -1)).max() > 0:
+        precision = np.linalg.inv(p.factors[0] @ p.factors[0].T)
+        apart = np.diag(1 / np.sqrt(np.diagonal(precision)))
+        found["factorised"] = replace(p, factors=apart[None])
+    return found
+
+
+def fit_of(q: Mixture, data: dict[str, np.ndarray]) -> gb.Fit:
+    """A fit whose approximation is this mixture."""
+    guide = NormalMixture(model, len(q.shares))
+    with opened("planted", model, guide, data, seed=0, device=None) as run:
+        run.guide.place(*map(torch.as_tensor, (np.log(q.shares), q.means, q.factors)))
+    fit: gb.Fit = run.fit(Status.CONVERGED, sites=run.guide.sites)
+    return fit
+
+
+def good(mean: np.ndarray, sd: np.ndarray, p: Mixture) -> bool:
+    of_p, sd_p = p.moments()
+    return bool((np.abs(mean - of_p) / sd_p < 0.1).all() and (np.abs(sd / sd_p - 1) < 0.2).all())
+
+
+def judged(p: Mixture) -> list[dict[str, Any]]:
+    """Every approximation of a target: its verdict, and what is true."""
+    data = {"log_shares": np.log(p.shares), "means": p.means, "factors": p.factors}
+    mixtures = approximations(p)
+    fits = {name: fit_of(q, data) for name, q in mixtures.items()}
+    found = gb.compare(fits)
+    rows = []
+    for name, q in mixtures.items():
+        tree = fits[name].posterior(DRAWS, seed=9)
+        u = tree["posterior"]["u"].values.reshape(DRAWS, -1)
+        stats = tree["sample_stats"]
+        weights = psis((stats["lp"] - stats["log_q"]).values.reshape(-1))
+        moments = weighted_moments(u, None if weights is None else weights.weights)
+        row = found.table.loc[name]
+        rows.append(
+            {
+                "fit": name,
+                "verdict": row["verdict"],
+                "good": good(*q.moments(), p),
+                "reweightable": good(*moments, p),
+                "khat": row["khat"],
+                "reason": row["reason"],
+            }
+        )
+    return rows
+
+
+def rate(bad: int, of: int) -> str:
+    """A share with its upper 95 % bound."""
+    if not of:
+        return "0 of 0"
+    bound = beta.ppf(0.95, bad + 1, of - bad) if bad < of else 1.0
+    return f"{bad} of {of} ({bad / of:.1%}, at most {bound:.1%})"
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
+    trusted = [r for r in rows if r["verdict"] == "trust"]
+    mended = [r for r in rows if r["verdict"] == "reweight"]
+    sound = [r for r in rows if r["good"]]
+    return {
+        "fits": str(len(rows)),
+        "failures (truly not good)": str(sum(not r["good"] for r in rows)),
+        "wrong trust": rate(sum(not r["good"] for r in trusted), sum(not r["good"] for r in rows)),
+        "wrong reweight, of all reweights": rate(
+            sum(not r["reweightable"] for r in mended), len(mended)
+        ),
+        "good ones not trusted": rate(sum(r["verdict"] != "trust" for r in sound), len(sound)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    began, rows = time.perf_counter(), []
+    for name, p in list(targets())[:: arguments.every]:
+        started = time.perf_counter()
+        for row in judged(p):
+            rows.append({"target": name, **row})
+            wrong = row["verdict"] == "trust" and not row["good"]
+            missed = row["good"] and row["verdict"] != "trust"
+            mark = "  <- WRONG TRUST" if wrong else "  <- not trusted" if missed else ""
+            print(f"{name}: {row['fit']}: {row['verdict']}, truly {_truth(row)}{mark}", flush=True)
+            if mark:
+                print("    ", row["reason"][:300], flush=True)
+        print(f"    {time.perf_counter() - started:.0f} s", flush=True)
+    text = document(rows, time.perf_counter() - began)
+    print(text.split("## Every")[0])
+    if arguments.every == 1:
+        arguments.out.write_text(text, encoding="utf-8")
+
+
+def _truth(row: dict[str, Any]) -> str:
+    return "good" if row["good"] else "reweightable" if row["reweightable"] else "bad"
+
+
+def document(rows: list[dict[str, Any]], seconds: float) -> str:
+    lines = [
+        "# Planted failures", "", __doc__.split("\n\n", 2)[2].strip(), "",
+        f"Command: `python -m benchmarks.planted`, {seconds / 60:.0f} minutes, one thread.",
+        f"Machine: {machine()}.", "", "| | |", "|---|---|",
+        *(f"| {key} | {value} |" for key, value in summary(rows).items()),
+        "", "Of failures by kind (upper 95 % bounds):", "",
+        "| planted | wrong trust | good ones not trusted |", "|---|---|---|",
+    ]  # fmt: skip
+    for kind in dict.fromkeys(r["fit"] for r in rows):
+        own = [r for r in rows if r["fit"] == kind]
+        table = summary(own)
+        lines.append(f"| {kind} | {table['wrong trust']} | {table['good ones not trusted']} |")
+    lines += [
+        "", "## Every fit", "",
+        "| target | approximation | verdict | truly | k-hat |", "|---|---|---|---|---|",
+        *(f"| {r['target']} | {r['fit']} | {r['verdict']} | {_truth(r)} | {r['khat']:.2f} |" for r in rows),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
