@@ -79,47 +79,50 @@ def nuts(
         "target_accept": target_accept or ACCEPT,
         "progress_bar": progress,
     }
+    free = {
+        name
+        for name, value in (("draws", draws), ("target_accept", target_accept))
+        if value is None
+    }
     u, diverging = _sampled(run, density, **settings)
-    rhat, ess = convergence(u)
-    whole_run = u.shape[:2] == (chains, settings["draws"])  # not ended by Ctrl-C
-    again = _again(settings, draws, target_accept, diverging, agree(rhat, ess, len(u)))
-    if again is not None and whole_run:
+    again = _again(settings, free, u, diverging)
+    if again is not None:
         settings = again
         u, diverging = _sampled(run, density, **settings)
-        rhat, ess = convergence(u)
+    status, notes = _ended(u, diverging)
+    notes |= {"tune": settings["tune"], "runs": 1 if again is None else 2}
+    position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
+    return run.fit(status, sites=sites, draws=position, notes=notes)
+
+
+def _ended(u: np.ndarray, diverging: np.ndarray) -> tuple[Status, dict[str, Any]]:
+    """How the run that left draws u (chain, draw, D) ended, and the numbers that say so."""
+    rhat, ess = convergence(u)
     notes = {
-        "runs": 2 if again is not None and whole_run else 1,
         "rhat": rhat,
         "ess": ess,
         "divergences": int(diverging.sum()),
         "diverging": diverging.astype(int).tolist(),
         "draws": u.shape[1],
-        "tune": settings["tune"],
         "chains": u.shape[0],
     }
-    status = Status.CONVERGED
     if diverging.any():
-        status = Status.DIVERGENCES
-    elif not agree(rhat, ess, len(u)):
-        status = Status.CHAINS_DISAGREE
-    position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
-    return run.fit(status, sites=sites, draws=position, notes=notes)
+        return Status.DIVERGENCES, notes
+    return Status.CONVERGED if agree(rhat, ess, len(u)) else Status.CHAINS_DISAGREE, notes
 
 
 def _again(
-    settings: dict[str, Any],
-    draws: int | None,
-    target_accept: float | None,
-    diverging: np.ndarray,
-    agreed: bool,
+    settings: dict[str, Any], free: set[str], u: np.ndarray, diverging: np.ndarray
 ) -> dict[str, Any] | None:
-    """The settings of a second run, where the first did not pass and they are left to the engine."""
+    """The settings of a second run; None where the first passed, was ended by Ctrl-C, or has no
+    setting left to the engine (`free`) that would help.
+    """
+    if u.shape[:2] != (settings["chains"], settings["draws"]):
+        return None
     if diverging.any():
-        if target_accept is not None:
-            return None
-        longer = DRAWS if draws is None else draws
-        return settings | {"target_accept": CAREFUL, "tune": 2 * settings["tune"], "draws": longer}
-    if agreed or draws is not None:
+        careful = settings | {"target_accept": CAREFUL, "tune": 2 * settings["tune"]}
+        return careful if "target_accept" in free else None
+    if "draws" not in free or agree(*convergence(u), len(u)):
         return None
     return settings | {"draws": MORE_DRAWS}
 

@@ -183,3 +183,48 @@ def test_ctrl_c_keeps_the_draws_so_far():
     assert fit.draws.shape == (fit.notes["chains"], fit.notes["draws"], 1)
     assert bool(fit.draws.isfinite().all())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def played(monkeypatch, diverging=0, apart=0.0, cut=0):
+    """The first run diverges so often, or has chains so far apart, or ends early; the second is good."""
+    seen = []
+
+    def sampled(run, density, **settings):
+        seen.append(settings)
+        first = len(seen) == 1
+        shape = settings["chains"], settings["draws"] - cut
+        u = np.random.default_rng(len(seen)).standard_normal((*shape, 2))
+        if first:
+            u += apart * np.arange(shape[0])[:, None, None]
+        found = np.zeros(shape, bool)
+        found[0, : diverging if first else 0] = True
+        return u, found
+
+    monkeypatch.setattr(module, "_sampled", sampled)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("first", "settings", "second"),
+    [
+        ({}, {}, None),
+        ({"diverging": 1}, {}, {"draws": 1000, "tune": 2000, "target_accept": 0.99}),
+        ({"apart": 1.0}, {}, {"draws": 4000, "tune": 1000, "target_accept": 0.9}),
+        ({"diverging": 1, "apart": 1.0}, {}, {"draws": 1000, "tune": 2000, "target_accept": 0.99}),
+        ({"diverging": 1}, {"draws": 500}, {"draws": 500, "tune": 2000, "target_accept": 0.99}),
+        ({"apart": 1.0}, {"draws": 500}, None),
+        ({"diverging": 1}, {"target_accept": 0.8}, None),
+        ({"apart": 1.0}, {"target_accept": 0.8}, {"draws": 4000, "tune": 1000, "target_accept": 0.8}),
+        ({"apart": 1.0, "cut": 1}, {}, None),  # ended by Ctrl-C
+    ],
+)  # fmt: skip
+def test_it_samples_once_more_where_its_own_settings_do_not_pass(
+    first, settings, second, monkeypatch
+):
+    seen = played(monkeypatch, **first)
+    fit = gb.nuts(regression, regression_data(), progress=False, **settings)
+    assert len(seen) == fit.notes["runs"] == (1 if second is None else 2)
+    asked = {name: seen[-1][name] for name in ("draws", "tune", "target_accept")}
+    if second is not None:
+        assert asked == second and fit.status is Status.CONVERGED
+        assert fit.notes["tune"] == second["tune"] and fit.notes["draws"] == second["draws"]

@@ -25,14 +25,14 @@ def test_every_number_and_sentence_is_there(comparison: gb.Comparison) -> None:
     text = table(comparison, 180)
     head, rule, *rows = block(text)
     assert re.split(r"\s{2,}", head) == [
-        "approximation", "verdict", "k-hat", "ELBO", "log evidence", "ESS", "mean error",
+        "approximation", "verdict", "checks", "k-hat", "ELBO", "log evidence", "ESS", "mean error",
         "sd ratios", "Stein", "Wasserstein", "time",
     ]  # fmt: skip
     assert set(rule) == {"-"}
     own = comparison.table.loc["shifted"]
     written = re.split(r"\s{2,}", rows[0])
     assert written[:2] == ["shifted", "reweight"]
-    assert written[3] == with_error(own["elbo"], own["elbo_se"])
+    assert written[4] == with_error(own["elbo"], own["elbo_se"])
     assert re.split(r"\s{2,}", rows[-1])[:2] == ["truth", "reference"]
     assert len({len(row) for row in rows}) == 1  # the last column is aligned to the right
     joined = " ".join(text.split())
@@ -69,7 +69,7 @@ def test_missing_numbers_are_dashes(comparison: gb.Comparison) -> None:
     lost = dict.fromkeys(("khat", "khat_se", "elbo", "elbo_se"), np.nan)
     text = table(with_table(comparison, "laplace", **lost), 180)
     row = next(line for line in block(text) if line.startswith("laplace"))
-    assert re.split(r"\s{2,}", row)[2:4] == ["-", "-"]
+    assert re.split(r"\s{2,}", row)[3:5] == ["-", "-"]
     assert "nan" not in text
 
 
@@ -86,7 +86,7 @@ def test_an_unsound_reference_is_explained_and_a_sound_one_is_not(
 
 def test_an_exact_posterior_has_no_error_of_khat(comparison: gb.Comparison) -> None:
     row = next(line for line in block(table(comparison, 180)) if line.startswith("laplace"))
-    assert re.split(r"\s{2,}", row)[2] == "-inf"
+    assert re.split(r"\s{2,}", row)[3] == "-inf"
 
 
 def test_colour_only_on_a_terminal_that_wants_it(
