@@ -98,9 +98,10 @@ def _correlation(size: int, rho: float) -> np.ndarray:
 def approximations(p: Mixture) -> dict[str, Mixture]:
     """The target, a near one, and it with each failure."""
     _, sd = p.moments()
+    own = np.sqrt(np.square(p.factors).sum(-1))  # of each mode
     found = {
         "exact": p,
-        "near": replace(p, factors=0.95 * p.factors, means=p.means + 0.03 * sd),
+        "near": replace(p, factors=0.95 * p.factors, means=p.means + 0.03 * own),
         "narrow": replace(p, factors=0.6 * p.factors),
         "wide": replace(p, factors=1.5 * p.factors),
         "shifted": replace(p, means=p.means + 0.3 * sd),
@@ -142,9 +143,9 @@ def judged(p: Mixture) -> list[dict[str, Any]]:
     data = {"log_shares": np.log(p.shares), "means": p.means, "factors": p.factors}
     mixtures = approximations(p)
     fits = {name: fit_of(q, data) for name, q in mixtures.items()}
-    found = gb.compare(fits)
     rows = []
     for name, q in mixtures.items():
+        found = gb.compare({name: fits[name]})  # alone: what another fit visits must not help
         tree = fits[name].posterior(DRAWS, seed=9)
         u = tree["posterior"]["u"].values.reshape(DRAWS, -1)
         stats = tree["sample_stats"]
@@ -175,7 +176,7 @@ def rate(bad: int, of: int) -> str:
 def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
     trusted = [r for r in rows if r["verdict"] == "trust"]
     mended = [r for r in rows if r["verdict"] == "reweight"]
-    sound = [r for r in rows if r["good"]]
+    twins = [r for r in rows if r["fit"] in ("exact", "near") and r["good"]]
     return {
         "fits": str(len(rows)),
         "failures (truly not good)": str(sum(not r["good"] for r in rows)),
@@ -183,7 +184,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
         "wrong reweight, of all reweights": rate(
             sum(not r["reweightable"] for r in mended), len(mended)
         ),
-        "good ones not trusted": rate(sum(r["verdict"] != "trust" for r in sound), len(sound)),
+        "sound twins (exact, near) not trusted": rate(
+            sum(r["verdict"] != "trust" for r in twins), len(twins)
+        ),
     }
 
 
@@ -222,12 +225,12 @@ def document(rows: list[dict[str, Any]], seconds: float) -> str:
         f"Machine: {machine()}.", "", "| | |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in summary(rows).items()),
         "", "Of failures by kind (upper 95 % bounds):", "",
-        "| planted | wrong trust | good ones not trusted |", "|---|---|---|",
+        "| planted | fits | wrong trust |", "|---|---|---|",
     ]  # fmt: skip
     for kind in dict.fromkeys(r["fit"] for r in rows):
         own = [r for r in rows if r["fit"] == kind]
         table = summary(own)
-        lines.append(f"| {kind} | {table['wrong trust']} | {table['good ones not trusted']} |")
+        lines.append(f"| {kind} | {table['fits']} | {table['wrong trust']} |")
     lines += [
         "", "## Every fit", "",
         "| target | approximation | verdict | truly | k-hat |", "|---|---|---|---|---|",

@@ -43,6 +43,7 @@ from guidebook.diagnostics.judging.assessment import Assessment, numbers_of
 from guidebook.diagnostics.judging.findings import Findings
 from guidebook.diagnostics.judging.verdict import judge
 from guidebook.diagnostics.measures.gradients import encoder_noise
+from guidebook.diagnostics.witnesses import annealed
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of
@@ -76,6 +77,8 @@ def assess_rows(
     if labels is not None:
         numbers = replace(numbers, labels=np.asarray(labels)[index])
     numbers = _completed(fit, numbers, seed, held_out)
+    if numbers.ledger is not None:
+        numbers = replace(numbers, ledger=replace(numbers.ledger, unseen=_left_out(found)))
     findings = Findings(
         names=found.names,
         kind="point" if point else "density",
@@ -103,6 +106,12 @@ def assess_rows(
         findings,
     )
     return assessment, numbers
+
+
+def _left_out(found: Weighed) -> float:
+    """The share of the sampled rows with an explanation that the guide leaves out."""
+    told = found.heard.get(annealed.NAME)
+    return 0.0 if told is None or told.detail is None else float((told.detail > 0).mean())
 
 
 def _words(numbers: AmortizedNumbers) -> list[str]:

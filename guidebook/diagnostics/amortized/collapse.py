@@ -48,7 +48,13 @@ from guidebook.diagnostics.judging.findings import Judgement
 from guidebook.diagnostics.measures.information import Estimate
 from guidebook.errors import GuideError
 from guidebook.inference.fits.fit import Fit
-from guidebook.inference.gradient.activity import ACTIVE, REMEDY, kl_by_dimension, normal_rows
+from guidebook.inference.gradient.activity import (
+    ACTIVE,
+    NOTHING,
+    REMEDY,
+    kl_by_dimension,
+    normal_rows,
+)
 from guidebook.inference.protocols.rows import RowPosterior
 from guidebook.programs.graphs.recorded import recording
 from guidebook.scope import local_parameters, precision, random_state
@@ -90,8 +96,11 @@ class Collapse:
 
     @property
     def collapsed(self) -> bool:
-        """No dimension is active, or the decoder ignores them all."""
-        return self.ignored or not self.active.any()
+        """The decoder ignores all dimensions, or none is active and q is the prior.
+
+        A q with two mirrored branches has a mean of nil for every row, and is far from the prior.
+        """
+        return self.ignored or (not self.active.any() and not self.kl.max() >= NOTHING)
 
     def sentence(self) -> str:
         """The finding in words."""

@@ -62,6 +62,8 @@ class GapLedger:
     family (NaN where the family is neither a diagonal nor a full normal); `amortisation`, their
     difference on the same random numbers; `bound`, the importance-weighted one of `draws` draws;
     `sandwich`, the log evidence from below and above. `family` says what q* was searched in.
+    `unseen`: the share of rows with an explanation that the guide leaves out, where chains from the
+    prior found any: both estimates start from the guide's normal and do not see it.
     """
 
     rows: np.ndarray
@@ -76,6 +78,7 @@ class GapLedger:
     bound: np.ndarray
     bound_se: np.ndarray
     sandwich: Sandwich
+    unseen: float = 0.0
 
     @property
     def evidence(self) -> np.ndarray:
@@ -112,7 +115,20 @@ class GapLedger:
         }
 
     def sentence(self) -> str:
-        """The ledger in words."""
+        """The ledger in words, and what it cannot see."""
+        return f"{self._sum()} {self.blind()}".strip()
+
+    def blind(self) -> str:
+        """What both estimates of the evidence miss; "" where nothing is known to be missed."""
+        if not self.unseen:
+            return ""
+        return (
+            f"In {self.unseen:.0%} of the rows looked at from the prior the guide leaves out an "
+            "explanation: these estimates start from the guide and do not see it, so the log evidence "
+            "is higher and the approximation gap larger than they say."
+        )
+
+    def _sum(self) -> str:
         t = self.terms()
         told = (
             f"Mean of {len(self.rows)} rows, in nats: log evidence {t['evidence'].value:.4g} +- "

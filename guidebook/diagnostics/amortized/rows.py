@@ -236,7 +236,7 @@ def unwrapped(q: Distribution) -> Distribution:
 
 def _is_real(q: Any) -> bool:
     support = q.support
-    while isinstance(support, constraints.independent):
+    while hasattr(support, "base_constraint"):  # of independent and of mixed distributions
         support = support.base_constraint
     return bool(support is constraints.real or support is constraints.real_vector)
 

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 
-from guidebook.diagnostics.numerics.modes import Mode, find_modes
+from guidebook.diagnostics.numerics.modes import Mode, find_modes, log_density
 from guidebook.diagnostics.numerics.psis import Importance, psis
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.labels import log_labellings
@@ -32,6 +31,7 @@ from guidebook.programs.potential import Potential
 MOST_MODES = 12
 DRAWS, DRAWS_ONE_BY_ONE = 1000, 200
 """Of every mode; of a model that cannot be vectorised the second."""
+LEAST_VISITED = 0.05
 FREEDOM = 5.0
 LEAST_ESS = 50.0
 """Effective draws in a basin: its mass is then known to 14 %."""
@@ -65,6 +65,19 @@ class Basins:
     def of(self, u: np.ndarray) -> np.ndarray:
         """The basin (S,) of positions u (S, D)."""
         return _basin_at(self.modes, u)
+
+
+def visited(basins: Basins | None, u: np.ndarray) -> np.ndarray | None:
+    """The basin (S,) of draws u (S, D) where they visit several; None where they lie in one.
+
+    Basins with less than a twentieth of the draws are taken for the fullest one.
+    """
+    if basins is None or len(basins) < 2:
+        return None
+    place = basins.of(u)
+    counts = np.bincount(place, minlength=len(basins))
+    place = np.where(counts[place] < LEAST_VISITED * len(u), counts.argmax(), place)
+    return place if len(np.unique(place)) > 1 else None
 
 
 def _basin_at(groups: Sequence[Sequence[Mode]], u: np.ndarray) -> np.ndarray:
@@ -139,14 +152,6 @@ def _log_t(mode: Mode, u: np.ndarray) -> np.ndarray:
     constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2)
     constant -= 0.5 * size * math.log(FREEDOM * math.pi) + mode.log_volume
     return constant - (FREEDOM + size) / 2 * np.log1p(np.square(mode.distance(u)) / FREEDOM)
-
-
-def log_density(potential: Potential, u: np.ndarray) -> np.ndarray:
-    """log p(x, u), (S,), at u (S, D); -inf where it is not a number."""
-    position = torch.as_tensor(u, dtype=potential.dtype, device=potential.device)
-    log_joint, log_det = potential(position)
-    value = (log_joint + log_det).double().cpu().numpy()
-    return np.where(np.isnan(value) | np.isposinf(value), -np.inf, value)
 
 
 def _joined(potential: Potential, modes: Sequence[Mode]) -> list[list[Mode]]:

@@ -10,6 +10,7 @@ at the draws do not see a mode that they never visit).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,16 @@ from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
 
 STARTS, GRADIENTS_PER_START, ITERATIONS = 36, 80, 200
+AT_DRAWS = 4
+"""Further starts, at draws: the modes that the draws lie around are among those found."""
 WORK = 4e8
 """Numbers computed in the search, at single positions: some seconds."""
+
+
+LINE = np.sinh(np.linspace(-math.asinh(60.0), math.asinh(60.0), 161))
+"""Standard deviations of the draws, along each coordinate: closer near them, to 60 away."""
+PRIOR_DRAWS, PRIOR_POINTS, MOST_LINES, DIP = 64, 80, 12, 0.5
+LINE_WORK = 1e10
 
 
 @dataclass(frozen=True)
@@ -47,11 +56,14 @@ class Mode:
 
 
 def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]:
-    """Distinct modes reached from starts around the draws u (S, D), the origin and the prior."""
+    """Distinct modes reached from starts at and around the draws u (S, D), the origin and the prior, and
+    from bumps of the density along each coordinate.
+    """
     rng = np.random.default_rng(seed)
     climb = Climb(potential)
     found: list[Mode] = []
-    for start in _starts(potential, u, rng):
+    starts = np.concatenate([_starts(potential, u, rng), line_starts(potential, u, seed)])
+    for start in starts:
         top = climb.mode_at(climb.from_point(start, ITERATIONS)[-1])
         if top is None or not math.isfinite(top.log_mass):
             continue
@@ -60,6 +72,15 @@ def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]
         if not any(other.distance(mode.center[None])[0] < 1.0 for other in found):
             found.append(mode)
     return found
+
+
+def reached(potential: Potential, modes: Sequence[Mode], u: np.ndarray) -> float:
+    """The share of climbs from draws u (S, D) that end at one of these modes."""
+    climb = Climb(potential)
+    ends = [climb.mode_at(climb.from_point(start, ITERATIONS)[-1]) for start in u]
+    tops = [_as_mode(_labelled(climb, top), 0.0).center[None] for top in ends if top is not None]
+    known = [any(mode.distance(top)[0] < 1.0 for mode in modes) for top in tops]
+    return sum(known) / len(ends)
 
 
 def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -74,7 +95,57 @@ def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np
     )
     prior = potential.prior_positions(count, int(rng.integers(2**31)))
     third = count // 3
-    return np.concatenate([around[:third], origin[:third], prior[:third]])
+    return np.concatenate([u[:AT_DRAWS], around[:third], origin[:third], prior[:third]])
+
+
+def line_starts(potential: Potential, u: np.ndarray, seed: int) -> np.ndarray:
+    """Bumps of log p along each coordinate through the mean of the draws u (S, D): (n, D), the highest.
+
+    A narrow mode among wide ones has a small basin in many dimensions, which no random start may hit;
+    along a coordinate that leads to it, it is a bump with a valley before it.
+    """
+    D = u.shape[1]
+    middle, spread = u.mean(0), np.maximum(u.std(0), 1e-300)
+    if D * len(LINE) > LINE_WORK / potential.cost or not potential.vectorised:
+        return np.zeros((0, D))
+    prior = potential.prior_positions(PRIOR_DRAWS, seed)
+    steps = np.sort(
+        np.concatenate([
+            np.broadcast_to(LINE, (D, len(LINE))),
+            np.linspace(prior.min(0), prior.max(0), PRIOR_POINTS).T / spread[:, None]
+            - (middle / spread)[:, None],
+        ], axis=1), axis=1,
+    )  # fmt: skip
+    points = np.repeat(middle[None], D * steps.shape[1], axis=0)
+    columns = np.repeat(np.arange(D), steps.shape[1])
+    points[np.arange(len(points)), columns] += (steps * spread[:, None]).reshape(-1)
+    height = log_density(potential, points).reshape(steps.shape)
+    found: list[tuple[float, np.ndarray]] = []
+    for column in range(D):
+        for place in _bumps(steps[column], height[column]):
+            found.append((float(height[column, place]), points[column * steps.shape[1] + place]))
+    found.sort(key=lambda one: one[0], reverse=True)
+    return np.array([point for _, point in found[:MOST_LINES]]).reshape(-1, D)
+
+
+def _bumps(steps: np.ndarray, height: np.ndarray) -> list[int]:
+    """Local maxima of a line with a dip of half a nat and more between them and its middle, at 0."""
+    middle = int(np.argmin(np.abs(steps)))
+    found: list[int] = []
+    inside = (height[1:-1] > height[:-2]) & (height[1:-1] >= height[2:])
+    for place in map(int, np.flatnonzero(inside) + 1):
+        between = height[min(place, middle) : max(place, middle) + 1]
+        if np.isfinite(height[place]) and between.min() < height[place] - DIP:
+            found.append(place)
+    return found
+
+
+def log_density(potential: Potential, u: np.ndarray) -> np.ndarray:
+    """log p(x, u), (S,), at u (S, D); -inf where it is not a number."""
+    position = torch.as_tensor(u, dtype=potential.dtype, device=potential.device)
+    log_joint, log_det = potential(position)
+    value = (log_joint + log_det).double().cpu().numpy()
+    return np.where(np.isnan(value) | np.isposinf(value), -np.inf, value)
 
 
 def _as_mode(top: Start, log_copies: float) -> Mode:

@@ -33,7 +33,10 @@ ELSEWHERE = 0.05
 
 
 def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
-    """Errors of raw and weighted draws by the ends of chains annealed from the prior, per posterior."""
+    """Errors of raw and weighted draws by the ends of chains annealed from the prior, per posterior.
+
+    `detail`: (n,), the share of the posterior in explanations that q leaves out.
+    """
     if subject.annealed is None:
         return Testimony(NAME, absent=subject.lacks.get("annealed", ""))
     values, log_w = subject.annealed
@@ -67,7 +70,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         far=able & ~raw.bad(),
         agreement="chains annealed from the prior end where the draws are" if able.all() else "",
         remedy=REMEDY if left_out.any() else "",
-        detail=elsewhere,
+        detail=np.where(left_out, elsewhere, 0.0),
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.modes import reached
 from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import weights_of
@@ -51,6 +52,11 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         return Testimony(NAME, words=("No maximum of the density was found from any start.",))
     if len(basins) == 1:
         return Testimony(NAME, words=(ONE,), far=np.ones(1, bool), agreement=AGREEMENT)
+    listed = _listed(subject, basins)
+    if listed < LISTED:
+        return Testimony(
+            NAME, words=(MORE,), against=[MORE], against_weighted=[MORE], remedy=ELSEWHERE
+        )
     masses = _masses(subject, basins, heard)
     place = basins.of(subject.position[:, 0])
     means, variances = _moments(subject, basins, place)
@@ -82,8 +88,26 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     )
 
 
+LISTED, CLIMBS = 0.5, 8
+"""Of the climbs from draws, so many must end at a mode that the search has found."""
+MORE = (
+    "The posterior has more modes than the search could list: most draws lie around modes that no other "
+    "start reached, so their shares cannot be checked."
+)
+ELSEWHERE = (
+    "Take the symmetry that makes so many modes out of the model, or compare with a reference that is "
+    "known to visit them all."
+)
 ONE = "One mode was found, from starts around the draws, the origin and the prior."
 AGREEMENT = "every mode that a search from the prior found holds its share of the draws"
+
+
+def _listed(subject: Subject, basins: Basins) -> float:
+    """The share of climbs from a few draws that end at a mode that is among the basins'."""
+    assert subject.position is not None and subject.potential is not None
+    every = [mode for group in basins.modes for mode in group]
+    chosen = np.linspace(0, subject.draws - 1, CLIMBS).round().astype(int)
+    return reached(subject.potential, every, subject.position[chosen, 0])
 
 
 # masses and moments --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guidebook.diagnostics.numerics.basins import visited
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony, where
@@ -197,6 +198,10 @@ def _found(
     u, gradient = subject.position, subject.gradient
     names = list(subject.coordinates)
     if u is not None and gradient is not None:
+        place = visited(subject.modes, u[:, 0]) if subject.posteriors == 1 else None
+        if place is not None:
+            found = [_worst_of(u, gradient, names, w, place) for w in (None, weights)]
+            return [found[0]], None if weights is None else [found[1]], ""
         rows = range(subject.posteriors)
         raw = [stein(u[:, i], gradient[:, i], names) for i in rows]
         if weights is None:
@@ -214,6 +219,27 @@ def _found(
     if surface is None:
         return [None], None, reason
     return [surface], [surface], f"Gradients of a quadratic fitted to lp are used ({reason})"
+
+
+def _worst_of(
+    u: np.ndarray,
+    gradient: np.ndarray,
+    names: list[str],
+    weights: np.ndarray | None,
+    place: np.ndarray,
+) -> Stein | None:
+    """The identities basin by basin, and of them the worst.
+
+    Over several modes at once a small shift within each looks like a large one of the whole: the
+    identities are as good as the density's Poincare constant, which is that of the valleys.
+    """
+    found = []
+    for basin in np.unique(place):
+        inside = place == basin
+        w = None if weights is None else weights[inside, 0] / max(weights[inside, 0].sum(), 1e-300)
+        found.append(stein(u[inside, 0], gradient[inside, 0], names, w))
+    known = [one for one in found if one is not None]
+    return max(known, key=lambda one: one.discrepancy) if known else None
 
 
 def _independent_columns(values: np.ndarray) -> list[int]:

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.numerics.basins import Basins, visited
+from guidebook.diagnostics.numerics.drift import Transport, compared, within_basins
 from guidebook.diagnostics.numerics.psis import weighted_moments
-from guidebook.diagnostics.witnesses import stein
+from guidebook.diagnostics.witnesses import modes, stein
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.diagnostics.witnesses.subject import Density, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
@@ -33,8 +35,7 @@ NAME = "HMC check"
 CHAINS, LEAST_CHAINS = 8192, 512
 """Of one posterior; of many, the least is an eighth."""
 TRANSITIONS = 12
-ACCEPTANCE, LEAST_ACCEPTANCE = 0.8, 0.4
-AUTOCORRELATION_LIMIT = 0.6
+ACCEPTANCE = 0.8
 TUNING_CHAINS = 256
 WORK = 2e10
 """Numbers computed, about twenty seconds on one core."""
@@ -49,7 +50,9 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     found = heard.get(stein.NAME)
     try:
         covariance = _metric(subject.position, found.detail if found else None)
-        moved = transport(subject.density, subject.position, covariance, subject.seed)
+        moved = transport(
+            subject.density, subject.position, covariance, subject.seed, _between(subject, heard)
+        )
     except np.linalg.LinAlgError:
         return Testimony(NAME, absent="the covariance of the draws is singular")
     if moved is None:
@@ -78,6 +81,22 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         agreement="a short HMC run started at the draws leaves means and standard deviations in place",
         detail=moved,
     )
+
+
+class Between(NamedTuple):
+    """Several basins that the draws visit, and the errors of their shares."""
+
+    basins: Basins
+    shares: Estimate
+
+
+def _between(subject: Subject, heard: Mapping[str, Testimony]) -> Between | None:
+    told = heard.get(modes.NAME)
+    if told is None or told.estimate is None or subject.modes is None or subject.position is None:
+        return None
+    if visited(subject.modes, subject.position[:, 0]) is None:
+        return None
+    return Between(subject.modes, told.estimate)
 
 
 def _off(found: Estimate | None, names: Sequence[str], compared: str) -> Sequence[str]:
@@ -112,29 +131,17 @@ def _of_weighted(values: np.ndarray, moved: Transport, weights: np.ndarray) -> E
     )
 
 
-@dataclass(frozen=True)
-class Transport:
-    """Per posterior and marginal (n, M) on the constrained scale, before and after the run.
-
-    shift: error of the mean of q in posterior sds, with standard error; sd_ratio: sd of q over that
-    of the posterior, with relative error; able: which of them the run could judge. mean and sd are
-    those of the posterior as the run estimates them; acceptance (n,).
-    """
-
-    mean: np.ndarray
-    sd: np.ndarray
-    shift: np.ndarray
-    shift_se: np.ndarray
-    sd_ratio: np.ndarray
-    sd_ratio_se: np.ndarray
-    able: np.ndarray
-    acceptance: np.ndarray
-
-
 def transport(
-    density: Density, u: np.ndarray, covariance: np.ndarray, seed: int = 0
+    density: Density,
+    u: np.ndarray,
+    covariance: np.ndarray,
+    seed: int = 0,
+    between: Between | None = None,
 ) -> Transport | None:
     """Runs HMC from draws u (S, n, D) of n posteriors, preconditioned by covariances (n, D, D).
+
+    Of draws in several basins (`between`) the run moves them within each, which is what is compared;
+    the errors of their shares are added.
 
     None where the density or its gradient is not finite at most of the draws, or no step size is
     accepted.
@@ -157,7 +164,12 @@ def transport(
         accepted.append(rate)
     # components that exchanged places on the way are put back in the order of the draws
     after = density.ordered(state[0])
-    return _compare(density.values(before), density.values(after), np.mean(accepted, axis=0))
+    old, new = density.values(before), density.values(after)
+    acceptance = np.mean(accepted, axis=0)
+    if between is None:
+        return compared(old, new, acceptance)
+    places = [between.basins.of(x[:, 0].double().cpu().numpy()) for x in (before, after)]
+    return within_basins(old, new, acceptance, places, between.shares)
 
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -228,38 +240,3 @@ class _Hamiltonian:
             log_step += (2.0 if rate < 0.2 else 1.0) * (rate - ACCEPTANCE)
             log_step = min(log_step, 0.4)
         return step if step > 1e-3 else None
-
-
-def _compare(old: np.ndarray, new: np.ndarray, acceptance: np.ndarray) -> Transport:
-    """Marginals (C, n, M) before and after the run."""
-    size = len(old)
-    sd = np.maximum(new.std(0), 1e-300)
-    mean_old, mean_new = old.mean(0), new.mean(0)
-    drift = mean_old - mean_new
-    r = _rank_correlation(old, new)
-    square_old = np.square((old - mean_new) / sd)
-    square_new = np.square((new - mean_new) / sd)
-    r2 = np.clip(_rank_correlation(square_old, square_new), 0, None)
-    kept = np.clip(1 - np.clip(r, 0, None), 0.05, None)
-    shift = drift / sd / kept
-    return Transport(
-        mean=mean_old - shift * sd,
-        sd=sd,
-        shift=shift,
-        shift_se=(old - new).std(0) / sd / kept / math.sqrt(size),
-        sd_ratio=np.exp(np.log(np.maximum(old.std(0), 1e-300) / sd) / np.clip(1 - r2, 0.3, None)),
-        sd_ratio_se=0.5 * (square_old - square_new).std(0) / math.sqrt(size),
-        able=(np.abs(r) < AUTOCORRELATION_LIMIT) & (acceptance > LEAST_ACCEPTANCE)[:, None],
-        acceptance=acceptance,
-    )
-
-
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation, column by column. Ties are ranked by their place, so a column that is
-    constant before and after correlates fully: a run that moves nothing cannot judge it.
-    """
-    ranks_a, ranks_b = (np.argsort(np.argsort(x, axis=0), axis=0).astype(float) for x in (a, b))
-    ranks_a -= ranks_a.mean(0)
-    ranks_b -= ranks_b.mean(0)
-    scale = np.sqrt(np.square(ranks_a).sum(0) * np.square(ranks_b).sum(0))
-    return np.divide((ranks_a * ranks_b).sum(0), scale, out=np.zeros_like(scale), where=scale > 0)

@@ -54,7 +54,8 @@ def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
         ["Term", "nats a row ± se", f"sum of {n} rows"],
         rows,
         f"{n} rows of the data. The standard error is Monte Carlo error, not the spread of rows; upper "
-        f"and lower estimates may cross within it. The reverse chains start from {start}.",
+        f"and lower estimates may cross within it. The reverse chains start from {start}. "
+        f"{ledger.blind()}".strip(),
     )
 
 

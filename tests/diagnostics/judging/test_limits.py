@@ -15,6 +15,7 @@ from guidebook.diagnostics.judging.assessment import findings_of
 from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
 from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.numerics.modes import Mode
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance, modes, reference, stein, transport
@@ -22,7 +23,6 @@ from guidebook.diagnostics.witnesses.hearing import heard_on
 from guidebook.diagnostics.witnesses.stein import Stein
 from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate
-from guidebook.diagnostics.witnesses.transport import Transport
 from guidebook.inference.fits.status import Status
 
 TRUST, REWEIGHT, REJECT = Verdict.TRUST, Verdict.REWEIGHT, Verdict.REJECT
@@ -53,7 +53,7 @@ GOOD: dict[str, Any] = {
     "khat": 0.3, "khat_se": 0.1, "moments": 0.3, "ess": 800.0, "importance": RIGHT,
     "ratio": (0.0, 1.0), "stein": 0.02, "stein_weighted": 0.01, "transport": RIGHT,
     "weighted_transport": RIGHT, "reference": None, "weighted_reference": RIGHT, "sound": True,
-    "modes": 1, "shares": RIGHT, "weighted_shares": RIGHT,
+    "modes": 1, "listed": 1.0, "shares": RIGHT, "weighted_shares": RIGHT,
 }  # fmt: skip
 LIMIT = 2 / 3
 """Of k-hat for 1,000 draws, 1 - 1 / log10 S."""
@@ -79,6 +79,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Judgement]:
         monkeypatch.setattr(transport, "_metric", lambda *_: np.eye(1)[None])
         monkeypatch.setattr(transport, "transport", lambda *_: _moved(run))
         monkeypatch.setattr(transport, "_of_weighted", lambda *_: facts["weighted_transport"])
+        monkeypatch.setattr(modes, "_listed", lambda *_: facts["listed"])
         monkeypatch.setattr(modes, "_masses", lambda *_: np.zeros(2))
         monkeypatch.setattr(modes, "_moments", lambda *_: (np.zeros((2, width)),) * 2)
         shares = iter((facts["shares"], facts["weighted_shares"]))
@@ -236,6 +237,8 @@ LIMITS: dict[str, tuple[dict[str, Any], Verdict]] = {
     "shares surely right": ({"modes": 2, "shares": estimate(0.09, se=0.0049)}, TRUST),
     "shares unknown": (
         {"modes": 2, "shares": estimate(se=1.0), "weighted_shares": estimate(se=1.0)}, REJECT),
+    "half of the draws at listed modes": ({"modes": 2, "listed": 0.5}, TRUST),
+    "more modes than are listed": ({"modes": 2, "listed": 0.49}, REJECT),
     "no search, weights usable": ({"modes": None, "khat": LIMIT - 1e-6}, TRUST),
     "no search, weights unusable": ({"modes": None, "khat": LIMIT + 1e-6}, REJECT),
     "no maximum, weights unusable": ({"modes": 0, "khat": LIMIT + 1e-6}, REJECT),

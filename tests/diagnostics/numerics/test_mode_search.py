@@ -48,9 +48,11 @@ def test_where_the_search_starts(cost: int, starts: int) -> None:
     """
     potential, third = Searched(cost), starts // 3
     middle, spread = np.linspace(-3, 3, 20_000), np.linspace(0.1, 2, 20_000)
-    u = np.stack([middle + spread, middle - spread])
+    u = np.stack([middle + spread, middle - spread] * 3)
     found = room._starts(potential, u, np.random.default_rng(0))  # type: ignore[arg-type]
-    assert found.shape == (3 * third, 20_000)
+    assert found.shape == (4 + 3 * third, 20_000)
+    np.testing.assert_array_equal(found[:4], u[:4])
+    found = found[4:]
     distance = np.sqrt(np.square((found[:third] - middle) / spread).mean(1))
     np.testing.assert_allclose(distance, np.tile([3.0, 6.0, 12.0, 25.0], 3)[:third])
     scale = np.sqrt(np.square(found[third : 2 * third]).mean(1))
@@ -79,6 +81,21 @@ class Climbing:
             return None
         center = torch.tensor([place], dtype=torch.float64)
         return Start(center, torch.full((1,), 2.0), self.tops[place], mode=True)
+
+
+def test_how_many_climbs_reach_a_known_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within one of its standard deviations, here 2; a climb that finds no mode reaches none."""
+    monkeypatch.setattr(room, "Climb", Climbing)
+    monkeypatch.setattr(Climbing, "tops", {1.0: -1.0, 5.9: -1.0, 6.1: -1.0})
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
+    known = [
+        Mode(np.array([4.0]), np.array([2.0]), 0.0),
+        Mode(np.array([-3.0]), np.array([2.0]), 0.0),
+    ]
+    u = np.array([[0.0], [4.9], [5.1], [9.0]])
+    assert room.reached(Searched(1), known, u) == 0.25  # type: ignore[arg-type]
+    known[1] = Mode(np.array([0.0]), np.array([2.0]), 0.0)
+    assert room.reached(Searched(1), known, u) == 0.5  # type: ignore[arg-type]
 
 
 class Story:

@@ -10,13 +10,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from guidebook.diagnostics.numerics import drift
+from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance, stein
 from guidebook.diagnostics.witnesses import transport as room
 from guidebook.diagnostics.witnesses.stein import Stein
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony
-from guidebook.diagnostics.witnesses.transport import Transport
 
 COVARIANCES = np.array(
     [[[4.0, 1.0, 0.0], [1.0, 2.0, -0.5], [0.0, -0.5, 1.0]], np.diag([1.0, 9.0, 0.04])]
@@ -308,7 +309,7 @@ def draws_of_a_run(correlation: float = 0.3, size: int = 60) -> tuple[np.ndarray
 def test_the_numbers_of_a_run_in_closed_form(correlation: float) -> None:
     """r: Spearman's, of draws and of squares, from 0 on; 1 - r is at least 0.05, of squares 0.3."""
     before, after = draws_of_a_run(correlation)
-    found = room._compare(before, after, np.array([0.41, 0.4]))
+    found = drift.compared(before, after, np.array([0.41, 0.4]))
     assert found.acceptance.tolist() == [0.41, 0.4]
     for i, j in np.ndindex(2, 2):
         old, new = before[:, i, j], after[:, i, j]
@@ -336,27 +337,27 @@ def test_a_correlation_of_just_0_6_is_too_much(sign: int) -> None:
     before = np.array([1.0, 2.0, 3.0, 4.0])[:, None, None]
     after = sign * np.array([1.0, 4.0, 2.0, 3.0])[:, None, None]
     r = sign * 0.4
-    assert room._rank_correlation(before, after)[0, 0] == pytest.approx(r)
-    assert room._compare(before, after, np.array([0.9])).able.all()
+    assert drift.rank_correlation(before, after)[0, 0] == pytest.approx(r)
+    assert drift.compared(before, after, np.array([0.9])).able.all()
     after = sign * np.array([2.0, 1.0, 4.0, 3.0])[:, None, None]
-    assert room._rank_correlation(before, after)[0, 0] == sign * 0.6
-    assert not room._compare(before, after, np.array([0.9])).able.any()
+    assert drift.rank_correlation(before, after)[0, 0] == sign * 0.6
+    assert not drift.compared(before, after, np.array([0.9])).able.any()
 
 
 def test_draws_without_a_spread_give_finite_numbers() -> None:
     """A standard deviation of 0 counts as 1e-300."""
     still, moving = np.zeros((20, 1, 1)), np.arange(20.0)[:, None, None]
-    found = room._compare(still, still, np.array([0.9]))
+    found = drift.compared(still, still, np.array([0.9]))
     assert found.sd[0, 0] == 1e-300 and found.sd_ratio[0, 0] == 1.0 and found.shift[0, 0] == 0.0
-    ratio = room._compare(still, moving, np.array([0.9])).sd_ratio[0, 0]
+    ratio = drift.compared(still, moving, np.array([0.9])).sd_ratio[0, 0]
     assert 0 < ratio < 1e-290 or ratio == 0.0
-    assert room._rank_correlation(np.ones((1, 1)), np.ones((1, 1))).tolist() == [0.0]
+    assert drift.rank_correlation(np.ones((1, 1)), np.ones((1, 1))).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_two_draws_correlate_fully(sign: int) -> None:
     pair = np.array([[3.0], [8.0]])
-    assert room._rank_correlation(pair, sign * pair).tolist() == [sign]
+    assert drift.rank_correlation(pair, sign * pair).tolist() == [sign]
 
 
 # the witness ---------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ def subject(u: np.ndarray, found: Basins | None, **changes: Any) -> Subject:
 def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of the evidence besides."""
     monkeypatch.setattr(room, "_lower_bound", lambda *_: -math.inf)
+    monkeypatch.setattr(room, "_listed", lambda *_: 1.0)
 
 
 # what wrong shares do ------------------------------------------------------------------------------
@@ -240,6 +241,26 @@ def _weights(w: np.ndarray) -> Any:
     from guidebook.diagnostics.numerics.psis import Importance
 
     return Importance(w, 0.1, 0.01, 1 / np.square(w).sum())
+
+
+def test_draws_around_modes_that_were_not_listed_cannot_be_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight climbs from draws evenly through the run: half of them must end at a known mode."""
+    asked: list[Any] = []
+
+    def climbed(potential: object, modes: list[Mode], u: np.ndarray) -> float:
+        asked.append((len(modes), u[:, 0]))
+        return 0.49
+
+    monkeypatch.setattr(room, "reached", climbed)
+    u = np.arange(701.0)
+    found = room.hear(subject(u, basins([0.0, 20.0], [0.5, 0.5])), {})
+    assert asked[0][0] == 2
+    np.testing.assert_array_equal(asked[0][1], 100.0 * np.arange(8))
+    assert found.far is None and found.rules_out == "" and found.estimate is None
+    assert "more modes than the search could list" in found.against[0]
+    assert found.against_weighted == found.against and "symmetry" in found.remedy
 
 
 # what to do ----------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.witnesses import transport as room
 from guidebook.diagnostics.witnesses.subject import Whole
-from guidebook.diagnostics.witnesses.transport import Transport
 from guidebook.programs.potential import Potential
 from guidebook.scope import precision
 

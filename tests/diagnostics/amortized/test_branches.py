@@ -1,0 +1,95 @@
+"""Rows with two explanations of which the encoder keeps one: every local check agrees with it."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import guidebook as gb
+from guidebook.diagnostics.judging.findings import Verdict
+
+ROWS, NOISE = 60, 0.3
+
+
+def even(x: Tensor, size: int | None = None) -> None:
+    """z ~ N(0, 1), x | z ~ N((z^2, z^2 / 2 + 1), 0.3^2): only |z| is seen."""
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+        mean = torch.cat([z**2, 0.5 * z**2 + 1.0], -1)
+        pyro.sample("x", dist.Normal(mean, NOISE).to_event(1), obs=x)
+
+
+def data() -> Tensor:
+    rng = np.random.default_rng(0)
+    z = rng.choice([-1, 1], ROWS) * rng.uniform(1.1, 2.3, ROWS)
+    x = np.stack([z**2, 0.5 * z**2 + 1.0], 1) + NOISE * rng.standard_normal((ROWS, 2))
+    return torch.as_tensor(x)
+
+
+class Branches(nn.Module):
+    """q(z | x) of each row: the normals with the exact moments of its branches, by quadrature.
+
+    `shares`: of the branch above zero and of the one below. `width` multiplies standard deviations.
+    """
+
+    site, observed = "z", "x"
+
+    def __init__(self, shares: tuple[float, float], width: float = 1.0) -> None:
+        super().__init__()
+        self.shares, self.width = shares, width
+        self.offset = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def posterior(self, x: Tensor) -> dist.Distribution:
+        line = torch.linspace(0, 4, 4001, dtype=x.dtype)
+        mean = torch.stack([line**2, 0.5 * line**2 + 1.0], -1)
+        log_p = -0.5 * line**2 - 0.5 * ((x[..., None, :] - mean) / NOISE).square().sum(-1)
+        p = log_p.softmax(-1)
+        center = p @ line
+        sd = self.width * ((p @ line.square()) - center.square()).clamp(min=1e-8).sqrt()
+        if self.shares[1] == 0:
+            return dist.Normal(center[..., None] + self.offset, sd[..., None]).to_event(1)
+        both = torch.stack([center, -center], -1) + self.offset
+        shares = torch.tensor(self.shares, dtype=x.dtype).expand(both.shape)
+        parts = dist.Normal(both[..., None], sd[..., None, None]).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(shares), parts)
+
+    def forward(self, x: Tensor, size: int | None = None) -> None:
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+
+def compared(shares: tuple[float, float], width: float = 1.0) -> gb.Comparison:
+    adam = pyro.optim.Adam({"lr": 1e-9})
+    fit = gb.svi(
+        even, Branches(shares, width), {"x": data()}, steps=100, optim=adam, compile=False,
+        progress=False,
+    )  # fmt: skip
+    return gb.compare({"q": fit})
+
+
+@pytest.mark.filterwarnings("ignore:svi runs by:UserWarning")
+@pytest.mark.parametrize("width", [1.0, 1.12])
+def test_an_encoder_that_keeps_one_branch_is_rejected(width: float) -> None:
+    """Within its branch it is right, its weights are even: nothing at the draws speaks against it."""
+    found = compared((1.0, 0.0), width)
+    row = found.table.loc["q"]
+    assert found.verdicts["q"] is Verdict.REJECT
+    assert "one of several explanations" in row["reason"] and "AmortizedFlow" in row["next"]
+    ledger = found.amortized["q"].ledger
+    assert ledger is not None and ledger.unseen == 1.0
+    assert any("leaves out an explanation" in said for said in found.witnesses["q"])
+
+
+def test_one_that_holds_both_branches_is_used() -> None:
+    found = compared((0.5, 0.5))
+    assert found.verdicts["q"] in (Verdict.TRUST, Verdict.REWEIGHT), found.table.loc["q", "reason"]
+    ledger = found.amortized["q"].ledger
+    assert ledger is None or ledger.unseen == 0.0
+
+
+def test_one_that_holds_them_in_wrong_shares_is_not_trusted() -> None:
+    """85 : 15 for 50 : 50: every mean is off by 0.7 standard deviations."""
+    found = compared((0.85, 0.15))
+    assert found.verdicts["q"] is not Verdict.TRUST
