@@ -82,9 +82,12 @@ def test_an_encoder_that_keeps_one_branch_is_rejected(width: float) -> None:
     assert any("leaves out an explanation" in said for said in found.witnesses["q"])
 
 
-def test_one_that_holds_both_branches_is_used() -> None:
+def test_one_that_holds_both_branches_leaves_nothing_out() -> None:
+    """Nor is it called collapsed, though its mean is nil for every row."""
     found = compared((0.5, 0.5))
-    assert found.verdicts["q"] in (Verdict.TRUST, Verdict.REWEIGHT), found.table.loc["q", "reason"]
+    assert "explanations" not in found.table.loc["q", "reason"]
+    assert not any("one of several explanations" in said for said in found.witnesses["q"])
+    assert found.amortized["q"].collapse is None or not found.amortized["q"].collapse.collapsed
     ledger = found.amortized["q"].ledger
     assert ledger is None or ledger.unseen == 0.0
 

@@ -177,7 +177,10 @@ def test_a_swap_that_costs_a_tenth_of_a_nat_is_no_collapse(
 def test_a_dimension_is_active_above_a_hundredth_of_the_prior_variance(healthy) -> None:
     found = dataclasses.replace(collapse(healthy, draws=20), variance=np.array([0.0099, 0.0101]))
     assert found.active.tolist() == [False, True] and not found.collapsed
-    assert dataclasses.replace(found, variance=np.array([0.0099, 0.0])).collapsed
+    still = np.array([0.0099, 0.0])
+    assert dataclasses.replace(found, variance=still, kl=np.array([0.0, 0.049])).collapsed
+    # means that do not move, and a q far from the prior: mirrored branches
+    assert not dataclasses.replace(found, variance=still, kl=np.array([0.0, 0.051])).collapsed
 
 
 def test_guides_without_rows_are_refused() -> None:

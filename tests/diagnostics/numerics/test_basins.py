@@ -252,3 +252,17 @@ def test_the_basins_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert search(bare) is None
     fit.groups = set()
     assert search(fit) is None
+
+
+@pytest.mark.parametrize(("inside", "several"), [(50, True), (49, False)])
+def test_a_basin_with_a_twentieth_of_the_draws_is_visited(inside: int, several: bool) -> None:
+    one, other = two(1, 20.0, 0.5).modes
+    nothing = np.zeros(0)
+    basins = Basins([[one], [other]], *([nothing] * 2), np.zeros((0, 1)), *([nothing] * 3))
+    u = np.concatenate([np.zeros(1000 - inside), np.full(inside, 20.0)])[:, None]
+    place = room.visited(basins, u)
+    assert (place is not None) is several
+    if place is not None:
+        assert place.tolist() == [0] * 950 + [1] * 50
+    assert room.visited(None, u) is None
+    assert room.visited(Basins([[one]], *([nothing] * 6)), u) is None

@@ -114,7 +114,8 @@ def test_modes_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
     starts = np.array([70.0, *tops])[:, None] - 1.0
     monkeypatch.setattr(room, "Climb", Climbing)
     monkeypatch.setattr(Climbing, "tops", tops)
-    monkeypatch.setattr(room, "_starts", lambda *_: starts)
+    monkeypatch.setattr(room, "_starts", lambda *_: starts[:3])
+    monkeypatch.setattr(room, "line_starts", lambda *_: starts[3:])
     monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
     potential = Searched(1)
     potential.model = Story()  # type: ignore[assignment]
@@ -153,3 +154,69 @@ def test_the_volume_of_a_mode_is_that_of_its_factor() -> None:
     full = Mode(AWAY, np.array([[2.0, 0.0], [1.0, 3.0]]), 0.0)
     diagonal = Mode(AWAY, np.array([2.0, 3.0]), 0.0)
     assert full.log_volume == diagonal.log_volume == pytest.approx(math.log(6))
+
+
+class OnLines:
+    """A wide normal and a narrow one, far along the second of three coordinates."""
+
+    dtype = torch.float64
+    device = torch.device("cpu")
+    vectorised, cost = True, 1
+
+    def __init__(self, place: float = 10.0, dip: float = 1e9) -> None:
+        self.place, self.dip, self.asked = place, dip, 0
+
+    def prior_positions(self, count: int, seed: int) -> np.ndarray:
+        assert count == 64
+        return np.random.default_rng(seed).normal(0, 100, (count, 3))
+
+    def __call__(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.asked += len(u)
+        there = torch.tensor([0.0, self.place, 0.0], dtype=u.dtype)
+        wide = -0.5 * u.square().sum(-1)
+        narrow = -0.5 * ((u - there) / 0.3).square().sum(-1) - 2.0
+        return torch.maximum(torch.logaddexp(wide, narrow), torch.tensor(-self.dip)), 0 * wide
+
+
+@pytest.mark.parametrize("place", [6.0, 10.0, 50.0, -150.0])
+def test_a_narrow_mode_along_a_coordinate_is_a_bump(place: float) -> None:
+    """150 is beyond sixty standard deviations of the draws, and within the prior's reach."""
+    u = np.random.default_rng(0).standard_normal((200, 3))
+    found = room.line_starts(OnLines(place), u, 0)  # type: ignore[arg-type]
+    assert len(found) >= 1
+    best = found[np.abs(found[:, 1] - place).argmin()]
+    assert abs(best[1] - place) < 3.0
+    np.testing.assert_allclose(best[[0, 2]], u.mean(0)[[0, 2]])
+
+
+def test_without_a_second_bump_there_is_no_start() -> None:
+    u = np.random.default_rng(0).standard_normal((200, 3))
+    alone = room.line_starts(OnLines(0.0), u, 0)  # type: ignore[arg-type]
+    assert alone.shape == (0, 3)
+    shallow = room.line_starts(OnLines(6.0, dip=2.3), u, 0)  # type: ignore[arg-type]
+    assert shallow.shape == (0, 3)  # from -2 down to -2.3 only
+
+
+def test_lines_are_left_out_where_they_are_dear() -> None:
+    u = np.zeros((10, 3))
+    for cost, vectorised, asked in ((20_703_933, True, 0), (20_703_934, True, 0), (1, False, 0)):
+        density = OnLines()
+        density.cost, density.vectorised = cost, vectorised
+        room.line_starts(density, u, 0)  # type: ignore[arg-type]
+        limit = 1e10 / cost < 3 * 161
+        assert (density.asked == asked) is (limit or not vectorised)
+
+
+@pytest.mark.parametrize(
+    ("height", "bumps"),
+    [
+        ([0.0, 1.0, 2.0, 1.0, 0.0], []),  # the middle itself
+        ([0.0, 1.0, 0.4, 2.0, 1.0, 0.0, 0.6, 0.0], [1, 6]),
+        ([0.0, 1.0, 0.51, 2.0, 1.0, 0.0, 0.49, 0.0], []),  # half a nat is no dip
+        ([-np.inf, -np.inf, -np.inf, 2.0, -np.inf, 1.0, -np.inf, -np.inf], [5]),
+        ([5.0, 1.0, 0.0, 2.0, 1.0, 0.0, -1.0, 3.0], []),  # ends are no maxima
+    ],
+)
+def test_bumps_have_a_dip_before_them(height: list[float], bumps: list[int]) -> None:
+    steps = np.arange(len(height)) - (2.0 if len(height) == 5 else 3.0)
+    assert room._bumps(steps, np.array(height)) == bumps

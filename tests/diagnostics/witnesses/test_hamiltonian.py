@@ -417,8 +417,8 @@ def test_what_a_run_states(monkeypatch: pytest.MonkeyPatch) -> None:
     one = subject()
     assert one.position is not None
     found = room.hear(one, {})
-    ((density, position, covariance, seed),) = given
-    assert density is one.density and position is one.position and seed == 5
+    ((density, position, covariance, seed, between),) = given
+    assert between is None and density is one.density and position is one.position and seed == 5
     np.testing.assert_allclose(covariance, np.cov(one.position[:, 0], rowvar=False)[None])
     assert found.estimate is not None and found.weighted is None
     np.testing.assert_allclose(found.estimate.log_ratio, np.log([[1.1, 0.9]]))
@@ -507,7 +507,7 @@ def test_a_factor_of_just_a_hundred_is_too_much(ratio: float, taken: bool) -> No
 def test_the_run_begins_with_the_gaussian_that_matches(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
-    def transport(density: Any, position: Any, covariance: np.ndarray, seed: int) -> Transport:
+    def transport(density: Any, position: Any, covariance: np.ndarray, *_: Any) -> Transport:
         given.append(covariance)
         return MOVED
 

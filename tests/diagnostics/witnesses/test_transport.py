@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.numerics import drift
 from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.witnesses import transport as room
 from guidebook.diagnostics.witnesses.subject import Whole
@@ -155,7 +156,7 @@ def test_one_marginal_of_a_slow_run_is_not_told() -> None:
 
 
 def compared(before: np.ndarray, after: np.ndarray, acceptance: float = 0.9) -> Transport:
-    found = alone(room._compare(before[:, None], after[:, None], np.array([acceptance])))
+    found = alone(drift.compared(before[:, None], after[:, None], np.array([acceptance])))
     assert found is not None
     return found
 
@@ -208,8 +209,8 @@ def test_a_ratio_of_standard_deviations(factor: float) -> None:
 def test_rank_correlation_in_closed_form() -> None:
     a = np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 9.0]])
     b = np.array([[10.0, 1.0], [30.0, 2.0], [20.0, 3.0]])
-    np.testing.assert_allclose(room._rank_correlation(a, b), [0.5, 1.0])
-    np.testing.assert_allclose(room._rank_correlation(b[:, :1], -b[:, :1]), [-1.0])
+    np.testing.assert_allclose(drift.rank_correlation(a, b), [0.5, 1.0])
+    np.testing.assert_allclose(drift.rank_correlation(b[:, :1], -b[:, :1]), [-1.0])
 
 
 def test_a_column_that_never_moves_cannot_be_judged() -> None:
