@@ -38,7 +38,14 @@ class Assessment:
         """How many witnesses confirm, of those that were asked: on what the verdict rests."""
         told = self.findings.testimonies.values()
         asked = [t for t in told if t.agreement or t.absent or t.estimate or t.supports is not None]
-        return f"{sum(bool(t.agreement) for t in asked)} of {len(asked)}" if asked else ""
+        return f"{sum(map(_confirms, asked))} of {len(asked)}" if asked else ""
+
+
+def _confirms(testimony: Testimony) -> bool:
+    """Whether it agrees with the draws, of many posteriors with 99 % of them."""
+    fine = [not words for words in testimony.against]
+    agrees = not testimony.rules_out and (not fine or float(np.mean(fine)) >= SHARE)
+    return bool(testimony.agreement) and agrees
 
 
 def findings_of(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidebook.guides.autoguides.whitened import Model, Whitened
 
@@ -23,9 +23,6 @@ class NormalMixture(Whitened):
     """q(u) = sum_k w_k N(m_k, L_k L_k'): `log_shares` (K,), `centers` (K, D), `factors` (K, D, D)."""
 
     family = "normal_mixture"
-    log_shares: Tensor
-    centers: Tensor
-    factors: Tensor
 
     def __init__(self, model: Model, components: int = 1) -> None:
         super().__init__(model)
@@ -33,10 +30,12 @@ class NormalMixture(Whitened):
 
     def _make_parameters(self) -> None:
         K, D = self.options["components"], self.latent_dim
-        self.register_buffer("log_shares", self.center.new_zeros(K))
-        self.register_buffer("centers", self.center.new_zeros(K, D))
         eye = torch.eye(D, dtype=self.center.dtype, device=self.center.device)
-        self.register_buffer("factors", eye.expand(K, D, D).clone())
+        zero = self.center.new_zeros
+        # parameters that are not trained: they say where the guide is, on which device and how precise
+        self.log_shares = nn.Parameter(zero(K), requires_grad=False)
+        self.centers = nn.Parameter(zero(K, D), requires_grad=False)
+        self.factors = nn.Parameter(eye.expand(K, D, D).clone(), requires_grad=False)
 
     def start_at(self, center: Tensor, factor: Tensor) -> None:
         """All components at one normal."""
@@ -49,8 +48,10 @@ class NormalMixture(Whitened):
 
     def place(self, log_shares: Tensor, centers: Tensor, factors: Tensor) -> None:
         """Takes log w (K,), m (K, D) and lower triangular L (K, D, D)."""
-        self.log_shares = log_shares.to(self.center)
-        self.centers, self.factors = centers.to(self.center), factors.to(self.center)
+        with torch.no_grad():
+            self.log_shares.copy_(log_shares)
+            self.centers.copy_(centers)
+            self.factors.copy_(factors)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
         return dist.MixtureSameFamily(

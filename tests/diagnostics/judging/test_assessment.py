@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidebook.diagnostics.judging.assessment import NUMBERS, findings_of, numbers_of
-from guidebook.diagnostics.judging.findings import Findings
+from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment, findings_of, numbers_of
+from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 from guidebook.inference.fits.status import Status
@@ -133,3 +133,23 @@ def test_findings_are_the_facts_of_the_subject(status: Status, converged: bool |
     assert found.status == (status.value if status else "")
     assert (found.family, found.engine, found.sampled) == ("mean_field", "svgd", [1])
     assert found.testimonies == {"Run": RUN}
+
+
+@pytest.mark.parametrize(
+    ("told", "checks"),
+    [
+        ([], ""),
+        ([Testimony("A", words=("ended",))], ""),  # says how it ended, and is no check
+        ([Testimony("A", agreement="fine")], "1 of 1"),
+        ([Testimony("A", agreement="fine", against=["off"])], "0 of 1"),
+        ([Testimony("A", agreement="fine", rules_out="no")], "0 of 1"),
+        ([Testimony("A", agreement="fine"), Testimony("B", absent="no model")], "1 of 2"),
+        ([Testimony("A", supports=np.ones(1, bool)), Testimony("B", agreement="fine")], "1 of 2"),
+        ([Testimony("A", agreement="fine", against=["off"] + [""] * 99)], "1 of 1"),
+        ([Testimony("A", agreement="fine", against=["off"] * 2 + [""] * 98)], "0 of 1"),
+    ],
+)
+def test_how_many_checks_confirm(told: list[Testimony], checks: str) -> None:
+    findings = Findings(["x"], testimonies={t.witness: t for t in told})
+    judgement = Judgement(Verdict.TRUST, "", "")
+    assert Assessment(judgement, {}, "svi", 1.0, None, {}, [], findings).checks == checks
