@@ -12,7 +12,6 @@ import torch
 import guidebook as gb
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.errors import ModelError, SettingError
-from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.inference.normals import pathfinder as room
 from guidebook.inference.normals.pathfinder import curvatures
 
@@ -116,26 +115,6 @@ def test_it_is_saved_and_loaded(tmp_path: Any) -> None:
     again = gb.load(tmp_path / "fit.nc", model=correlated, data=data)
     one, other = (f.posterior(50, seed=1)["posterior"]["u"].values for f in (fit, again))
     np.testing.assert_array_equal(one, other)
-
-
-def test_the_mixture_has_the_density_of_its_parts() -> None:
-    guide = NormalMixture(correlated, 2)
-    data = {"mean": torch.as_tensor(MEAN), "root": torch.as_tensor(ROOT)}
-    guide(**data)
-    centers = torch.stack([torch.zeros(4), torch.ones(4)]).double()
-    factors = torch.stack([torch.eye(4), 2 * torch.eye(4)]).double()
-    shares = torch.tensor([0.3, 0.7]).double()
-    guide.place(shares.log(), centers, factors)
-    u = torch.randn(5, 4, dtype=torch.float64)
-    parts = [
-        torch.distributions.MultivariateNormal(m, scale_tril=L).log_prob(u)
-        for m, L in zip(centers, factors, strict=True)
-    ]
-    expected = (torch.stack(parts) + shares.log()[:, None]).logsumexp(0)
-    torch.testing.assert_close(guide.get_posterior().log_prob(u), expected)
-    guide.start_at(torch.ones(4).double(), 3 * torch.ones(4).double())
-    normal = torch.distributions.Normal(torch.ones(4).double(), 3.0)
-    torch.testing.assert_close(guide.get_posterior().log_prob(u), normal.log_prob(u).sum(-1))
 
 
 def test_a_path_that_finds_nothing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
