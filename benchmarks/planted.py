@@ -1,6 +1,6 @@
 """Planted failures: mixtures of normals judged where every error is known in closed form.
 
-    python -m benchmarks.planted                  # writes benchmarks/PLANTED.md
+    python -m benchmarks.planted --jobs 2         # writes benchmarks/PLANTED.md
     python -m benchmarks.planted --every 5        # every fifth target: a first look
 
 A target is a mixture of one to three normals in D dimensions; an approximation is another mixture with
@@ -20,8 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import math
+import multiprocessing
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,35 +195,43 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     began, rows = time.perf_counter(), []
-    for name, p in list(targets())[:: arguments.every]:
-        started = time.perf_counter()
-        for row in judged(p):
-            rows.append({"target": name, **row})
-            wrong = row["verdict"] == "trust" and not row["good"]
-            missed = row["good"] and row["verdict"] != "trust"
-            mark = "  <- WRONG TRUST" if wrong else "  <- not trusted" if missed else ""
-            print(f"{name}: {row['fit']}: {row['verdict']}, truly {_truth(row)}{mark}", flush=True)
-            if mark:
-                print("    ", row["reason"][:300], flush=True)
-        print(f"    {time.perf_counter() - started:.0f} s", flush=True)
-    text = document(rows, time.perf_counter() - began)
+    chosen = list(targets())[:: arguments.every]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, context, torch.set_num_threads, (1,)) as pool:
+        results = zip(chosen, pool.map(judged, [p for _, p in chosen]), strict=True)
+        for (name, _), found in results:
+            rows += [{"target": name, **row} for row in found]
+            _report(rows[-len(found) :])
+    text = document(rows, time.perf_counter() - began, arguments.jobs)
     print(text.split("## Every")[0])
     if arguments.every == 1:
         arguments.out.write_text(text, encoding="utf-8")
+
+
+def _report(rows: list[dict[str, Any]]) -> None:
+    """The verdicts on one target, with a mark at those that are wrong."""
+    for row in rows:
+        wrong = row["verdict"] == "trust" and not row["good"]
+        missed = row["good"] and row["verdict"] != "trust"
+        mark = "  <- WRONG TRUST" if wrong else "  <- not trusted" if missed else ""
+        truth = f"{row['verdict']}, truly {_truth(row)}{mark}"
+        print(f"{row['target']}: {row['fit']}: {truth}", flush=True)
+        if mark:
+            print("    ", row["reason"][:300], flush=True)
 
 
 def _truth(row: dict[str, Any]) -> str:
     return "good" if row["good"] else "reweightable" if row["reweightable"] else "bad"
 
 
-def document(rows: list[dict[str, Any]], seconds: float) -> str:
+def document(rows: list[dict[str, Any]], seconds: float, jobs: int) -> str:
     lines = [
         "# Planted failures", "", __doc__.split("\n\n", 2)[2].strip(), "",
-        f"Command: `python -m benchmarks.planted`, {seconds / 60:.0f} minutes, one thread.",
+        f"Command: `python -m benchmarks.planted --jobs {jobs}`, {seconds / 60:.0f} minutes.",
         f"Machine: {machine()}.", "", "| | |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in summary(rows).items()),
         "", "Of failures by kind (upper 95 % bounds):", "",
