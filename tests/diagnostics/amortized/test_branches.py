@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import guidebook as gb
 from guidebook.diagnostics.judging.findings import Verdict
 
-ROWS, NOISE = 60, 0.3
+ROWS, NOISE = 30, 0.3
 
 
 def even(x: Tensor, size: int | None = None) -> None:
@@ -42,7 +42,7 @@ class Branches(nn.Module):
         self.offset = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def posterior(self, x: Tensor) -> dist.Distribution:
-        line = torch.linspace(0, 4, 4001, dtype=x.dtype)
+        line = torch.linspace(0, 4, 801, dtype=x.dtype)
         mean = torch.stack([line**2, 0.5 * line**2 + 1.0], -1)
         log_p = -0.5 * line**2 - 0.5 * ((x[..., None, :] - mean) / NOISE).square().sum(-1)
         p = log_p.softmax(-1)
