@@ -27,6 +27,7 @@ from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import number_of_rows
+from guidebook.programs.owned import Owned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,6 +202,14 @@ def _assessed(
     return rows
 
 
+def _density_of(fit: Fit) -> int:
+    """What fits share whose model is the same function without parameters: each fit owns a copy."""
+    model = fit.model
+    if isinstance(model, Owned) and not any(True for _ in model.parameters()):
+        return id(model.function[0])
+    return id(model)
+
+
 def _basins_of(fits: Mapping[str, Any], seed: int) -> dict[str, Basins | None]:
     """The basins of every fit's density: fits of one model share one search."""
     found: dict[int, Basins | None] = {}
@@ -210,7 +219,7 @@ def _basins_of(fits: Mapping[str, Any], seed: int) -> dict[str, Basins | None]:
             continue
         if one.approximation.kind == "point":
             continue
-        model = id(one.model)
+        model = _density_of(one)
         if found.get(model) is None:
             found[model] = search(one, seed)
         basins[name] = found[model]

@@ -45,9 +45,9 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     ess = 1 / np.square(weights).sum(0)
     able = ess >= LEAST_ESS
     raw = _estimate(subject, values, weights, able, None)
-    of_draws = weights_of(heard, subject.posteriors)
+    of_draws = weights_of(heard)
     weighted = None if of_draws is None else _estimate(subject, values, weights, able, of_draws)
-    elsewhere = np.where(able, _elsewhere(subject, values, weights), 0.0)
+    elsewhere = _elsewhere(subject, values, weights)
     left_out = (elsewhere > ELSEWHERE) & raw.bad()
     words = [
         f"Effective chains per row: median {np.median(ess):.0f} of {len(log_w)}; "
@@ -114,8 +114,8 @@ def _elsewhere(subject: Subject, values: np.ndarray, weights: np.ndarray) -> np.
         own = subject.values[:, i]
         covariance = np.atleast_2d(np.cov(own, rowvar=False))
         away = values[:, i] - own.mean(0)
-        squared = (away * np.linalg.lstsq(covariance, away.T, rcond=None)[0].T).sum(1)
-        found[i] = weights[np.sqrt(np.maximum(squared, 0.0)) > limit, i].sum()
+        squared = ((away @ np.linalg.pinv(covariance)) * away).sum(1)
+        found[i] = weights[squared > limit**2, i].sum()
     return found
 
 

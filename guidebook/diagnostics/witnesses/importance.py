@@ -105,7 +105,7 @@ def _agreement(khat: np.ndarray, limit: float) -> str:
     return ""
 
 
-def weights_of(heard: Mapping[str, Testimony], posteriors: int) -> np.ndarray | None:
+def weights_of(heard: Mapping[str, Testimony]) -> np.ndarray | None:
     """The smoothed weights (S, n) of the posteriors that were heard; None where there are none."""
     found = heard[NAME].detail if NAME in heard else None
     if not found or any(one is None for one in found):

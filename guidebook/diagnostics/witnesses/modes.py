@@ -62,7 +62,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     means, variances = _moments(subject, basins, place)
     seen = np.full(subject.draws, 1 / subject.draws)
     raw = _estimate(basins, masses, place, seen, means, variances, subject.seed)
-    weights = weights_of(heard, 1)
+    weights = weights_of(heard)
     weighted = None
     if weights is not None:
         weighted = _estimate(basins, masses, place, weights[:, 0], means, variances, subject.seed)
@@ -252,7 +252,7 @@ def _remedy(
     sites = ", ".join(
         dict.fromkeys(n.split("[")[0] for n, m in zip(subject.coordinates, moved, strict=True) if m)
     )
-    alike = abs(one.log_mass - other.log_mass) < SYMMETRIC
+    alike = bool(moved.any()) and abs(one.log_mass - other.log_mass) < SYMMETRIC
     near = SYMMETRIC * sd[moved]
     if alike and (np.abs(one.center + other.center)[moved] < near).all():
         return (
@@ -260,7 +260,7 @@ def _remedy(
             "numbers (a positive prior), and fit again."
         )
     parts = np.sort(one.center[moved]), np.sort(other.center[moved])
-    if alike and (np.abs(parts[0] - parts[1]) < near.min(initial=np.inf)).all():
+    if alike and np.abs(parts[0] - parts[1]).max() < near.min():
         return (
             f"The density is the same with the components of {sites} in another order: order them in "
             "the model, and fit again."

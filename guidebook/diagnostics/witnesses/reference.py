@@ -56,7 +56,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
             NAME, absent=f"the reference '{reference.name}' lacks some of the parameters"
         )
     raw = _estimate(subject, theirs, None)
-    weights = weights_of(heard, 1)
+    weights = weights_of(heard)
     weighted = None if weights is None else _estimate(subject, theirs, weights[:, 0])
     sound, names = reference.sound, subject.names
     alone = subject.log_ratio is None and subject.kind != "chains"

@@ -151,7 +151,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     """
     if subject.kind == "point":
         return Testimony(NAME)
-    raw, weighted, instead = _found(subject, weights_of(heard, subject.posteriors))
+    raw, weighted, instead = _found(subject, weights_of(heard))
     if all(one is None for one in raw):
         return Testimony(NAME, absent=instead or "too few draws for the dimension")
     off, off_weighted = (

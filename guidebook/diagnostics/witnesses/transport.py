@@ -62,7 +62,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     raw = Estimate(
         moved.shift, moved.shift_se, np.log(moved.sd_ratio), moved.sd_ratio_se, moved.able
     ).widened(subject.tails)
-    weights = weights_of(heard, subject.posteriors)
+    weights = weights_of(heard)
     weighted = None
     if weights is not None:
         weighted = _of_weighted(subject.values, moved, weights).widened(subject.tails)

@@ -84,13 +84,46 @@ def test_the_weights_of_the_chains_are_heard() -> None:
     assert (np.abs(found.estimate.log_ratio[:, 0]) < 5 * np.sqrt(1 / ess + 0.5 / DRAWS)).all()
 
 
-def test_its_errors_are_two_and_a_half_times_those_of_even_chains() -> None:
-    """sqrt(1 / C + 1 / S) of the mean; sqrt(1 / 2C + 1 / 2S) of the standard deviation."""
-    found = room.hear(subject(normal(DRAWS, 1), normal(CHAINS, 0)), {}).estimate
-    assert found is not None
-    error = 2.5 * math.sqrt(1 / CHAINS + 1 / DRAWS)
-    np.testing.assert_allclose(found.shift_se, error, rtol=0.02)
-    np.testing.assert_allclose(found.log_ratio_se, error / math.sqrt(2), rtol=0.25)
+def test_its_errors_are_two_and_a_half_times_those_of_the_weights() -> None:
+    """Of means: sqrt(sum w^2 z^2 + 1 / S); of standard deviations: half the root of sum w^2 (z^2 - 1)^2
+    + 2 / S; S the draws, or those that are effective of weighted ones.
+    """
+    ends, draws = 5 + 0.1 * normal(CHAINS, 0), 5 + 0.1 * normal(DRAWS, 1)
+    w = np.random.default_rng(3).random(CHAINS)
+    of_draws = np.random.default_rng(4).random(DRAWS)
+    of_draws /= of_draws.sum()
+    one = Importance(of_draws, 0.1, 0.1, 1.0)
+    heard = {importance.NAME: Testimony(importance.NAME, detail=[one] * ROWS)}
+    found = room.hear(subject(draws, ends, np.log(w)[:, None] * np.ones(ROWS)), heard)
+    assert found.estimate is not None and found.weighted is not None
+    w /= w.sum()
+    mean = w @ ends[:, 0, 0]
+    sd = math.sqrt(w @ np.square(ends[:, 0, 0] - mean))
+    z2 = np.square((ends[:, 0, 0] - mean) / sd)
+    for given, size in ((found.estimate, DRAWS), (found.weighted, 1 / np.square(of_draws).sum())):
+        shift = 2.5 * math.sqrt(np.square(w) @ z2 + 1 / size)
+        ratio = 2.5 * 0.5 * math.sqrt(np.square(w) @ np.square(z2 - 1) + 2 / size)
+        assert given.shift_se[0, 0] == pytest.approx(shift)
+        assert given.log_ratio_se[0, 0] == pytest.approx(ratio)
+    raw = draws[:, 0, 0]
+    assert found.estimate.shift[0, 0] == pytest.approx((raw.mean() - mean) / sd)
+    assert found.estimate.log_ratio[0, 0] == pytest.approx(math.log(raw.std() / sd))
+
+
+def test_every_row_is_told_by_itself() -> None:
+    """The first has too few effective chains, the second lacks a branch, the others are right."""
+    ends, draws = branches(CHAINS, 0), branches(DRAWS, 5)
+    draws[:, :2] = 3.0 + normal(DRAWS, 1, scale=0.2)[:, :2]
+    log_w = np.zeros((CHAINS, ROWS))
+    log_w[15:, 0] = -1000.0
+    found = room.hear(subject(draws, ends, log_w), {})
+    assert (
+        "88% of 8 rows could be judged" in found.words[0] and "In 12% of the rows" in found.words[1]
+    )
+    assert [bool(words) for words in found.against] == [False, True] + [False] * 6
+    assert found.far is not None and found.far.tolist() == [False, False] + [True] * 6
+    assert found.agreement == "" and found.remedy
+    assert (found.detail > 0).tolist() == [False, True] + [False] * 6
 
 
 @pytest.mark.parametrize(("chains", "able"), [(16, True), (15, False)])
@@ -106,14 +139,25 @@ def test_sixteen_effective_chains_can_judge(chains: int, able: bool) -> None:
     assert found.detail.shape == (ROWS,)
 
 
-@pytest.mark.parametrize(("distance", "outside"), [(4.95, False), (5.05, True)])
+@pytest.mark.parametrize(("distance", "outside"), [(5.95, False), (6.05, True)])
 def test_elsewhere_is_beyond_the_root_of_d_plus_four(distance: float, outside: bool) -> None:
-    """Of one dimension: five standard deviations of the draws, which are 1 here exactly."""
-    draws = np.tile(np.array([-1.0, 1.0])[:, None, None], (1000, ROWS, 1))
-    draws *= math.sqrt(1999 / 2000)  # numpy's covariance divides by S - 1
-    ends = np.full((CHAINS, ROWS, 1), distance)
+    """Of four dimensions: six standard deviations of the draws, which are 1 here exactly."""
+    corners = np.array(np.meshgrid(*[[-1.0, 1.0]] * 4)).reshape(4, -1).T
+    draws = np.tile(corners, (100, 1))[:, None] * math.sqrt(1599 / 1600) + 50.0
+    draws = np.repeat(draws, ROWS, axis=1)  # numpy's covariance divides by S - 1
+    ends = np.full((CHAINS, ROWS, 4), 50.0 + distance / 2)
     found = room.hear(subject(draws, ends), {})
-    np.testing.assert_allclose(found.detail, float(outside))
+    np.testing.assert_allclose(found.detail, float(outside), atol=1e-12)
+
+
+def test_just_the_share_of_an_explanation_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ELSEWHERE", 0.25)
+    ends = np.zeros((32, ROWS, 1))
+    ends[:8] = 100.0
+    draws = normal(DRAWS, 1)
+    assert not room.hear(subject(draws, ends), {}).detail.any()
+    ends[8] = 100.0
+    assert room.hear(subject(draws, ends), {}).detail.all()
 
 
 @pytest.mark.parametrize(("share", "named"), [(0.055, True), (0.045, False)])

@@ -112,7 +112,7 @@ def test_several_posteriors_without_densities_are_not_passed_over() -> None:
         found = hear(subject_of(np.full((100, posteriors), math.nan)), {})
         assert not found.absent and found.words == () and found.agreement == ""
         assert np.isposinf(found.numbers["khat"]).all()
-        assert all(found.against_weighted) and weights_of({NAME: found}, posteriors) is None
+        assert all(found.against_weighted) and weights_of({NAME: found}) is None
 
 
 def test_weights_confirm_alone_below_a_half_with_their_error(
@@ -205,13 +205,13 @@ def test_equal_weights_are_said_to_be(given: Callable[..., Testimony]) -> None:
 def test_weights_of_all_posteriors_side_by_side() -> None:
     log_ratio = np.random.default_rng(0).normal(0, 0.3, (200, 3))
     found = hear(subject_of(log_ratio), {})
-    weights = weights_of({NAME: found}, 3)
+    weights = weights_of({NAME: found})
     assert weights is not None and weights.shape == (200, 3)
     for column, ratio in zip(weights.T, log_ratio.T, strict=True):
         np.testing.assert_array_equal(column, psis(ratio).weights)  # type: ignore[union-attr]
-    assert weights_of({}, 3) is None
-    assert weights_of({NAME: Testimony(NAME)}, 3) is None
-    assert weights_of({NAME: Testimony(NAME, detail=[found.detail[0], None])}, 2) is None
+    assert weights_of({}) is None
+    assert weights_of({NAME: Testimony(NAME)}) is None
+    assert weights_of({NAME: Testimony(NAME, detail=[found.detail[0], None])}) is None
 
 
 def test_the_heaviest_second_moment_counts() -> None:

@@ -398,3 +398,145 @@ def test_on_a_model_of_two_normals(odds: float, inside: float, good: bool) -> No
     told = room.hear(one, {})
     assert told.far is not None
     assert (bool(told.far[0]) and list(told.against) == [""]) is good, told.words
+
+
+# every number by itself ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unbounded")
+@pytest.mark.parametrize(("inside", "missing"), [(1499, True), (1500, False)])
+def test_a_mode_with_three_tenths_of_its_share_is_there(inside: int, missing: bool) -> None:
+    """Of one half: it is then wrongly weighted, which weights could mend."""
+    u = draws([10_000 - inside, inside], [0.0, 20.0])
+    found = room.hear(subject(u, basins([0.0, 20.0], [0.5, 0.5])), {})
+    assert found.estimate is not None and found.estimate.bad()[0] and found.against[0]
+    assert bool(found.rules_out) is missing
+
+
+@pytest.mark.usefixtures("unbounded")
+def test_what_is_told_besides() -> None:
+    one = room.hear(subject(draws([100], [0.0]), basins([0.0], [1.0])), {})
+    assert one.words == (room.ONE,) and one.far is not None and one.far.shape == (1,)
+    two = basins([0.0, 20.0], [0.7, 0.3], error=0.0)
+    found = room.hear(subject(draws([7000, 3000], [0.0, 20.0]), two), {})
+    assert found.detail is two and found.agreement == room.AGREEMENT
+    assert found.estimate is not None and found.estimate.able.tolist() == [[True]]
+    # 0.3 of 10,000 draws, 20 apart, in standard deviations of sqrt(1 + 0.21 * 400)
+    error = 20 * math.sqrt(0.21 / 10_000) / math.sqrt(1 + 0.21 * 400)
+    assert found.estimate.shift_se[0, 0] == pytest.approx(error, rel=0.15)
+
+
+def test_masses_of_any_height_have_the_same_errors() -> None:
+    place = np.repeat([0, 1], [500, 500])
+    means, variances = np.array([[0.0], [10.0]]), np.ones((2, 1))
+    given = basins([0.0, 10.0], [0.5, 0.5], error=0.1)
+    low = room._estimate(given, np.log([1.0, 3.0]), place, np.full(1000, 1e-3), means, variances, 0)
+    for height in (-2000.0, 2000.0):
+        masses = height + np.log([1.0, 3.0])
+        found = room._estimate(given, masses, place, np.full(1000, 1e-3), means, variances, 0)
+        for name in ("shift", "shift_se", "log_ratio", "log_ratio_se"):
+            np.testing.assert_allclose(getattr(found, name), getattr(low, name), rtol=1e-9)
+    sd = math.sqrt(1 + 0.1875 * 100)
+    assert low.shift[0, 0] == pytest.approx((5.0 - 7.5) / sd)
+    assert low.log_ratio[0, 0] == pytest.approx(math.log(math.sqrt(26.0) / sd))
+
+
+def test_an_evidence_equal_to_the_masses_changes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = subject(draws([900, 100], [0.0, 20.0]), basins([0.0, 20.0], [0.5, 0.5]))
+    assert given.modes is not None
+    total = float(np.logaddexp.reduce(given.modes.log_mass))
+    monkeypatch.setattr(room, "_lower_bound", lambda *_: total)
+    np.testing.assert_array_equal(room._masses(given, given.modes, {}), given.modes.log_mass)
+
+
+def test_variances_are_those_of_the_draws_and_of_the_basins_own() -> None:
+    u = draws([2000, 10], [100.0, 200.0], sd=3.0)
+    given = subject(u, basins([100.0, 200.0], [0.5, 0.5], sd=2.0))
+    assert given.modes is not None
+    means, variances = room._moments(given, given.modes, given.modes.of(u[:, None]))
+    assert variances[0, 0] == pytest.approx(np.var(u[:2000])) and means[0, 0] == np.mean(u[:2000])
+    assert variances[1, 0] == pytest.approx(4.0, rel=0.15) and means[1, 0] == pytest.approx(
+        200, abs=0.2
+    )
+
+
+def test_positions_are_given_in_the_precision_of_the_model() -> None:
+    class Single(Line):
+        dtype = torch.float32
+        asked: Any = None
+
+        def constrain(self, u: Tensor) -> dict[str, Tensor]:
+            self.asked = u.dtype
+            return {"x": u}
+
+    potential = Single()
+    given = subject(np.zeros(100), basins([0.0, 9.0], [0.5, 0.5]), potential=potential)
+    assert given.modes is not None
+    room._moments(given, given.modes, np.zeros(100, int))
+    assert potential.asked is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("expected", "shares", "means", "chosen"),
+    [
+        ([0.5, 0.5], [1.0, 0.0], [[0.0], [9.0]], (1, 0)),
+        ([0.5, 0.5], [0.4, 0.6], [[0.0], [9.0]], (0, 1)),
+        ([0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [[0.0], [1.0], [9.0]], (2, 0)),  # nearer, and more off
+        ([0.5, 0.3, 0.2], [0.9, 0.0, 0.1], [[0.0], [9.0], [9.0]], (1, 0)),
+        ([0.4, 0.1, 0.5], [0.5, 0.4, 0.1], [[0.0], [3.0], [3.0]], (2, 0)),
+        ([0.4, 0.5, 0.1], [0.5, 0.1, 0.4], [[5.0, 0], [5.0, 3.0], [9.0, 0]], (2, 0)),
+        (
+            [0.4, 0.05, 0.55],
+            [0.5, 0.45, 0.05],
+            [[-9.0], [9.0], [-8.0]],
+            (1, 0),
+        ),  # too many, far away
+    ],
+)
+def test_the_most_harmful_basin_besides_that_of_most_draws(
+    expected: list[float], shares: list[float], means: Any, chosen: tuple[int, int]
+) -> None:
+    found = room._worst(np.array(expected), np.array(shares), np.array(means))
+    assert found == chosen
+
+
+def test_a_place_is_named_by_the_three_marginals_that_are_farthest() -> None:
+    names = ["a", "b", "c", "d", "e"]
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((1000, 1, 5)) * np.array([1.0, 10.0, 0.1, 1.0, 1.0])
+    given = subject(np.zeros(1000), NONE, names=names, values=values)
+    means = np.array([[1.0, 1.0, 1.0, 1.0, 1.0], [1.0, -39.0, 1.2, 6.0, 4.0]])
+    expected, shares = np.array([0.5, 0.5]), np.array([0.875, 0.125])
+    said = room._described(given, NONE, expected, shares, means)
+    assert said.startswith("the mode at d = 6, b = -39, e = 4 should hold")  # 5, 4, 3 and 2 sds off
+    assert "about 50 % of the posterior mass and holds 12.5 % of the draws" in said
+    same = np.array([[1.0] * 5, [1.0, 1.0, 1.0, 6.0, 1.0]])
+    assert "the mode at d = 6 should" in room._described(given, NONE, expected, shares, same)
+
+
+def two_of(one: Mode, other: Mode) -> str:
+    nothing = np.zeros(0)
+    found = Basins([[one], [other]], *([nothing] * 2), np.zeros((0, 2)), *([nothing] * 3))
+    u = np.zeros((10, 1, 2))
+    given = subject(
+        np.zeros(10), found, names=["a", "b"], coordinates=["a", "b"], values=u, position=u
+    )
+    means = np.array([one.center, other.center])
+    return room._remedy(given, found, np.array([1.0, 0.0]), np.array([0.5, 0.5]), means)
+
+
+@pytest.mark.parametrize("factor", [np.array([2.0, 2.0]), np.array([[2.0, 0.0], [1.2, 1.6]])])
+@pytest.mark.parametrize(
+    ("off", "alike"), [(0.39, True), (0.41, False), (-0.39, True), (-0.41, False)]
+)
+def test_an_image_lies_within_a_fifth_of_a_standard_deviation(
+    factor: np.ndarray, off: float, alike: bool
+) -> None:
+    """Of 2, in both coordinates."""
+    one = Mode(np.array([9.0, -7.0]), factor, 0.0)
+    sign = two_of(one, Mode(np.array([-9.0, 7.0 + off]), factor, 0.19))
+    order = two_of(one, Mode(np.array([-7.0 + off, 9.0]), factor, -0.19))
+    assert ("signs of a, b" in sign) is alike and ("another order" in order) is alike
+    heavier = two_of(one, Mode(np.array([-9.0, 7.0]), factor, 0.21))
+    assert "hold several modes" in heavier
+    assert "hold several modes" in two_of(one, Mode(one.center + 0.1, factor, 0.0))  # nothing moved
