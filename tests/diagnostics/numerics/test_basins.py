@@ -266,3 +266,128 @@ def test_a_basin_with_a_twentieth_of_the_draws_is_visited(inside: int, several: 
         assert place.tolist() == [0] * 950 + [1] * 50
     assert room.visited(None, u) is None
     assert room.visited(Basins([[one]], *([nothing] * 6)), u) is None
+
+
+# every number by itself ----------------------------------------------------------------------------
+
+
+def test_the_border_is_where_two_normals_are_equal() -> None:
+    narrow, wide = Mode(np.zeros(1), np.eye(1), 0.0), Mode(np.full(1, 10.0), 3 * np.eye(1), 0.0)
+    u = np.linspace(2, 3, 10_001)[:, None]
+    heights = [stats.norm(0, 1).logpdf(u[:, 0]), stats.norm(10, 3).logpdf(u[:, 0])]
+    np.testing.assert_array_equal(nearest([narrow, wide], u), np.argmax(heights, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("far", "log_mass", "first"),
+    [
+        # draws around (100, 0) with standard deviations 3 and 0.5: log(1 + 3^2 + 2^2) = 2.639
+        ([109.0, 1.0], -2.62, True),
+        ([109.0, 1.0], -2.66, False),
+        ([91.0, -1.0], -2.62, True),
+        ([91.0, -1.0], -2.66, False),
+    ],
+)
+def test_which_mode_can_do_most_harm(
+    far: list[float], log_mass: float, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MOST_MODES", 1)
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((50, 2))
+    u = np.array([100.0, 0.0]) + np.array([3.0, 0.5]) * (u - u.mean(0)) / u.std(0)
+    home, other = (
+        Mode(np.array([100.0, 0.0]), np.eye(2), 0.0),
+        Mode(np.array(far), np.eye(2), log_mass),
+    )
+    density = two(2, 8.0, 0.5)
+    basins = basins_of(density, [home, other], u)  # type: ignore[arg-type]
+    assert (basins.modes[0][0] is other) is first and len(basins.modes) == 1
+
+
+def test_a_chain_of_bumps_is_one_basin_in_any_order() -> None:
+    """The ends of three in a row have a valley between them, and the middle one has to neither."""
+    for masses in ([0.4, 0.35, 0.25], [0.4, 0.25, 0.35], [0.25, 0.4, 0.35]):
+        basins = found(Bumps([[0.0], [3.0], [6.0]], [1, 1, 1], masses))
+        assert [len(group) for group in basins.modes] == [3]
+        assert basins.log_mass[0] == pytest.approx(0.0, abs=0.1)
+
+
+class Table:
+    """A density on the line from 0 to 40, of whole numbers."""
+
+    dtype = torch.float64
+    device = torch.device("cpu")
+
+    def __init__(self, **heights: float) -> None:
+        self.table = torch.zeros(41, dtype=torch.float64)
+        for place, height in heights.items():
+            self.table[int(place[1:])] = height
+        self.asked = torch.zeros(0)
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        self.asked = u[:, 0]
+        return self.table[u[:, 0].round().long()], torch.zeros(len(u), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("heights", "valley"),
+    [
+        ({"_20": -1.0}, False),
+        ({"_20": -1.0001}, True),
+        ({"_20": -0.5, "_0": 3.0}, False),  # below the lower of the two ends
+        ({"_20": -0.5, "_40": 3.0}, False),
+        ({"_20": -1.5, "_0": -0.6}, False),
+        ({"_20": -1.5, "_40": -0.6}, False),
+        ({"_20": -1.5, "_0": -0.4}, True),
+        ({"_20": -1.5, "_40": -0.4}, True),
+        ({"_0": 3.0, "_40": 2.0}, True),
+        ({"_20": -math.inf}, True),
+        ({"_20": 5.0}, False),
+    ],
+)
+def test_a_valley_lies_a_nat_below_both_modes(heights: dict[str, float], valley: bool) -> None:
+    table: Any = Table(**heights)
+    ends = Mode(np.zeros(1), np.eye(1), 0.0), Mode(np.full(1, 40.0), np.eye(1), 0.0)
+    assert room._valley_between(table, *ends) is valley
+    np.testing.assert_allclose(table.asked.numpy(), np.arange(41.0), atol=1e-9)
+
+
+def test_draws_are_a_normal_over_the_root_of_a_chi_square() -> None:
+    mode = Mode(np.array([1.0, 2.0]), np.array([[2.0, 0.0], [1.0, 3.0]]), 0.0)
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal((7, 2)) * np.sqrt(5 / rng.chisquare(5.0, (7, 1)))
+    drawn = room._draws(mode, 7, np.random.default_rng(3))
+    np.testing.assert_allclose(drawn, mode.center + noise @ mode.factor.T)
+    diagonal = Mode(mode.center, np.array([2.0, 3.0]), 0.0)
+    drawn = room._draws(diagonal, 7, np.random.default_rng(3))
+    np.testing.assert_allclose(drawn, mode.center + noise * np.array([2.0, 3.0]))
+
+
+def test_the_mass_of_a_basin_and_its_error_by_the_formulas() -> None:
+    """Strata of 100 draws: the mean over all, and the variances within each, of those inside."""
+    rng = np.random.default_rng(0)
+    mode, u = Mode(np.zeros(1), np.eye(1), -3.0), rng.standard_normal((300, 1))
+    log_w, inside = 700.0 + 0.3 * rng.standard_normal(300), rng.random(300) < 0.6
+    mass, error, sampled, weights = room._basin([mode], u, log_w, inside, 3)
+    w = np.where(inside, np.exp(log_w - 700.0), 0.0).reshape(3, 100)
+    assert sampled and mass == pytest.approx(700.0 + math.log(w.mean()))
+    variance = sum(row.var(ddof=1) / 100 for row in w) / 9
+    assert error == pytest.approx(math.sqrt(variance) / w.mean())
+    assert len(weights) == inside.sum() and weights.sum() == pytest.approx(1.0)
+
+
+def test_laplaces_basin_has_the_weights_of_its_normal() -> None:
+    mode = Mode(np.full(1, 2.0), 3 * np.eye(1), -3.0)
+    other = Mode(np.full(1, 9.0), np.eye(1), -4.0)
+    u = np.linspace(-9, 12, 40)[:, None]
+    log_w = np.where(np.arange(40) == 7, 0.0, -60.0)  # one draw has all the weight
+    inside = np.arange(40) > 3
+    mass, error, sampled, weights = room._basin([mode, other], u, log_w, inside, 1)
+    assert not sampled and error == 1.0 and mass == pytest.approx(np.logaddexp(-3.0, -4.0))
+    expected = stats.norm(2, 3).pdf(u[:, 0]) / stats.t(5, loc=2, scale=3).pdf(u[:, 0])
+    np.testing.assert_allclose(weights, expected[inside] / expected[inside].sum())
+    *_, none = room._basin([mode], u, log_w, np.zeros(40, bool), 1)
+    assert none.shape == (0,)
+    far = Mode(np.full(1, 1e6), np.eye(1), -3.0)  # weights that underflow but for their ratios
+    *_, weights = room._basin([far], u, log_w, inside, 1)
+    assert weights.sum() == pytest.approx(1.0) and weights.max() > 0.5
