@@ -68,7 +68,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_hamiltonian.py",
         "tests/diagnostics/witnesses/test_transport.py",
     ),
-    "guidebook/diagnostics/numerics/modes.py": ("tests/diagnostics/numerics/test_mode_search.py",),
+    "guidebook/diagnostics/numerics/modes.py": (
+        "tests/diagnostics/numerics/test_mode_search.py",
+        "tests/diagnostics/numerics/test_basins.py",
+    ),
     "guidebook/diagnostics/numerics/drift.py": (
         "tests/diagnostics/numerics/test_drift.py",
         "tests/diagnostics/witnesses/test_hamiltonian.py",

@@ -220,3 +220,77 @@ def test_lines_are_left_out_where_they_are_dear() -> None:
 def test_bumps_have_a_dip_before_them(height: list[float], bumps: list[int]) -> None:
     steps = np.arange(len(height)) - (2.0 if len(height) == 5 else 3.0)
     assert room._bumps(steps, np.array(height)) == bumps
+
+
+class Waves(OnLines):
+    """Along every coordinate many bumps, each lower than the one before; remembers what was asked."""
+
+    points = torch.zeros(0)
+
+    def __call__(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.points = u
+        value = 5 * torch.cos(u).sum(-1) - 0.01 * u.square().sum(-1)
+        return value, torch.zeros_like(value)
+
+
+def test_along_each_coordinate_the_draws_and_the_prior_say_where_to_look() -> None:
+    """To 60 standard deviations of the draws, closer near them, and over the range of 64 prior draws."""
+    density = Waves()
+    middle, spread = np.array([5.0, -3.0, 40.0]), np.array([2.0, 0.1, 30.0])
+    u = middle + spread * np.array([[1.0], [-1.0]])
+    room.line_starts(density, u, 3)  # type: ignore[arg-type]
+    points = density.points.numpy().reshape(3, 241, 3)
+    prior = density.prior_positions(64, 3)
+    line = np.sinh(np.linspace(-np.arcsinh(60), np.arcsinh(60), 161))
+    for column in range(3):
+        others = [i for i in range(3) if i != column]
+        assert (points[column][:, others] == middle[others]).all()
+        near = middle[column] + spread[column] * line
+        wide = np.linspace(prior[:, column].min(), prior[:, column].max(), 80)
+        expected = np.sort(np.concatenate([near, wide]))
+        np.testing.assert_allclose(points[column][:, column], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_twelve_highest_bumps_are_starts_the_highest_first() -> None:
+    density = Waves()
+    u = 0.2 * np.random.default_rng(0).standard_normal((200, 3))
+    found = room.line_starts(density, u, 0)  # type: ignore[arg-type]
+    height = density(torch.as_tensor(found))[0].numpy()
+    assert found.shape == (12, 3) and (np.diff(height) <= 0).all()
+    # the maxima of the six half lines that are nearest, one wave away, and the next ones
+    away = np.abs(found - u.mean(0)).max(1)
+    assert (away[:6] < 2.5 * np.pi).all() and (away < 4.5 * np.pi).all()
+
+
+def test_a_plateau_is_one_bump_and_half_a_nat_is_no_dip() -> None:
+    steps = np.arange(8) - 3.0
+    flat = np.array([0.0, 1.0, 0.0, 2.0, 0.0, 1.5, 1.5, 0.0])
+    assert room._bumps(steps, flat) == [1, 5]
+    just = np.array([0.0, 1.0, 0.5, 2.0, 1.0, 1.0, 1.0, 0.0])
+    assert room._bumps(steps, just) == []
+    deeper = np.array([0.0, 1.0, 0.49, 2.0, 1.0, 1.0, 1.0, 0.0])
+    assert room._bumps(steps, deeper) == [1]
+
+
+def test_heights_are_of_the_unconstrained_scale_in_double_precision() -> None:
+    class Single:
+        dtype = torch.float32
+        device = torch.device("cpu")
+        asked: Any = None
+
+        def __call__(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            self.asked = u.dtype
+            return u[:, 0], torch.tensor([1.0, torch.nan, torch.inf, -torch.inf])
+
+    density: Any = Single()
+    found = room.log_density(density, np.full((4, 1), 2.0))
+    assert density.asked is torch.float32 and found.dtype == np.float64
+    assert found.tolist() == [3.0, -math.inf, -math.inf, -math.inf]
+
+
+def test_a_mode_a_whole_standard_deviation_away_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "Climb", Climbing)
+    monkeypatch.setattr(Climbing, "tops", {6.0: -1.0})
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
+    known = [Mode(np.array([4.0]), np.array([2.0]), 0.0)]
+    assert room.reached(Searched(1), known, np.array([[5.0]])) == 0.0  # type: ignore[arg-type]
