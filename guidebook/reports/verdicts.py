@@ -43,9 +43,19 @@ class Row:
     witnesses: list[str]
 
 
+def _columns(comparison: Compared) -> list[Column]:
+    """The columns of the table in which some approximation has something."""
+    rows = [comparison.table.loc[name] for name in comparison.table.index]
+    return [
+        column
+        for column in columns_of(comparison.table.columns)
+        if any(column.write(row) != MISSING for row in rows)
+    ]
+
+
 def rows_of(comparison: Compared) -> list[Row]:
     """Every approximation, the reference among them."""
-    columns = columns_of(comparison.table.columns)
+    columns = _columns(comparison)
     return [_row(comparison, name, columns) for name in names_of(comparison)]
 
 
@@ -97,7 +107,7 @@ def _beyond(row: Mapping[str, Any], limit: float) -> set[str]:
 def headings(comparison: Compared) -> list[tuple[str, str]]:
     """Heading and unit of each column of the table."""
     sd = "reference sd" if comparison.reference is not None else "posterior sd"
-    columns = columns_of(comparison.table.columns)
+    columns = _columns(comparison)
     return [(c.heading[:1].upper() + c.heading[1:], c.unit.format(sd=sd)) for c in columns]
 
 
