@@ -66,3 +66,46 @@ def test_a_basin_first_reached_in_the_run_is_measured_from_the_fullest() -> None
     away[:5] = 2
     found = within_basins(old, new, RATE, [places[0], away], NONE)
     assert np.isfinite(found.shift).all() and found.able.all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+@pytest.mark.parametrize(("ratio", "distance"), [(1.0, 4.0), (1.0, 0.5), (0.5, 0.5), (0.9, 3.0)])
+def test_every_error_by_its_formula(ratio: float, distance: float, scale: float) -> None:
+    """Draws that change their basin are measured from the mean of the one where they are."""
+    old, new, (place, _) = runs(shift=0.2, ratio=ratio, distance=distance, size=5000)
+    moved = place.copy()
+    moved[::10] = 1 - moved[::10]
+    new = new + (distance * (moved - place))[:, None, None]
+    old, new = scale * old, scale * new
+    shares: Any = SimpleNamespace(
+        shift=np.full((1, 1), 0.03), shift_se=np.full((1, 1), 0.002),
+        log_ratio=np.full((1, 1), 0.02), log_ratio_se=np.full((1, 1), 0.003),
+    )  # fmt: skip
+    means = np.array([old[place == k].mean() for k in (0, 1)])
+    inner = compared(old - means[place][:, None, None], new - means[moved][:, None, None], RATE)
+    sd = old.std()
+    part = min(float(inner.sd[0, 0]) / sd, 1.0)
+    found = within_basins(old, new, RATE, [place, moved], shares)
+    np.testing.assert_allclose(found.shift, inner.shift * part + 0.03)
+    np.testing.assert_allclose(found.shift_se, np.hypot(inner.shift_se * part, 0.002))
+    log_ratio = np.log(inner.sd_ratio) * part**2 + 0.02
+    np.testing.assert_allclose(np.log(found.sd_ratio), log_ratio)
+    np.testing.assert_allclose(found.sd_ratio_se, np.hypot(inner.sd_ratio_se * part**2, 0.003))
+    np.testing.assert_allclose(found.sd, sd / np.exp(log_ratio))
+    np.testing.assert_allclose(found.mean, old.mean() - found.shift * found.sd)
+    assert (found.able == inner.able).all() and (found.acceptance == RATE).all()
+
+
+def test_a_basin_without_a_mean_of_its_own_takes_that_of_the_fullest() -> None:
+    """Before the run most draws are in the second basin, after it in the first."""
+    place = np.repeat([0, 1], [100, 300])
+    after = np.repeat([0, 2], [350, 50])
+    rng = np.random.default_rng(1)
+    old = (10.0 * place + rng.standard_normal(400))[:, None, None]
+    new = (10.0 * place + rng.standard_normal(400))[:, None, None]
+    means = [old[place == k].mean() for k in (0, 1)]
+    expected = new[:, 0, 0] - np.where(after == 2, means[1], means[0])
+    inner = compared(old - np.array(means)[place][:, None, None], expected[:, None, None], RATE)
+    found = within_basins(old, new, RATE, [place, after], NONE)
+    part = min(float(inner.sd[0, 0] / old.std()), 1.0)
+    np.testing.assert_allclose(found.shift, inner.shift * part)
