@@ -159,7 +159,7 @@ class Potential:
             self._graphs["hessian"] = self._hessian_graph(u)
         try:
             rows = self._graphs["hessian"](u)
-        except RuntimeError:  # a matrix that cannot be factorised here
+        except RuntimeError:  # no second derivative (NotImplementedError is one), or no factor here
             rows = self._difference_hessian(u)
         return (0.5 * (rows + rows.T)).detach()
 
@@ -173,10 +173,7 @@ class Potential:
 
     def _eager_hessian(self, u: Tensor) -> Tensor:
         with local_parameters(), precision(self.dtype), recording():
-            try:
-                return torch.func.jacrev(torch.func.grad(self._log_density))(u)
-            except NotImplementedError as error:
-                raise RuntimeError(str(error)) from error
+            return torch.func.jacrev(torch.func.grad(self._log_density))(u)
 
     def _difference_hessian(self, u: Tensor) -> Tensor:
         step = 1e-4 * (1 + u.abs())

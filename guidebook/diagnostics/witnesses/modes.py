@@ -68,7 +68,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         weighted = _estimate(basins, masses, place, weights[:, 0], means, variances, subject.seed)
     shares = np.bincount(place, minlength=len(basins))[: len(basins)] / subject.draws
     expected = np.exp(masses - np.logaddexp.reduce(masses))
-    said = _described(subject, basins, expected, shares, means)
+    said = _described(subject, expected, shares, means)
     missing = bool((shares < UNVISITED * expected)[_worst(expected, shares, means)[0]])
     rules_out = ""
     if raw.bad()[0] and missing and (weighted is None or weighted.bad()[0]):
@@ -223,7 +223,7 @@ def _worst(expected: np.ndarray, shares: np.ndarray, means: np.ndarray) -> tuple
 
 
 def _described(
-    subject: Subject, basins: Basins, expected: np.ndarray, shares: np.ndarray, means: np.ndarray
+    subject: Subject, expected: np.ndarray, shares: np.ndarray, means: np.ndarray
 ) -> str:
     """The basin with the most harmful share: where it is, what it holds and what it should."""
     k, home = _worst(expected, shares, means)
@@ -256,7 +256,7 @@ def _remedy(
     near = SYMMETRIC * sd[moved]
     if alike and (np.abs(one.center + other.center)[moved] < near).all():
         return (
-            f"The density is the same with the signs of {sites} exchanged: fix the sign of one of its "
+            f"The density is the same with the signs of {sites} reversed: fix the sign of one of its "
             "numbers (a positive prior), and fit again."
         )
     parts = np.sort(one.center[moved]), np.sort(other.center[moved])

@@ -1,9 +1,9 @@
 """One run of a function written down, operation by operation, as a graph of torch.fx.
 
 It is `torch.fx.experimental.proxy_tensor.make_fx` for what is recorded here, tensors of fixed shapes
-on a real device, in a tenth of the time: it makes no fake tensor for every result and flattens no
-arguments. Below vmap, grad and autograd torch hands every operation to the innermost dispatch mode,
-with plain tensors; the tape runs it and writes it down.
+on a real device, and quicker: it makes no fake tensor for every result and flattens no arguments. Below
+vmap, grad and autograd torch hands every operation to the innermost dispatch mode, with plain tensors;
+the tape runs it and writes it down.
 """
 
 from __future__ import annotations
@@ -80,9 +80,8 @@ class _Tape(TorchDispatchMode):
             result = func(*args, **kwargs)
             result._on_tape = self, self.node(args[0]), self._known_value(args[0])
             return result
-        if (
-            func is aten.lift_fresh.default
-        ):  # so that the graph does not write into its own constant
+        if func is aten.lift_fresh.default:
+            # a copy, so that the graph does not write into its own constant
             value = args[0].clone() if args[0].numel() <= SMALL else None
             return self._add(aten.lift_fresh_copy.default, args, kwargs, value)
         return self._add(func, args, kwargs, self._folded(func, args, kwargs))
