@@ -110,10 +110,16 @@ def _fits(name: str, value: Any, fn: Any) -> None:
 
 
 def outside_support(model: Any, guide: Any, data: Mapping[str, Any]) -> str:
-    """Of a fitted pair: the site whose guide reaches outside the model's support, in words; else ""."""
-    with torch.no_grad(), validation(False), random_state(0):
-        guide_trace = poutine.trace(guide).get_trace(**data)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
+    """Of a fitted pair: the site whose guide reaches outside the model's support, in words; else "".
+
+    A pair that no longer runs, as one whose parameters are not numbers, says so by its status.
+    """
+    try:
+        with torch.no_grad(), validation(False), random_state(0):
+            guide_trace = poutine.trace(guide).get_trace(**data)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
+    except (RuntimeError, ValueError):
+        return ""
     names = {n for n, s in model_trace.nodes.items() if _latent(s) and n in guide_trace.nodes}
     return _outside(guide_trace, model_trace, names)
 

@@ -8,7 +8,7 @@ from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoNormal
 
 from guidebook.errors import DataError, GuideError, ModelError
-from guidebook.programs.check import check_model, check_pair
+from guidebook.programs.check import check_model, check_pair, outside_support
 from guidebook.scope import local_parameters, validation
 
 Y = torch.tensor([0.5, 1.5, 2.5])
@@ -162,3 +162,35 @@ def test_a_support_that_the_guide_must_meet_is_named():
 
     with pytest.raises(GuideError, match=str(constraints.unit_interval).replace("(", r"\(")[:8]):
         check_pair(inside, outside, {"y": Y})
+
+
+def normal_guide_of_a_scale(center: float):
+    """A scale with a positive support, and a guide of it that is a Normal."""
+
+    def model(y):
+        sigma = pyro.sample("sigma", dist.HalfNormal(1.0))
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.linalg.cholesky(
+            sigma * torch.eye(2)
+        )), obs=y)  # fmt: skip
+
+    def guide(y):
+        pyro.sample("sigma", dist.Normal(center, 0.2))
+
+    return model, guide, {"y": torch.zeros(2)}
+
+
+def test_a_guide_that_can_leave_the_support_is_named_before_any_draw_does():
+    """Three standard deviations from zero: 0.13 % of the draws; ten: none of 100,000."""
+    model, guide, data = normal_guide_of_a_scale(0.6)
+    assert "Site 'sigma': 0.001" in outside_support(model, guide, data)
+    with pytest.raises(GuideError, match=r"Site 'sigma': 0.001\d* of the draws.*LogNormal"):
+        check_pair(model, guide, data)
+    model, guide, data = normal_guide_of_a_scale(2.0)
+    assert outside_support(model, guide, data) == ""
+    check_pair(model, guide, data)
+
+
+def test_a_fitted_pair_that_no_longer_runs_is_left_to_its_status():
+    """A Cholesky factor of a matrix that is not a number."""
+    model, guide, data = normal_guide_of_a_scale(float("nan"))
+    assert outside_support(model, guide, data) == ""

@@ -159,9 +159,13 @@ def _joined(potential: Potential, modes: Sequence[Mode]) -> list[list[Mode]]:
     groups: list[list[Mode]] = []
     for mode in sorted(modes, key=lambda m: -m.log_mass):
         apart = partial(_valley_between, potential, mode)
-        linked = [g for g in groups if not all(apart(other) for other in g)]
-        rest = [g for g in groups if g not in linked]
-        groups = [*rest, [one for group in linked for one in group] + [mode]]
+        rest, linked = [], [mode]
+        for group in groups:
+            if all(apart(other) for other in group):
+                rest.append(group)
+            else:
+                linked += group
+        groups = [*rest, sorted(linked, key=lambda m: -m.log_mass)]
     return groups
 
 

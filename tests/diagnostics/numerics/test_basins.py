@@ -312,6 +312,17 @@ def test_a_chain_of_bumps_is_one_basin_in_any_order() -> None:
         assert basins.log_mass[0] == pytest.approx(0.0, abs=0.1)
 
 
+def test_a_mode_that_joins_one_of_several_basins_leaves_the_others() -> None:
+    """In the plane, in every order of the masses."""
+    places = [[0.0, 0.0], [20.0, 0.0], [0.0, 20.0], [0.0, 1.5]]
+    for masses in ([0.4, 0.3, 0.2, 0.1], [0.3, 0.4, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]):
+        basins = found(Bumps(places, [1] * 4, masses))
+        assert sorted(len(group) for group in basins.modes) == [1, 1, 2]
+        pair = next(group for group in basins.modes if len(group) == 2)
+        assert pair[0].log_mass > pair[1].log_mass
+        assert {tuple(mode.center) for mode in pair} == {(0.0, 0.0), (0.0, 1.5)}
+
+
 class Table:
     """A density on the line from 0 to 40, of whole numbers."""
 
