@@ -1,5 +1,6 @@
 """One thread for every test, and two laws after each: no global parameter, torch's default dtype."""
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # small problems: threads only slow them down
+gc.set_threshold(100_000, 50, 100)  # a process of thousands of tests holds millions of objects
 
 WITH_PYROS_OWN_STORE = ("/guides/", "/models/")
 """Tests of models and guides by themselves, used as Pyro's users do: they do fill the store."""

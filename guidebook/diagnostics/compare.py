@@ -13,10 +13,11 @@ import numpy as np
 from guidebook.diagnostics.amortized.assess import assess_rows
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.rows import is_amortized
+from guidebook.diagnostics.amortized.uses import CODES, MODEL
 from guidebook.diagnostics.assess import assess, refused
 from guidebook.diagnostics.inputs import as_tree, kept_apart, named, same_parameters, standard
 from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
-from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.measures.forms import elbo_forms
 from guidebook.diagnostics.measures.identities import Bound
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
@@ -46,8 +47,9 @@ class Compared:
     """Approximations side by side.
 
     Attributes:
-        table: a DataFrame, one row an approximation, with the columns of `COLUMNS`.
-        verdicts: name to Verdict.
+        table: a DataFrame, one row an approximation, with the columns of `COLUMNS`; of amortised fits
+            also `model` and `codes`, the verdicts on these uses.
+        verdicts: name to Verdict; of an amortised fit on the posterior of each row.
         reference: the name of the reference, or None.
         posteriors: name to DataTree, all of shape (chain=1, draw=S) with the same variables.
         weights: name to smoothed importance weights (S,) summing to 1, or None.
@@ -150,7 +152,7 @@ def compared(
         _add_predictions(tree, given[name], seed)
     first = next((f for f in given.values() if isinstance(f, Fit)), None)
     return Compared(
-        table=_table(rows),
+        table=_table(rows, {n: numbers.uses for n, (_, numbers) in by_row.items()}),
         verdicts={n: a.judgement.verdict for n, a in rows.items()},
         reference=name_of_reference,
         posteriors={n: t for n, (t, _) in shown.items()},
@@ -306,23 +308,29 @@ def _history(one: Any) -> np.ndarray:
     return group["objective"].values
 
 
-def _table(rows: Mapping[str, Assessment]) -> pd.DataFrame:
-    """One row an approximation: the columns of `COLUMNS`, and what else a witness gave a number for."""
+def _table(
+    rows: Mapping[str, Assessment], uses: Mapping[str, Mapping[str, Judgement]]
+) -> pd.DataFrame:
+    """One row an approximation: the columns of `COLUMNS`, and what else a witness gave a number for;
+    of amortised ones the verdicts on model and codes, beside that on each row's posterior.
+    """
     import pandas as pd
 
     more = [key for a in rows.values() for key in a.numbers if key not in NUMBERS]
     keys = list(dict.fromkeys([*NUMBERS, *more]))
+    more_uses = [MODEL, CODES] if any(uses.values()) else []
     records = {
         name: {
             "verdict": a.judgement.verdict.value,
             "reason": a.judgement.reason,
             "next": a.judgement.next,
             "checks": a.checks,
+            **{use: uses[name][use].verdict.value if uses.get(name) else "" for use in more_uses},
             **{key: a.numbers.get(key, math.nan) for key in keys},
             "seconds": a.seconds,
             "engine": a.engine,
         }
         for name, a in rows.items()
     }
-    columns = ["verdict", "reason", "next", "checks", *keys, "seconds", "engine"]
+    columns = ["verdict", "reason", "next", "checks", *more_uses, *keys, "seconds", "engine"]
     return pd.DataFrame.from_dict(records, orient="index", columns=columns)

@@ -104,7 +104,6 @@ def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
 def _paragraph(comparison: "Compared", name: str, room: int) -> list[str]:
     """The reason, what to do next and what each diagnostic found, wrapped under the name."""
     word = verdict_word(comparison, name)
-    row = comparison.table.loc[name]
     title = f"{name}: {word}"
     if word == "reference":
         if not unsound(comparison, name):
@@ -112,11 +111,22 @@ def _paragraph(comparison: "Compared", name: str, room: int) -> list[str]:
         word = str(comparison.verdicts[name].value)
         title += f", failed its own checks ({word})"
     lines = ["", _paint(title, word)]
-    for words in filter(None, (sentence(row["reason"]), sentence(row["next"]))):
+    for words in filter(None, _said(comparison, name)):
         lines += textwrap.wrap(words, room, initial_indent="  ", subsequent_indent="  ")
     for said in comparison.witnesses.get(name, []):
         lines += textwrap.wrap(str(said), room, initial_indent="  - ", subsequent_indent="    ")
     return lines
+
+
+def _said(comparison: "Compared", name: str) -> list[str]:
+    """The reason and what to do next; of an amortised fit by use."""
+    row, numbers = comparison.table.loc[name], comparison.amortized.get(name)
+    if numbers is None or not numbers.uses:
+        return [sentence(row["reason"]), sentence(row["next"])]
+    return [
+        f"{use[:1].upper()}{use[1:]}: {one.verdict.value}. {one.reason} {one.next}"
+        for use, one in numbers.uses.items()
+    ]
 
 
 def _cut(name: str, room: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from guidebook.diagnostics.amortized.uses import CODES, MODEL
 from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.reports.elements.columns import Column, columns_of, sentence
 from guidebook.reports.elements.numbers import MISSING, listing, minus, span
@@ -29,6 +30,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Use:
+    """What an amortised fit is used for, and the verdict on that."""
+
+    name: str
+    word: str
+    reason: str
+    next: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One approximation, as its card, its row of the table and its witnesses show it."""
 
@@ -41,6 +52,7 @@ class Row:
     facts: list[tuple[str, str]]
     cells: list[Cell]
     witnesses: list[str]
+    uses: list[Use]
 
 
 def _columns(comparison: Compared) -> list[Column]:
@@ -86,7 +98,17 @@ def _row(comparison: Compared, name: str, columns: list[Column]) -> Row:
         facts=facts,
         cells=cells,
         witnesses=[str(said) for said in comparison.witnesses.get(name, [])],
+        uses=_uses(comparison, name),
     )
+
+
+def _uses(comparison: Compared, name: str) -> list[Use]:
+    """The uses of an amortised fit; empty for others."""
+    numbers = comparison.amortized.get(name)
+    return [
+        Use(use, one.verdict.value, one.reason, one.next)
+        for use, one in (numbers.uses.items() if numbers else ())
+    ]
 
 
 def _html(text: str) -> str:
@@ -122,8 +144,9 @@ def limits(comparison: Compared) -> str:
 
 def headline(rows: list[Row]) -> str:
     """The verdict in one sentence or two, for who reads nothing else."""
+    whole = [row for row in rows if not row.uses]
     groups = {
-        word: [row.name for row in rows if row.word == word]
+        word: [row.name for row in whole if row.word == word]
         for word in ("trust", "reweight", "reject")
     }
     sentences = []
@@ -132,13 +155,25 @@ def headline(rows: list[Row]) -> str:
     if groups["reweight"]:
         sentences.append(f"Use {listing(groups['reweight'])} with importance weights only.")
     if groups["reject"]:
-        every = not groups["trust"] and not groups["reweight"]
+        every = len(groups["reject"]) == sum(row.word != "reference" for row in rows)
         none = ", so no approximation compared here can be used" if every else ""
         sentences.append(f"Reject {listing(groups['reject'])}{none}.")
+    sentences += [_by_use(row) for row in rows if row.uses]
     sentences += [
         f"Warning: the reference {row.name} failed its own checks." for row in rows if row.warning
     ]
     return " ".join(sentences)
+
+
+def _by_use(row: Row) -> str:
+    """The verdicts of an amortised fit, each with the use that it is of."""
+    said = []
+    for word in ("trust", "reweight", "reject"):
+        of = [f"the {use.name}" if use.name in (MODEL, CODES) else use.name
+              for use in row.uses if use.word == word]  # fmt: skip
+        if of:
+            said.append(f"{word} {listing(of)}")
+    return f"{row.name}: {'; '.join(said)}."
 
 
 def subtitle(comparison: Compared) -> str:

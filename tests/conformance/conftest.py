@@ -27,8 +27,8 @@ from guidebook.scope import local_parameters, precision
 
 CPU = torch.device("cpu")
 ROWS_OF_DATA = 60
-FEWER = {"gaussian-mixture-full": 6}
-"""Rows of a pair whose evidence is known for a few: 2^6 assignments can be enumerated."""
+FEWER = {"gaussian-mixture-full": 6, "clutter": 7}
+"""Rows of a pair whose evidence is known for a few: 2^6 and 2^7 assignments are quickly enumerated."""
 STEPS = 60
 
 SLOW = {  # their recordings or their evidence take ten seconds each, and their pairs have other rows

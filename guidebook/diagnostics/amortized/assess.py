@@ -7,7 +7,8 @@ For each row i with its own latent z_i, and K draws of q(z | x_i),
 and k-hat_i, the weighted moments and their distance from the raw ones, all per row. The posterior
 is that of z given the decoder as it was trained; z is all latent sites of a row side by side.
 
-Beside the verdict on the posterior stand the gap ledger (`gap`), whether the latent is used
+Beside the verdict on each row's posterior stand those on the model and on the codes (`uses`), the gap
+ledger (`gap`), whether the latent is used
 (`collapse`), and what the decoder generates (`generation`).
 
 Sources: Cremer, Li and Duvenaud 2018, "Inference suboptimality in variational autoencoders"; Burda,
@@ -38,10 +39,11 @@ from guidebook.diagnostics.amortized.rows import (
     some_rows,
 )
 from guidebook.diagnostics.amortized.similarity import warning_images
+from guidebook.diagnostics.amortized.uses import uses_of
 from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
 from guidebook.diagnostics.judging.assessment import Assessment, numbers_of
 from guidebook.diagnostics.judging.findings import Findings
-from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.judging.verdict import judge, verdicts_of_rows
 from guidebook.diagnostics.measures.gradients import encoder_noise
 from guidebook.diagnostics.witnesses import annealed
 from guidebook.inference.fits.fit import Fit
@@ -95,6 +97,11 @@ def assess_rows(
     judgement = judge(findings)
     if numbers.collapse is not None:
         judgement = with_collapse(judgement, numbers.collapse)
+    numbers = replace(
+        numbers,
+        uses=uses_of(findings, found, numbers, judgement),
+        row_verdicts=np.array([v.value for v in verdicts_of_rows(findings)]),
+    )
     assessment = Assessment(
         judgement,
         numbers_of(findings, len(data) / len(x)),
@@ -109,9 +116,11 @@ def assess_rows(
 
 
 def _left_out(found: Weighed) -> float:
-    """The share of the sampled rows with an explanation that the guide leaves out."""
+    """The share of the random rows with an explanation that the guide leaves out."""
     told = found.heard.get(annealed.NAME)
-    return 0.0 if told is None or told.detail is None else float((told.detail > 0).mean())
+    if told is None or told.detail is None or found.sampled is None:
+        return 0.0
+    return float((told.detail[: len(found.sampled)] > 0).mean())
 
 
 def _words(numbers: AmortizedNumbers) -> list[str]:
@@ -185,7 +194,7 @@ def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) ->
     weights = sum(p.numel() for p in parameters_of(fit.model)) or 1
     rows = int(min(LEDGER_ROWS, max(12, LEDGER_WEIGHTS // weights)))
     if _all_real(fit):
-        numbers = replace(numbers, ledger=gap_ledger(fit, rows=rows, seed=seed))
+        numbers = replace(numbers, ledger=gap_ledger(fit, rows=rows, seed=seed, data=held_out))
         numbers = replace(numbers, gradients=encoder_noise(fit, seed=seed))
     return numbers
 

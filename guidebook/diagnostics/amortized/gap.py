@@ -63,7 +63,7 @@ class GapLedger:
     difference on the same random numbers; `bound`, the importance-weighted one of `draws` draws;
     `sandwich`, the log evidence from below and above. `family` says what q* was searched in.
     `unseen`: the share of rows with an explanation that the guide leaves out, where chains from the
-    prior found any: both estimates start from the guide's normal and do not see it.
+    prior found any: both estimates start from the guide's normal and do not see it. `where`: which rows.
     """
 
     rows: np.ndarray
@@ -79,6 +79,7 @@ class GapLedger:
     bound_se: np.ndarray
     sandwich: Sandwich
     unseen: float = 0.0
+    where: str = "training rows"
 
     @property
     def evidence(self) -> np.ndarray:
@@ -131,7 +132,7 @@ class GapLedger:
     def _sum(self) -> str:
         t = self.terms()
         told = (
-            f"Mean of {len(self.rows)} rows, in nats: log evidence {t['evidence'].value:.4g} +- "
+            f"Mean of {len(self.rows)} {self.where}, in nats: log evidence {t['evidence'].value:.4g} +- "
             f"{t['evidence'].se:.2g} (estimate from below {t['lower'].value:.4g}, from above "
             f"{t['upper'].value:.4g}) = "
             f"ELBO {t['elbo'].value:.4g} "
@@ -190,7 +191,7 @@ def gap_ledger(
     lost, lost_se = _moments(best - own)
     return GapLedger(
         index, family, draws, elbo, elbo_se, best_elbo, best_se, lost, lost_se, bound, bound_se,
-        sandwich,
+        sandwich, where="training rows" if data is None else "rows kept apart",
     )  # fmt: skip
 
 

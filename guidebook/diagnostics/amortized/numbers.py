@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.gap import GapLedger
     from guidebook.diagnostics.amortized.generation import Generation
     from guidebook.diagnostics.amortized.similarity import Warned
+    from guidebook.diagnostics.judging.findings import Judgement
     from guidebook.diagnostics.measures.gradients import Noise
 
 
@@ -21,7 +22,9 @@ class AmortizedNumbers:
     """Diagnostics of an amortised fit, row by row: n rows of P numbers, D latent dimensions.
 
     `index`: the rows' numbers in the data; `khat_ses`: the error of each k-hat; `point`: the guide
-    gives a code, no posterior, and what needs one is NaN or None. `ledger`, `collapse`,
+    gives a code, no posterior, and what needs one is NaN or None. `uses`: the judgement by use
+    (`guidebook.diagnostics.amortized.uses`); `row_verdicts` (n,): "trust", "reweight" or "reject" by the
+    witnesses that looked at the row. `ledger`, `collapse`,
     `generation` and `warned` are None where they cannot be had.
     """
 
@@ -46,3 +49,5 @@ class AmortizedNumbers:
     generation: Generation | None = None
     warned: Warned | None = None
     gradients: Mapping[str, Noise] = field(default_factory=dict)
+    uses: Mapping[str, Judgement] = field(default_factory=dict)
+    row_verdicts: np.ndarray | None = None

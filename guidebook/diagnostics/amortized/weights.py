@@ -37,8 +37,8 @@ from guidebook.programs.graphs.recorded import recording
 from guidebook.scope import local_parameters, precision, random_state
 
 DRAWS = 2000
-SAMPLED, SAMPLED_DRAWS = 24, 1000
-"""Rows for the costly witnesses, and draws of each."""
+SAMPLED, WORST, SAMPLED_DRAWS = 24, 8, 1000
+"""Random rows for the costly witnesses, those with the largest k-hats besides, and draws of each."""
 CHAINS, TEMPERATURES, ANNEALING = (32, 256), 40, 2e8
 """Of the chains annealed from the prior; numbers that their first gradients go through, some seconds."""
 MOST_LATENTS = 8_000_000
@@ -51,8 +51,9 @@ WORK = 1_000_000_000
 class Weighed:
     """Per row (n,): ELBO, importance-weighted bound, k-hat with its error; moments of q (n, D).
 
-    `heard`: the testimonies on all rows; `sampled`: places of the rows that the costly ones are of,
-    None where none could be computed.
+    `heard`: the testimonies on all rows; `sampled`: places of the random rows that the costly ones are
+    of, None where none could be computed; `worst`: places of the rows with the largest k-hats that they
+    are of besides, of those whose weights cannot be used.
     """
 
     elbo: np.ndarray
@@ -66,6 +67,7 @@ class Weighed:
     sampled: Sequence[int] | None
     names: Sequence[str]
     discrete: bool = False
+    worst: Sequence[int] = ()
 
 
 def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
@@ -85,9 +87,14 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
             moments.append(_moments(fit, rows, z))
             parts.append(heard_on(subject, cheap=True))
     heard = {name: joined([part[name] for part in parts]) for name in parts[0]}
-    sampled, costly = _on_a_sample(fit, x, seed, draws, latents, whole)
-    heard |= {name: t for name, t in costly.items() if name not in heard}
     numbers = heard[importance.NAME].numbers
+    real = all(one.real for one in latents)
+    # without gradients one row is enough to say why the costly witnesses could not be computed
+    sampled = some_rows(len(x), SAMPLED if real else 1, seed)
+    worst = _worst(heard[importance.NAME], sampled) if real else sampled[:0]
+    chosen = np.concatenate([sampled, worst])
+    costly = _on_a_sample(fit, x, seed, draws, latents, whole, chosen)
+    heard |= {name: t for name, t in costly.items() if name not in heard}
     return Weighed(
         elbo=numbers["elbo"],
         bound=numbers["log_evidence"],
@@ -97,10 +104,20 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
         sd=np.concatenate([sd for _, sd in moments]),
         draws=draws,
         heard=heard,
-        sampled=sampled,
+        sampled=list(map(int, sampled)) if real else None,
         names=names_of(latents),
         discrete=bool(whole.any()),
+        worst=list(map(int, worst)),
     )
+
+
+def _worst(weights: Testimony, sampled: np.ndarray) -> np.ndarray:
+    """Places of the rows with the largest k-hats, of those whose weights cannot be used."""
+    assert weights.doubt is not None
+    unusable = np.setdiff1d(np.flatnonzero(~np.isfinite(weights.doubt)), sampled)
+    order = np.argsort(-np.nan_to_num(weights.numbers["khat"][unusable], nan=np.inf), kind="stable")
+    found: np.ndarray = unusable[order[:WORST]]
+    return found
 
 
 def _subject(
@@ -135,18 +152,21 @@ _LACKS = {
 
 
 def _on_a_sample(
-    fit: Fit, x: Tensor, seed: int, draws: int, latents: Sequence[Latent], whole: np.ndarray
-) -> tuple[list[int] | None, dict[str, Testimony]]:
-    """Every witness on a few random rows, as testimonies on all rows that are silent on the others."""
-    real = all(one.real for one in latents)
-    # without gradients one row is enough to say why the costly witnesses could not be computed
-    chosen = some_rows(len(x), SAMPLED if real else 1, seed)
+    fit: Fit,
+    x: Tensor,
+    seed: int,
+    draws: int,
+    latents: Sequence[Latent],
+    whole: np.ndarray,
+    chosen: np.ndarray,
+) -> dict[str, Testimony]:
+    """Every witness on the chosen rows, as testimonies on all rows that are silent on the others."""
     rows = x[torch.as_tensor(chosen, device=x.device)]
     with (
         local_parameters(), precision(x.dtype), random_state(seed + 1), torch.no_grad(), recording(),
     ):  # fmt: skip
         subject, z = _subject(fit, rows, min(draws, SAMPLED_DRAWS), latents, whole)
-    if real:
+    if all(one.real for one in latents):
         density = RowDensity(fit, rows, latents)
         _, gradient = density.value_and_grad(z)
         position, slope = (a.double().cpu().numpy() for a in (z, gradient))
@@ -159,9 +179,7 @@ def _on_a_sample(
             subject, position=position, gradient=slope, density=density, seed=seed,
             annealed=(density.values(ends), log_w.double().cpu().numpy()),
         )  # fmt: skip
-    heard = heard_on(subject)
-    spread = {name: among(t, chosen, len(x)) for name, t in heard.items()}
-    return (list(map(int, chosen)) if real else None), spread
+    return {name: among(t, chosen, len(x)) for name, t in heard_on(subject).items()}
 
 
 def names_of(latents: Sequence[Latent]) -> list[str]:

@@ -8,7 +8,8 @@ on the constrained scale:
     reject    neither, or the diagnostics cannot tell.
 
 A global approximation is one posterior; an amortised one has a posterior for every row, of which 99 %
-must be within bounds to be trusted and 95 % to be reweighted. Costly witnesses look at a sample of
+must be within bounds to be trusted and 95 % to be reweighted (80 %, where the others are known by
+their own weights: `verdicts_of_rows` says which). Costly witnesses look at a sample of
 the rows: they may confirm the others, and count against all where more of the sample is off than the
 share allows by chance.
 
@@ -27,8 +28,8 @@ from guidebook.diagnostics.judging.advice import advice, capital, richer
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
-SHARE_TRUSTED, SHARE_REWEIGHTED = 0.99, 0.95
-"""Of the rows of an amortised fit."""
+SHARE_TRUSTED, SHARE_REWEIGHTED, SHARE_MARKED = 0.99, 0.95, 0.80
+"""Of the rows of an amortised fit; the last, where each of the others is known not to be usable."""
 CHANCE = 0.05
 """A sample of the rows speaks against the rest where so many rows off are rarer than this."""
 NOT_SEEN = "Inconclusive: no diagnostic could be computed"
@@ -53,6 +54,14 @@ def judge(f: Findings) -> Judgement:
             f"Use the weighted draws ({_how_weighted(f)}), or {richer(f)} for raw draws that need no "
             "weights.",
         )
+    if _marked(f, weighted):
+        reason = f"{_summed(f, against, 'within bounds')} {_mended(f, weighted)} {MARKED}"
+        return Judgement(
+            Verdict.REWEIGHT,
+            reason,
+            f"Use the weighted draws of the rows marked so "
+            f"({_how_weighted(f)}), and {richer(f)} for the others.",
+        )
     reason = _summed(f, against, "within bounds")
     after = _summed(f, weighted, "within bounds after weighting")
     if f.kind != "chains" and after != reason:  # chains have no weights, and need none
@@ -61,6 +70,41 @@ def judge(f: Findings) -> Judgement:
 
 
 NOTHING = "Use the draws as they are."
+MARKED = (
+    "The weights of the others cannot be used: row_verdicts marks every row (comparison.amortized)."
+)
+
+
+def verdicts_of_rows(f: Findings) -> list[Verdict]:
+    """The verdict on every posterior by itself, by the witnesses that looked at it."""
+    if f.kind == "point":
+        return [Verdict.REJECT] * f.posteriors
+    pairs = zip(why_not_trust(f), why_not_reweight(f), strict=True)
+    return [
+        Verdict.REJECT if raw and weighted else Verdict.REWEIGHT if raw else Verdict.TRUST
+        for raw, weighted in pairs
+    ]
+
+
+def _marked(f: Findings, weighted: list[str]) -> bool:
+    """Whether most rows can be reweighted, and it is known of every row whether it can.
+
+    Unusable weights are seen in each row. What they do not see is seen in the sample: of its rows with
+    usable weights as few may be off as of a fit of which 95 % can be reweighted.
+    """
+    good, usable = np.array([not reason for reason in weighted]), _usable_by_themselves(f)
+    if f.posteriors == 1 or good.mean() < SHARE_MARKED:
+        return False
+    if f.sampled is None:
+        return bool(good[usable].mean() >= SHARE_REWEIGHTED)
+    chosen = [i for i in f.sampled if usable[i]]
+    return bool(chosen) and enough_of_sample(good[chosen], SHARE_REWEIGHTED)
+
+
+def _usable_by_themselves(f: Findings) -> np.ndarray:
+    """The posteriors (n,) whose importance weights have nothing against their own use."""
+    told = [t.against_weighted for t in f.testimonies.values() if t.doubt is not None]
+    return np.array([not words for words in told[0]] if told and told[0] else [True] * f.posteriors)
 
 
 def _of_point(f: Findings) -> Judgement:

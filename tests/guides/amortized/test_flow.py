@@ -25,8 +25,8 @@ def seed():
     pyro.set_rng_seed(0)
 
 
-def make(d, bent=True):
-    guide = AmortizedFlow(mlp((5, 6, flow_width(d))), d).double()
+def make(d, bent=True, **settings):
+    guide = AmortizedFlow(mlp((5, 6, flow_width(d))), d, **settings).double()
     if bent:  # far from the identity, differently for every row
         with torch.no_grad():
             for parameter in guide.flow.parameters():
@@ -121,7 +121,7 @@ def test_expanded_it_is_the_same_for_every_particle():
 @pytest.mark.parametrize("d", [1, 2])
 def test_captured_steps_equal_pyros_own_and_restarts_are_vectorised(d):
     model = VAE(5, d, (6,), "gaussian", 0.5).double()
-    guide = make(d)
+    guide = make(d, transforms=1)  # recorded four times
     captured = gb.svi(model, guide, {"x": X}, steps=8, compile="graph", progress=False)
     eager = gb.svi(model, guide, {"x": X}, steps=8, compile=False, progress=False)
     assert captured.notes["path"] == "captured"
