@@ -38,14 +38,13 @@ from guidebook.diagnostics.amortized.rows import (
     rows_of,
     some_rows,
 )
-from guidebook.diagnostics.amortized.similarity import warning_images
 from guidebook.diagnostics.amortized.uses import uses_of
 from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
 from guidebook.diagnostics.judging.assessment import Assessment, numbers_of
 from guidebook.diagnostics.judging.findings import Findings
 from guidebook.diagnostics.judging.verdict import judge, verdicts_of_rows
 from guidebook.diagnostics.measures.gradients import encoder_noise
-from guidebook.diagnostics.witnesses import annealed
+from guidebook.diagnostics.measures.similarity import warning_images
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of
@@ -101,6 +100,7 @@ def assess_rows(
         numbers,
         uses=uses_of(findings, found, numbers, judgement),
         row_verdicts=np.array([v.value for v in verdicts_of_rows(findings)]),
+        left_out=found.left_out,
     )
     assessment = Assessment(
         judgement,
@@ -117,10 +117,9 @@ def assess_rows(
 
 def _left_out(found: Weighed) -> float:
     """The share of the random rows with an explanation that the guide leaves out."""
-    told = found.heard.get(annealed.NAME)
-    if told is None or told.detail is None or found.sampled is None:
+    if found.elsewhere is None or found.sampled is None:
         return 0.0
-    return float((told.detail[: len(found.sampled)] > 0).mean())
+    return float((found.elsewhere[list(found.sampled)] > 0).mean())
 
 
 def _words(numbers: AmortizedNumbers) -> list[str]:

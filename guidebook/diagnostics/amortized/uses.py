@@ -16,7 +16,7 @@ codes differ from row to row:
 .. math:: d_i^2 = \frac{1}{D} \sum_j \frac{(m_{ij} - \mu_{ij})^2}{s_j^2}, \qquad
     s_j^2 = \mathrm{var}_i\, m_{ij} + \mathrm{mean}_i\, \sigma_{ij}^2
 
-    trust     d_i^2 <= 0.05 for 95 % of the rows;
+    trust     d_i^2 <= 0.05 for 95 % of the rows, and q keeps all explanations of them;
     reweight  the same of the means of the weighted draws;
     reject    neither.
 
@@ -146,7 +146,9 @@ def _by_gap(gap: float, gap_se: float, evidence_se: float, where: str) -> Judgem
 
 def _codes(f: Findings, found: Weighed) -> Judgement:
     unit = _unit(found)
+    cut = np.zeros(f.posteriors, bool) if found.elsewhere is None else found.elsewhere > 0
     good, bad = _raw(f, unit)
+    good, bad = good & ~cut, bad | cut  # the mean of one explanation is not that of several
     share = _share(f, found, good, bad)
     told = (
         f"The squared error of the code (the mean of q) is shown to be at most {CODE_LIMIT:.0%} of the "
@@ -160,14 +162,20 @@ def _codes(f: Findings, found: Weighed) -> Judgement:
             f"{told}.{after}",
             "Use the means of q as features, for retrieval and traversals.",
         )
-    weighted = _weighted(f, unit)
+    weighted = _weighted(f, unit) & ~cut
     if weighted.mean() >= CODES_GOOD and enough_of_sample(weighted[sampled], CODES_GOOD):
         return Judgement(
             Verdict.REWEIGHT,
             f"{told}; the means of the weighted draws are for {weighted.mean():.0%}.{after}",
             "Use the means of each row's weighted draws as its code.",
         )
-    return Judgement(Verdict.REJECT, f"{told}; {_worst(f, unit, bad)}.{after}", _next_codes(f))
+    more = f"; {_worst(f, unit, bad & ~cut)}" if (bad & ~cut).any() or not cut.any() else ""
+    if cut.any():
+        more += (
+            f". In {cut[sampled].mean():.0%} of the rows looked at closely the encoder picked one of "
+            "several explanations, and its code is that of this one"
+        )
+    return Judgement(Verdict.REJECT, f"{told}{more}.{after}", _next_codes(f))
 
 
 def _raw(f: Findings, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from guidebook.diagnostics.amortized.annealing import annealed_from_prior
 from guidebook.diagnostics.amortized.density import RowDensity
+from guidebook.diagnostics.amortized.numbers import LeftOut
 from guidebook.diagnostics.amortized.rows import (
     Latent,
     draw_rows,
@@ -26,7 +27,7 @@ from guidebook.diagnostics.amortized.rows import (
     some_rows,
     terms_of_draws,
 )
-from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.witnesses import annealed, importance
 from guidebook.diagnostics.witnesses.hearing import heard_on
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony, among, joined
@@ -39,6 +40,8 @@ from guidebook.scope import local_parameters, precision, random_state
 DRAWS = 2000
 SAMPLED, WORST, SAMPLED_DRAWS = 24, 8, 1000
 """Random rows for the costly witnesses, those with the largest k-hats besides, and draws of each."""
+FIGURES, SHOWN = 3, 400
+"""Rows with an explanation that q leaves out that are drawn, and draws of q of each."""
 CHAINS, TEMPERATURES, ANNEALING = (32, 256), 40, 2e8
 """Of the chains annealed from the prior; numbers that their first gradients go through, some seconds."""
 MOST_LATENTS = 8_000_000
@@ -53,7 +56,8 @@ class Weighed:
 
     `heard`: the testimonies on all rows; `sampled`: places of the random rows that the costly ones are
     of, None where none could be computed; `worst`: places of the rows with the largest k-hats that they
-    are of besides, of those whose weights cannot be used.
+    are of besides, of those whose weights cannot be used. `elsewhere` (n,): the share of a row's posterior
+    in explanations that q leaves out, 0 where none was found or looked for.
     """
 
     elbo: np.ndarray
@@ -68,6 +72,8 @@ class Weighed:
     names: Sequence[str]
     discrete: bool = False
     worst: Sequence[int] = ()
+    elsewhere: np.ndarray | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
@@ -93,7 +99,7 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
     sampled = some_rows(len(x), SAMPLED if real else 1, seed)
     worst = _worst(heard[importance.NAME], sampled) if real else sampled[:0]
     chosen = np.concatenate([sampled, worst])
-    costly = _on_a_sample(fit, x, seed, draws, latents, whole, chosen)
+    costly, elsewhere, left_out = _on_a_sample(fit, x, seed, draws, latents, whole, chosen)
     heard |= {name: t for name, t in costly.items() if name not in heard}
     return Weighed(
         elbo=numbers["elbo"],
@@ -108,6 +114,8 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
         names=names_of(latents),
         discrete=bool(whole.any()),
         worst=list(map(int, worst)),
+        elsewhere=elsewhere,
+        left_out=left_out,
     )
 
 
@@ -159,8 +167,10 @@ def _on_a_sample(
     latents: Sequence[Latent],
     whole: np.ndarray,
     chosen: np.ndarray,
-) -> dict[str, Testimony]:
-    """Every witness on the chosen rows, as testimonies on all rows that are silent on the others."""
+) -> tuple[dict[str, Testimony], np.ndarray, tuple[LeftOut, ...]]:
+    """Every witness on the chosen rows, as testimonies on all rows that are silent on the others; the
+    share of each row (n,) that q leaves out, and some such rows to be drawn.
+    """
     rows = x[torch.as_tensor(chosen, device=x.device)]
     with (
         local_parameters(), precision(x.dtype), random_state(seed + 1), torch.no_grad(), recording(),
@@ -179,7 +189,28 @@ def _on_a_sample(
             subject, position=position, gradient=slope, density=density, seed=seed,
             annealed=(density.values(ends), log_w.double().cpu().numpy()),
         )  # fmt: skip
-    return {name: among(t, chosen, len(x)) for name, t in heard_on(subject).items()}
+    heard = heard_on(subject)
+    spread = {name: among(t, chosen, len(x)) for name, t in heard.items()}
+    elsewhere = np.zeros(len(x))
+    if heard[annealed.NAME].detail is not None:
+        elsewhere[chosen] = heard[annealed.NAME].detail
+    return spread, elsewhere, _left_out(subject, elsewhere[chosen], chosen)
+
+
+def _left_out(subject: Subject, share: np.ndarray, chosen: np.ndarray) -> tuple[LeftOut, ...]:
+    """The rows that lose most of their posterior by what q leaves out."""
+    if subject.annealed is None:
+        return ()
+    ends, log_w = subject.annealed
+    weights = np.exp(log_w - log_w.max(0))
+    weights /= weights.sum(0)
+    return tuple(
+        LeftOut(
+            int(chosen[i]), float(share[i]), subject.values[:SHOWN, i], ends[:, i], weights[:, i]
+        )
+        for i in np.argsort(-share)[:FIGURES]
+        if share[i] > 0
+    )
 
 
 def names_of(latents: Sequence[Latent]) -> list[str]:

@@ -41,6 +41,12 @@ def _bounds(numbers: AmortizedNumbers) -> list[Picture]:
             row_figures.khat_per_row(numbers),
         ),
         *drawn(
+            "One of several explanations",
+            "Rows of which the draws of q keep one explanation and leave others out. Chains annealed from "
+            "the prior know nothing of q and end in every explanation, in proportion to its mass.",
+            gap_figures.left_out(numbers),
+        ),
+        *drawn(
             "Amortisation and approximation gap",
             "A richer variational family reduces the approximation gap, a larger or better trained "
             "encoder the amortisation gap (Cremer et al. 2018).",

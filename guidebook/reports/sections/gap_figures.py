@@ -9,20 +9,76 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from guidebook.inference.gradient.activity import ACTIVE
-from guidebook.reports.elements.style import GREY, INK, PALETTE, figure, gridlines, styled
+from guidebook.reports.elements.style import (
+    GREY,
+    INK,
+    PALETTE,
+    REFERENCE,
+    figure,
+    gridlines,
+    styled,
+)
 from guidebook.reports.figures.mosaic import mosaic
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
+    from guidebook.diagnostics.amortized.numbers import AmortizedNumbers, LeftOut
 
 
 _ELBO, _AMORTISATION, _APPROXIMATION = "#c9ced6", PALETTE[1], PALETTE[0]
 
 
 _MOST_BARS = 60
+
+
+@styled
+def left_out(numbers: AmortizedNumbers) -> Figure | None:
+    """Draws of q beside the ends of chains from the prior, of rows with an explanation left out.
+
+    In the two latent coordinates in which they are farthest apart; of one latent, as histograms.
+    """
+    if not numbers.left_out:
+        return None
+    drawn = figure(2.9)
+    panels = drawn.subplots(1, len(numbers.left_out), squeeze=False)[0]
+    index = np.arange(len(numbers.data)) if numbers.index is None else numbers.index
+    for axes, one in zip(panels, numbers.left_out, strict=True):
+        _explanations(axes, one)
+        axes.set_title(f"row {index[one.row]}: {one.share:.0%} left out")
+    handles, words = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, words, loc="outside lower center", ncols=2)
+    return drawn
+
+
+def _explanations(axes: Axes, one: LeftOut) -> None:
+    apart = np.abs(one.weights @ one.ends - one.draws.mean(0)) / one.draws.std(0)
+    first, *others = map(int, np.argsort(-apart)[:2])
+    chains = "chains annealed from the prior, by weight"
+    if not others:
+        both = np.concatenate([one.draws[:, 0], one.ends[:, 0]])
+        bins = np.linspace(both.min(), both.max(), 41).tolist()
+        axes.hist(
+            one.ends[:, 0], bins, weights=one.weights, density=True, color=REFERENCE, alpha=0.45,
+            label=chains,
+        )  # fmt: skip
+        axes.hist(
+            one.draws[:, 0], bins, density=True, histtype="step", color=PALETTE[0], lw=1.6,
+            label="draws of q",
+        )  # fmt: skip
+        axes.set(xlabel="z[0]", ylabel="density")
+        return
+    axes.scatter(
+        one.draws[:, first], one.draws[:, others[0]], s=6, color=PALETTE[0], alpha=0.4, lw=0,
+        label="draws of q",
+    )  # fmt: skip
+    axes.scatter(
+        one.ends[:, first], one.ends[:, others[0]], s=900 * one.weights, color="none",
+        edgecolors=INK, lw=0.8, label=chains,
+    )  # fmt: skip
+    axes.set(xlabel=f"z[{first}]", ylabel=f"z[{others[0]}]")
 
 
 @styled

@@ -80,6 +80,14 @@ def test_an_encoder_that_keeps_one_branch_is_rejected(width: float) -> None:
     ledger = found.amortized["q"].ledger
     assert ledger is not None and ledger.unseen == 1.0
     assert any("leaves out an explanation" in said for said in found.witnesses["q"])
+    numbers = found.amortized["q"]
+    assert numbers.uses["model"].verdict is Verdict.REJECT
+    assert (
+        numbers.uses["codes"].verdict is Verdict.REJECT
+    )  # the posterior mean lies between the branches
+    left = numbers.left_out
+    assert len(left) == 3 and all(0.2 < one.share < 0.8 for one in left)  # half, of some 50 chains
+    assert all((one.draws > 0).all() and one.weights @ (one.ends[:, 0] < 0) > 0.2 for one in left)
 
 
 def test_one_that_holds_both_branches_leaves_nothing_out() -> None:

@@ -6,8 +6,8 @@ import torch
 
 import guidebook as gb
 from guidebook.diagnostics.amortized.generation import Generation, generation
-from guidebook.diagnostics.amortized.similarity import ssim, warning_images
 from guidebook.diagnostics.measures.information import Estimate
+from guidebook.diagnostics.measures.similarity import ssim, warning_images
 from guidebook.errors import DataError
 from guidebook.guides import LinearGaussianPosterior
 from guidebook.models import LinearVAE
