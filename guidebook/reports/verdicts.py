@@ -16,8 +16,8 @@ from guidebook.reports.elements.summaries import khat_limit_of, names_of, unsoun
 if TYPE_CHECKING:
     from guidebook.diagnostics.compare import Compared
 
-FACTS = ("k-hat", "mean error", "sd ratios", "time")
-"""The columns that stand on the card too."""
+FACTS = ("checks", "k-hat", "mean error", "sd ratios", "time")
+"""The columns that stand on the card; the first of them only there, for the table is wide enough."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class Row:
     uses: list[Use]
 
 
+def _shown(comparison: Compared) -> list[Column]:
+    """The columns of the table of numbers."""
+    return [column for column in _columns(comparison) if column.heading != FACTS[0]]
+
+
 def _columns(comparison: Compared) -> list[Column]:
-    """The columns of the table in which some approximation has something."""
+    """The columns in which some approximation has something."""
     rows = [comparison.table.loc[name] for name in comparison.table.index]
     return [
         column
@@ -82,11 +87,12 @@ def _row(comparison: Compared, name: str, columns: list[Column]) -> Row:
             sentence(row["engine"]) if column.heading == "time" else "",
         )
         for column in columns
+        if column.heading != FACTS[0]
     ]
     facts = [
-        (column.heading, cell.text)
-        for column, cell in zip(columns, cells, strict=True)
-        if column.heading in FACTS and cell.text != _html(MISSING)
+        (f"{column.heading} that agree" if column.heading == FACTS[0] else column.heading, text)
+        for column in columns
+        if column.heading in FACTS and (text := _html(column.write(row))) != _html(MISSING)
     ]
     return Row(
         name=name,
@@ -129,7 +135,7 @@ def _beyond(row: Mapping[str, Any], limit: float) -> set[str]:
 def headings(comparison: Compared) -> list[tuple[str, str]]:
     """Heading and unit of each column of the table."""
     sd = "reference sd" if comparison.reference is not None else "posterior sd"
-    columns = _columns(comparison)
+    columns = _shown(comparison)
     return [(c.heading[:1].upper() + c.heading[1:], c.unit.format(sd=sd)) for c in columns]
 
 

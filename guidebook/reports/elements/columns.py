@@ -23,7 +23,7 @@ from guidebook.reports.elements.numbers import (
 
 Row = Mapping[str, Any]
 
-WORDS = ("verdict", "reason", "next", "engine")
+WORDS = ("verdict", "reason", "next", "engine", "model", "codes")
 """What stands beside the numbers: on the cards, under the time, in the paragraphs."""
 
 

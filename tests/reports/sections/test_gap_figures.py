@@ -35,8 +35,8 @@ def test_explanations_left_out_are_drawn_beside_what_q_keeps(
     ends[:, 1:] = np.abs(ends[:, 1:])  # the branches differ in z[0] alone
     one = LeftOut(5, 0.5, draws, ends, np.full(60, 1 / 60))
     axes = gap_figures.left_out(replace(numbers, left_out=(one, one))).axes
-    assert len(axes) == 2 and "50% left out" in axes[0].get_title()
-    assert str(numbers.index[5]) in axes[0].get_title() and axes[0].get_xlabel() == "z[0]"
+    assert len(axes) == 2 and "50% left out" in axes[0].get_title("left")
+    assert str(numbers.index[5]) in axes[0].get_title("left") and axes[0].get_xlabel() == "z[0]"
     assert gap_figures.left_out(replace(numbers, left_out=())) is None
 
 
