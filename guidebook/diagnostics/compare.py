@@ -23,6 +23,7 @@ from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbe
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.numerics.basins import Basins, search
 from guidebook.diagnostics.numerics.psis import khat_limit
+from guidebook.diagnostics.rescue import rescued
 from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
@@ -51,6 +52,8 @@ class Compared:
         reference: the name of the reference, or None.
         posteriors: name to DataTree, all of shape (chain=1, draw=S) with the same variables.
         weights: name to smoothed importance weights (S,) summing to 1, or None.
+        matched: name to the draws that the weights are of, where moment matching moved them after the
+            fit; of all others they are those in `posteriors`.
         histories: name to the objective per step.
         khat_sites: name to site to (k-hat of its second moments, standard error).
         witnesses: name to sentences, what each diagnostic said.
@@ -77,6 +80,7 @@ class Compared:
     bounds: dict[str, Bound] = field(default_factory=dict)
     seed: int = 0
     khat_limits: dict[str, float] = field(default_factory=dict)
+    matched: dict[str, xr.DataTree] = field(default_factory=dict)
 
     @cached_property
     def mixture(self) -> MixtureNumbers | None:
@@ -95,6 +99,8 @@ class Compared:
 
     def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
         """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
+
+        Where moment matching moved the draws after the fit, these are the moved ones.
 
         Raises:
             NameNotFound: no such approximation.
@@ -115,7 +121,7 @@ class Compared:
         # systematic resampling: the least noise (Kitagawa 1996)
         places = (rng.random() + np.arange(size)) / size
         index = np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)
-        return thinned(self.posteriors[name], index)
+        return thinned(self.matched.get(name, self.posteriors[name]), index)
 
     def __repr__(self) -> str:
         words = ", ".join(f"{name}: {v.value}" for name, v in self.verdicts.items())
@@ -146,6 +152,11 @@ def compared(
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)
+    matched = {
+        n: _at(a.matched, shown[n][1], shown[n][0])
+        for n, a in rows.items()
+        if a.matched is not None
+    }
     for name, (tree, _) in shown.items():
         _add_predictions(tree, given[name], seed)
     first = next((f for f in given.values() if isinstance(f, Fit)), None)
@@ -164,6 +175,7 @@ def compared(
         bounds=elbo_forms(plain, name_of_reference, seed),
         seed=seed,
         khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
+        matched=matched,
     )
 
 
@@ -195,7 +207,8 @@ def _assessed(
     against = None
     for name in sorted(trees, key=lambda n: n != reference):
         fit = given[name] if isinstance(given[name], Fit) else None
-        rows[name] = assess(trees[name], fit, against, basins.get(name), seed)
+        given_to = (trees[name], fit, against, basins.get(name), seed)
+        rows[name] = rescued(assess(*given_to), *given_to)
         if name == reference:
             verdict = rows[name].judgement.verdict
             against = standard(name, given[name], trees[name], verdict)
@@ -265,6 +278,14 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
         assert small["posterior"].sizes["draw"] == size
         shown[name] = small, index
     return shown
+
+
+def _at(tree: xr.DataTree, index: np.ndarray, like: xr.DataTree) -> xr.DataTree:
+    """The draws of these places, with the parameters that are shown."""
+    small = thinned(tree, index)
+    kept = list(like["posterior"].data_vars)
+    small["posterior"] = small["posterior"].to_dataset()[kept]
+    return small
 
 
 def _size(tree: xr.DataTree) -> int:
