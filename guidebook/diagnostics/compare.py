@@ -19,6 +19,8 @@ from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.measures.forms import elbo_forms
 from guidebook.diagnostics.measures.identities import Bound
+from guidebook.diagnostics.measures.leave_one_out import LeaveOneOut, leave_one_out
+from guidebook.diagnostics.measures.sensitivity import Sensitivity, sensitivity
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.numerics.basins import Basins, search
@@ -62,8 +64,10 @@ class Compared:
         bounds: name to the ELBO in its three forms, where it can be had quickly.
         khat_limits: name to the k-hat beyond which its importance weights are unreliable: it depends
             on the number of draws that were judged.
-        seed: of the draws, and of `mixture`, `energy` and `structure`: numbers peculiar to one kind
-            of model, which are computed when they are first asked for, once.
+        fits: name to Fit, of the approximations that came as fits.
+        seed: of the draws, and of what is computed when it is first asked for, once: `mixture`,
+            `energy` and `structure` of one kind of model, `leave_one_out` and `sensitivity` of the
+            approximations that can be used.
     """
 
     table: pd.DataFrame
@@ -81,6 +85,7 @@ class Compared:
     seed: int = 0
     khat_limits: dict[str, float] = field(default_factory=dict)
     matched: dict[str, xr.DataTree] = field(default_factory=dict)
+    fits: dict[str, Fit] = field(default_factory=dict, repr=False)
 
     @cached_property
     def mixture(self) -> MixtureNumbers | None:
@@ -96,6 +101,38 @@ class Compared:
     def structure(self) -> Structure:
         """The model's sites, priors and plates, or why they cannot be had."""
         return structure_of(self.model, self.data)
+
+    @cached_property
+    def leave_one_out(self) -> dict[str, LeaveOneOut]:
+        """Name to the leave-one-out predictive densities of the rows, of trusted and reweighted fits.
+
+        Empty where the observations do not lie in one plate of 5 to 2,000 rows.
+        """
+        found = {n: leave_one_out(self.fits[n], self._drawn(n), self.seed) for n in self._usable()}
+        return {n: one for n, one in found.items() if one is not None}
+
+    @cached_property
+    def sensitivity(self) -> dict[str, Sensitivity]:
+        """Name to how much the marginals change with prior and likelihood, of trusted and reweighted
+        fits; of these the weighted draws are looked at.
+        """
+        found = {}
+        for name in self._usable():
+            mended = self.verdicts[name] is Verdict.REWEIGHT
+            tree = self.weighted(name, seed=self.seed) if mended else self.posteriors[name]
+            found[name] = sensitivity(self.fits[name], tree)
+        return {n: one for n, one in found.items() if one is not None}
+
+    def _usable(self) -> list[str]:
+        """The fits that are trusted or reweighted, and have draws of one posterior."""
+        return [
+            n for n in self.fits
+            if n in self.posteriors and self.verdicts[n] is not Verdict.REJECT
+        ]  # fmt: skip
+
+    def _drawn(self, name: str) -> xr.DataTree:
+        """The draws that verdict and weights are of."""
+        return self.matched.get(name, self.posteriors[name])
 
     def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
         """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
@@ -121,7 +158,7 @@ class Compared:
         # systematic resampling: the least noise (Kitagawa 1996)
         places = (rng.random() + np.arange(size)) / size
         index = np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)
-        return thinned(self.matched.get(name, self.posteriors[name]), index)
+        return thinned(self._drawn(name), index)
 
     def __repr__(self) -> str:
         words = ", ".join(f"{name}: {v.value}" for name, v in self.verdicts.items())
@@ -176,6 +213,7 @@ def compared(
         seed=seed,
         khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
         matched=matched,
+        fits={n: one for n, one in given.items() if isinstance(one, Fit)},
     )
 
 

@@ -1,7 +1,8 @@
 """Draws moved before a reject: a normal posterior in closed form, and posteriors that cannot be saved."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 import guidebook as gb
 from guidebook.diagnostics import rescue
+from guidebook.diagnostics.assess import assess
 from guidebook.diagnostics.judging.assessment import Assessment
-from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.inference.fits.opening import opened
 from guidebook.inference.fits.status import Status
@@ -61,12 +63,11 @@ def placed(model: Callable[..., None], data: dict[str, Any], mean: Any, sd: Any)
 
 
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the usual draws, chains and starts."""
     monkeypatch.setattr("guidebook.diagnostics.inputs.MOST_DRAWS", 4000)
     monkeypatch.setattr("guidebook.diagnostics.witnesses.transport.CHAINS", 1000)
     monkeypatch.setattr("guidebook.diagnostics.numerics.modes.STARTS", 12)
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +114,25 @@ def test_a_factorised_normal_of_a_correlated_posterior_is_reweighted(
     assert np.corrcoef(log_w, np.log(after.weights["q"]))[0, 1] > 0.99
 
 
-def test_what_is_usable_is_left_as_it_is(factorised: gb.Fit) -> None:
-    good = placed(two_modes, {"distance": torch.tensor(0.0).double()}, [0.0, 0.0], [1.0, 1.0])
-    found = gb.compare({"q": good})
-    assert found.verdicts["q"] is Verdict.TRUST and found.matched == {}
-    assert not any(rescue.NAME in words for words in found.witnesses["q"])
-    # draws of a file come without the density at fresh positions
-    of_file = gb.compare({"q": factorised.posterior(4000)})
-    assert of_file.verdicts["q"] is Verdict.REJECT and of_file.matched == {}
+def test_only_rejects_of_fits_are_tried(factorised: gb.Fit) -> None:
+    """Draws of a file come without the density at fresh positions."""
+    tree = factorised.posterior(1000)
+    found = assess(tree)
+    assert found.judgement.verdict is Verdict.REJECT
+    assert rescue.rescued(found, tree, None) is found
+    for verdict in (Verdict.TRUST, Verdict.REWEIGHT):
+        usable = replace(found, judgement=Judgement(verdict, "", ""))
+        assert rescue.rescued(usable, tree, factorised) is usable
+    ruled_out = replace(found.findings.testimonies["Modes"], rules_out="A mode is missing.")
+    findings = replace(found.findings, testimonies={"Modes": ruled_out})
+    hopeless = replace(found, findings=findings)
+    assert rescue.rescued(hopeless, tree, factorised) is hopeless
 
 
-@pytest.mark.parametrize("sd", [0.3, 1.0])
-def test_a_missing_mode_stays_rejected(sd: float) -> None:
+def test_a_missing_mode_stays_rejected() -> None:
     """Two modes eight standard deviations apart, of which the draws visit one."""
     data = {"distance": torch.tensor(8.0).double()}
-    found = gb.compare({"q": placed(two_modes, data, [0.0, 0.0], [sd, sd])})
+    found = gb.compare({"q": placed(two_modes, data, [0.0, 0.0], [0.3, 0.3])})
     assert found.verdicts["q"] is Verdict.REJECT and found.matched == {}
 
 
