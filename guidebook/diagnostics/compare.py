@@ -106,7 +106,7 @@ class Compared:
     def leave_one_out(self) -> dict[str, LeaveOneOut]:
         """Name to the leave-one-out predictive densities of the rows, of trusted and reweighted fits.
 
-        Empty where the observations do not lie in one plate of 5 to 2,000 rows.
+        Empty where the observations do not lie in one plate of 3 to 2,000 rows.
         """
         found = {n: leave_one_out(self.fits[n], self._drawn(n), self.seed) for n in self._usable()}
         return {n: one for n, one in found.items() if one is not None}
@@ -189,11 +189,6 @@ def compared(
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)
-    matched = {
-        n: _at(a.matched, shown[n][1], shown[n][0])
-        for n, a in rows.items()
-        if a.matched is not None
-    }
     for name, (tree, _) in shown.items():
         _add_predictions(tree, given[name], seed)
     first = next((f for f in given.values() if isinstance(f, Fit)), None)
@@ -212,7 +207,7 @@ def compared(
         bounds=elbo_forms(plain, name_of_reference, seed),
         seed=seed,
         khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
-        matched=matched,
+        matched=_matched(rows, shown),
         fits={n: one for n, one in given.items() if isinstance(one, Fit)},
     )
 
@@ -318,12 +313,18 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
     return shown
 
 
-def _at(tree: xr.DataTree, index: np.ndarray, like: xr.DataTree) -> xr.DataTree:
-    """The draws of these places, with the parameters that are shown."""
-    small = thinned(tree, index)
-    kept = list(like["posterior"].data_vars)
-    small["posterior"] = small["posterior"].to_dataset()[kept]
-    return small
+def _matched(
+    rows: Mapping[str, Assessment], shown: Mapping[str, tuple[xr.DataTree, np.ndarray]]
+) -> dict[str, xr.DataTree]:
+    """The draws that moment matching moved, those at the places and of the parameters that are shown."""
+    found = {}
+    for name, (tree, index) in shown.items():
+        matched = rows[name].matched
+        if matched is not None:
+            found[name] = thinned(matched, index)
+            kept = list(tree["posterior"].data_vars)
+            found[name]["posterior"] = found[name]["posterior"].to_dataset()[kept]
+    return found
 
 
 def _size(tree: xr.DataTree) -> int:

@@ -34,12 +34,13 @@ from guidebook.errors import GuidebookError
 from guidebook.inference.fits.datatree import replicated
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.potential import Potential
+from guidebook.scope import quiet
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MOST_ROWS = 2000
-LEAST_ROWS = 5
+LEAST_ROWS = 3
 WORK, LEAST_DRAWS = 4_000_000, 1000
 """Draws times rows: a few seconds. Of many rows fewer draws are used, down to so many."""
 
@@ -82,7 +83,7 @@ def leave_one_out(fit: Fit, tree: xr.DataTree, seed: int = 0) -> LeaveOneOut | N
     """The numbers of draws (1, S) of a fit, with their positions and, of a density, lp and log_q.
 
     None where they do not apply: no plate that holds all that is observed, sites that are summed out, or
-    fewer than 5 or more than 2,000 rows.
+    fewer than 3 or more than 2,000 rows.
     """
     if not fit.approximation.has_joint or "unconstrained" not in tree.children:
         return None
@@ -187,7 +188,8 @@ def _numbers(
     corrected = likelihood - (log_ratio - log_ratio.max())[None, :, None]
     weights, khat = corrected.azstats.psislw(r_eff=1.0, dim=["chain", "draw"])
     known = {"log_weights": weights, "pareto_k": khat}
-    found = arviz_stats.loo(tree, pointwise=True, var_name="y", reff=1.0, **known)
+    with quiet(category=UserWarning):  # of high k-hats, which the result holds
+        found = arviz_stats.loo(tree, pointwise=True, var_name="y", reff=1.0, **known)
     pit = None
     if predicted is not None:
         named = {key: value.to_dataset(name="y") for key, value in known.items()}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kstwo
 
 from guidebook.diagnostics.measures.leave_one_out import LeaveOneOut
-from guidebook.reports.elements.numbers import fixed, minus, with_error
+from guidebook.reports.elements.numbers import fixed, minus
 from guidebook.reports.elements.section import Section, Table, drawn
 from guidebook.reports.elements.style import (
     FAINT,
@@ -54,8 +54,8 @@ def leave_one_out(comparison: Compared) -> Section | None:
         "Left: k-hat of the weights of each row; above the dashed line its predictive density cannot be "
         "estimated from these draws. Right: distribution function of the LOO-PIT p(x̃_i ≤ x_i | x without "
         f"row i) minus that of a uniform one, with the simultaneous {BAND:.0%} band of the "
-        "Kolmogorov–Smirnov test: a hump then a dip, predictions too high; a dip then a hump, too low; "
-        "S-shaped through the middle, too narrow or too wide.",
+        "Kolmogorov–Smirnov test. Positive throughout: predictions are too high; negative throughout: too "
+        "low; positive, then negative: too narrow; negative, then positive: too wide.",
         rows_left_out(comparison, found),
     )
     return Section("Leave-one-out prediction", words, [table], pictures)
@@ -85,7 +85,7 @@ def sentences(name: str, found: LeaveOneOut) -> list[str]:
 def _row(name: str, found: LeaveOneOut) -> list[str]:
     return [
         name,
-        minus(with_error(found.elpd, found.elpd_se)),
+        minus(f"{found.elpd:,.1f} ± {found.elpd_se:,.1f}"),
         minus(fixed(found.parameters, 1)),
         minus(fixed(float(np.nanmax(found.khat)))),
         f"{found.unreliable:,} of {len(found.rows):,}",
@@ -99,7 +99,7 @@ def rows_left_out(comparison: Compared, found: dict[str, LeaveOneOut]) -> Figure
     palette = colours(comparison)
     with_pit = {n: one.pit for n, one in found.items() if one.pit is not None}
     shown = figure(3.4)
-    axes, *rest = np.atleast_1d(shown.subplots(1, 2 if with_pit else 1))
+    axes, *rest = shown.subplots(1, 2 if with_pit else 1, squeeze=False)[0]
     for name, one in found.items():
         axes.plot(
             np.arange(len(one.khat)), one.khat, "o", ms=3.5, alpha=0.75, color=palette[name],

@@ -30,7 +30,7 @@ def sensitivity(comparison: Compared) -> Section | None:
     words = (
         "How far each marginal posterior moves where prior or likelihood is raised to a power slightly "
         "away from 1 (cumulative Jensen–Shannon distance by log2 of the power, Kallioinen et al. 2024). "
-        f"Values from {SENSITIVE} on are called sensitive. A likelihood that moves the posterior is as it "
+        f"From {SENSITIVE} on a parameter is called sensitive. A likelihood that moves the posterior is as it "
         "should be; a prior that does is strong, or contradicts the data. "
     )
     words += " ".join(sentence for name, one in found.items() for sentence in sentences(name, one))
