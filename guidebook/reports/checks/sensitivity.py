@@ -30,8 +30,8 @@ def sensitivity(comparison: Compared) -> Section | None:
     words = (
         "How far each marginal posterior moves where prior or likelihood is raised to a power slightly "
         "away from 1 (cumulative Jensen–Shannon distance by log2 of the power, Kallioinen et al. 2024). "
-        f"From {SENSITIVE} on a parameter is called sensitive. A likelihood that moves the posterior is as it "
-        "should be; a prior that does is strong, or contradicts the data. "
+        f"From {SENSITIVE} on a parameter is called sensitive. A likelihood that moves the posterior is as "
+        "it should be; a prior that does is strong, or contradicts the data. "
     )
     words += " ".join(sentence for name, one in found.items() for sentence in sentences(name, one))
     hidden = max(len(one.names) for one in found.values()) - MOST_PARAMETERS
