@@ -42,6 +42,7 @@ RANK = {
     "diagnostics": 14,
     "reports/elements": 15,
     "reports/figures": 16,
+    "reports/checks": 17,
     "reports/sections": 17,
     "reports": 18,
     "shelf": 19,

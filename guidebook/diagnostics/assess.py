@@ -35,6 +35,7 @@ def assess(
     reference: Reference | None = None,
     modes: Basins | None = None,
     seed: int = 0,
+    fitted: str = "",
 ) -> Assessment:
     """The verdict on draws, from every diagnostic that they and the fit allow.
 
@@ -44,10 +45,12 @@ def assess(
         fit: the Fit they come from: gives its potential to the Hamiltonian run and its status.
         reference: what to compare with besides.
         modes: the basins of the fit's density, where modes were searched for.
+        fitted: of draws that were moved after the fit, what speaks against those as fitted.
     """
     subject = subject_of(tree, fit, reference, modes, seed)
     heard = heard_on(subject)
-    findings = findings_of(subject, heard, attribute(tree, "family"), _engine(tree, subject.kind))
+    family, engine = attribute(tree, "family"), _engine(tree, subject.kind)
+    findings = findings_of(subject, heard, family, engine, fitted=fitted)
     found = heard[importance.NAME].detail
     weights = found[0].weights if found and found[0] is not None else None
     sites = {}

@@ -20,10 +20,13 @@ from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
 from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.measures.forms import elbo_forms
 from guidebook.diagnostics.measures.identities import Bound
+from guidebook.diagnostics.measures.leave_one_out import LeaveOneOut, leave_one_out
+from guidebook.diagnostics.measures.sensitivity import Sensitivity, sensitivity
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.numerics.basins import Basins, search
 from guidebook.diagnostics.numerics.psis import khat_limit
+from guidebook.diagnostics.rescue import rescued
 from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
@@ -53,6 +56,8 @@ class Compared:
         reference: the name of the reference, or None.
         posteriors: name to DataTree, all of shape (chain=1, draw=S) with the same variables.
         weights: name to smoothed importance weights (S,) summing to 1, or None.
+        matched: name to the draws that the weights are of, where moment matching moved them after the
+            fit; of all others they are those in `posteriors`.
         histories: name to the objective per step.
         khat_sites: name to site to (k-hat of its second moments, standard error).
         witnesses: name to sentences, what each diagnostic said.
@@ -61,8 +66,10 @@ class Compared:
         bounds: name to the ELBO in its three forms, where it can be had quickly.
         khat_limits: name to the k-hat beyond which its importance weights are unreliable: it depends
             on the number of draws that were judged.
-        seed: of the draws, and of `mixture`, `energy` and `structure`: numbers peculiar to one kind
-            of model, which are computed when they are first asked for, once.
+        fits: name to Fit, of the approximations that came as fits.
+        seed: of the draws, and of what is computed when it is first asked for, once: `mixture`,
+            `energy` and `structure` of one kind of model, `leave_one_out` and `sensitivity` of the
+            approximations that can be used.
     """
 
     table: pd.DataFrame
@@ -79,6 +86,8 @@ class Compared:
     bounds: dict[str, Bound] = field(default_factory=dict)
     seed: int = 0
     khat_limits: dict[str, float] = field(default_factory=dict)
+    matched: dict[str, xr.DataTree] = field(default_factory=dict)
+    fits: dict[str, Fit] = field(default_factory=dict, repr=False)
 
     @cached_property
     def mixture(self) -> MixtureNumbers | None:
@@ -95,8 +104,42 @@ class Compared:
         """The model's sites, priors and plates, or why they cannot be had."""
         return structure_of(self.model, self.data)
 
+    @cached_property
+    def leave_one_out(self) -> dict[str, LeaveOneOut]:
+        """Name to the leave-one-out predictive densities of the rows, of trusted and reweighted fits.
+
+        Empty where the observations do not lie in one plate of 3 to 2,000 rows.
+        """
+        found = {n: leave_one_out(self.fits[n], self._drawn(n), self.seed) for n in self._usable()}
+        return {n: one for n, one in found.items() if one is not None}
+
+    @cached_property
+    def sensitivity(self) -> dict[str, Sensitivity]:
+        """Name to how much the marginals change with prior and likelihood, of trusted and reweighted
+        fits; of these the weighted draws are looked at.
+        """
+        found = {}
+        for name in self._usable():
+            mended = self.verdicts[name] is Verdict.REWEIGHT
+            tree = self.weighted(name, seed=self.seed) if mended else self.posteriors[name]
+            found[name] = sensitivity(self.fits[name], tree)
+        return {n: one for n, one in found.items() if one is not None}
+
+    def _usable(self) -> list[str]:
+        """The fits that are trusted or reweighted, and have draws of one posterior."""
+        return [
+            n for n in self.fits
+            if n in self.posteriors and self.verdicts[n] is not Verdict.REJECT
+        ]  # fmt: skip
+
+    def _drawn(self, name: str) -> xr.DataTree:
+        """The draws that verdict and weights are of."""
+        return self.matched.get(name, self.posteriors[name])
+
     def weighted(self, name: str, draws: int | None = None, seed: int = 0) -> xr.DataTree:
         """Draws resampled by their importance weights: what the verdict 'reweight' asks to use.
+
+        Where moment matching moved the draws after the fit, these are the moved ones.
 
         Raises:
             NameNotFound: no such approximation.
@@ -117,7 +160,7 @@ class Compared:
         # systematic resampling: the least noise (Kitagawa 1996)
         places = (rng.random() + np.arange(size)) / size
         index = np.minimum(np.searchsorted(np.cumsum(weights), places), len(weights) - 1)
-        return thinned(self.posteriors[name], index)
+        return thinned(self._drawn(name), index)
 
     def __repr__(self) -> str:
         words = ", ".join(f"{name}: {v.value}" for name, v in self.verdicts.items())
@@ -166,6 +209,8 @@ def compared(
         bounds=elbo_forms(plain, name_of_reference, seed),
         seed=seed,
         khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
+        matched=_matched(rows, shown),
+        fits={n: one for n, one in given.items() if isinstance(one, Fit)},
     )
 
 
@@ -197,7 +242,8 @@ def _assessed(
     against = None
     for name in sorted(trees, key=lambda n: n != reference):
         fit = given[name] if isinstance(given[name], Fit) else None
-        rows[name] = assess(trees[name], fit, against, basins.get(name), seed)
+        given_to = (trees[name], fit, against, basins.get(name), seed)
+        rows[name] = rescued(assess(*given_to), *given_to)
         if name == reference:
             verdict = rows[name].judgement.verdict
             against = standard(name, given[name], trees[name], verdict)
@@ -267,6 +313,20 @@ def _shown(trees: Mapping[str, xr.DataTree]) -> dict[str, tuple[xr.DataTree, np.
         assert small["posterior"].sizes["draw"] == size
         shown[name] = small, index
     return shown
+
+
+def _matched(
+    rows: Mapping[str, Assessment], shown: Mapping[str, tuple[xr.DataTree, np.ndarray]]
+) -> dict[str, xr.DataTree]:
+    """The draws that moment matching moved, those at the places and of the parameters that are shown."""
+    found = {}
+    for name, (tree, index) in shown.items():
+        matched = rows[name].matched
+        if matched is not None:
+            found[name] = thinned(matched, index)
+            kept = list(tree["posterior"].data_vars)
+            found[name]["posterior"] = found[name]["posterior"].to_dataset()[kept]
+    return found
 
 
 def _size(tree: xr.DataTree) -> int:

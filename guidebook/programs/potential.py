@@ -47,7 +47,7 @@ class Potential:
         sites: the latent sites, in order; dimension: D, of all of them.
         vectorised: False once the model has shown that it must be run draw by draw.
         derived, observed: names of the deterministic and of the observed sites.
-        plates: name to (plate, dim) of every site's plates.
+        plates: name to (plate, dim) of every site's plates; plate_sizes: the rows present in each.
         plate_nesting: how deep the plates go, of a model with enumerated sites; None without.
     """
 
@@ -66,6 +66,12 @@ class Potential:
         self.plates = {
             n: tuple((f.name, f.dim) for f in node["cond_indep_stack"] if f.vectorized)
             for n, node in nodes.items()
+        }
+        self.plate_sizes = {
+            f.name: int(f.size)
+            for node in nodes.values()
+            for f in node["cond_indep_stack"]
+            if f.vectorized
         }
         self.dimension = sum(site.size for site in self.sites)
         rows = max((v.numel() for v in self.data.values() if isinstance(v, Tensor)), default=1)

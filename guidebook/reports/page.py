@@ -19,6 +19,8 @@ import jinja2
 
 from guidebook.errors import FileError
 from guidebook.programs.owned import Owned
+from guidebook.reports.checks.leave_one_out import leave_one_out
+from guidebook.reports.checks.sensitivity import sensitivity
 from guidebook.reports.elements.images import encoded
 from guidebook.reports.elements.section import Section
 from guidebook.reports.provenance import seeds, versions
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 
 Make = Callable[["Compared"], Section | None]
 
-SECTIONS: tuple[Make, ...] = (general, energy, mixture, forms, amortized)
+SECTIONS: tuple[Make, ...] = (
+    general, leave_one_out, sensitivity, energy, mixture, forms, amortized,
+)  # fmt: skip
 """What a page shows of the approximations; a pair's own sections come after these."""
 
 ORIGIN: tuple[Make, ...] = (model, data)

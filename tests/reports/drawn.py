@@ -39,7 +39,7 @@ def is_drawn(drawn: Figure | None) -> None:
 
 NAMED = (
     "verdicts", "posteriors", "weights", "histories", "khat_sites", "witnesses", "amortized",
-    "bounds", "khat_limits",
+    "bounds", "khat_limits", "matched", "fits",
 )  # fmt: skip
 
 

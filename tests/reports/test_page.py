@@ -119,7 +119,7 @@ def test_every_heading_is_linked_from_the_top(page: str) -> None:
     reader = Reader(page)
     assert reader.links == [f"#{place}" for place in reader.places]
     assert reader.places[:2] == ["the-numbers", "the-approximations"]
-    assert len(set(reader.places)) == len(reader.places) == 6
+    assert len(set(reader.places)) == len(reader.places) == 8
 
 
 def test_title_is_escaped(page: str) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from guidebook.diagnostics.judging.findings import Findings, Judgement
 from guidebook.diagnostics.witnesses.subject import Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NUMBERS = (
     "elbo", "elbo_se", "log_evidence", "log_evidence_se", "khat", "khat_se", "ess", "stein",
@@ -22,7 +26,11 @@ SHARE = 0.99
 
 @dataclass(frozen=True)
 class Assessment:
-    """One row of a comparison, with what lies behind it."""
+    """One row of a comparison, with what lies behind it.
+
+    `matched`: the draws that judgement and weights are of, where moment matching moved them; else they
+    are of the draws as fitted.
+    """
 
     judgement: Judgement
     numbers: dict[str, float]
@@ -32,6 +40,7 @@ class Assessment:
     khat_sites: dict[str, tuple[float, float]]
     witnesses: list[str]
     findings: Findings = field(repr=False)
+    matched: xr.DataTree | None = field(default=None, repr=False)
 
     @property
     def checks(self) -> str:
@@ -54,6 +63,7 @@ def findings_of(
     family: str,
     engine: str,
     sampled: Sequence[int] | None = None,
+    fitted: str = "",
 ) -> Findings:
     """What is judged: the subject's facts and the testimonies."""
     return Findings(
@@ -68,6 +78,7 @@ def findings_of(
         posteriors=subject.posteriors,
         testimonies=heard,
         sampled=sampled,
+        fitted=fitted,
     )
 
 

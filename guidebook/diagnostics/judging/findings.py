@@ -27,6 +27,8 @@ class Findings:
         converged, status: how the fit ended, None and "" where a file does not say.
         posteriors: n. testimonies: by witness, in the order of hearing.
         sampled: places of the rows that the costly witnesses looked at; None: all of them.
+        fitted: of draws that were moved after the fit, why the draws as fitted cannot be used, and how
+            they were moved; "" of draws as fitted.
     """
 
     names: Sequence[str]
@@ -40,6 +42,7 @@ class Findings:
     posteriors: int = 1
     testimonies: Mapping[str, Testimony] = field(default_factory=dict)
     sampled: Sequence[int] | None = None
+    fitted: str = ""
 
     def absent(self) -> list[str]:
         """What could not be computed, and why."""

@@ -13,6 +13,9 @@ their own weights: `verdicts_of_rows` says which). Costly witnesses look at a sa
 the rows: they may confirm the others, and count against all where more of the sample is off than the
 share allows by chance.
 
+Draws that were moved after the fit (moment matching) are used with their weights or not at all: they
+are never trusted as they are.
+
 A wrong trust is the one failure that may not happen, so trust needs a witness that could see an error
 of the size that matters, and none that contradicts; being unable to tell is a reject.
 """
@@ -43,11 +46,11 @@ def judge(f: Findings) -> Judgement:
         if testimony.rules_out:
             return Judgement(Verdict.REJECT, testimony.rules_out, advice(f))
     against = why_not_trust(f)
-    if enough(against, SHARE_TRUSTED, f):
+    if not f.fitted and enough(against, SHARE_TRUSTED, f):
         return Judgement(Verdict.TRUST, _why_trust(f, against), _missing(f) or NOTHING)
     weighted = why_not_reweight(f)
     if enough(weighted, SHARE_REWEIGHTED, f):
-        reason = f"{_summed(f, against, 'within bounds')} {_mended(f, weighted)}"
+        reason = f"{f.fitted or _summed(f, against, 'within bounds')} {_mended(f, weighted)}"
         return Judgement(
             Verdict.REWEIGHT,
             reason,
@@ -62,11 +65,11 @@ def judge(f: Findings) -> Judgement:
             f"Use the weighted draws of the rows marked so "
             f"({_how_weighted(f)}), and {richer(f)} for the others.",
         )
-    reason = _summed(f, against, "within bounds")
+    reason = "" if f.fitted else _summed(f, against, "within bounds")
     after = _summed(f, weighted, "within bounds after weighting")
     if f.kind != "chains" and after != reason:  # chains have no weights, and need none
         reason += " " + after
-    return Judgement(Verdict.REJECT, reason, advice(f))
+    return Judgement(Verdict.REJECT, reason.strip(), advice(f))
 
 
 NOTHING = "Use the draws as they are."

@@ -103,7 +103,7 @@ def bound(
         raise GuideError("A point has no density q and so no ELBO: fit a guide with a spread.")
     u, log_q = u[0], log_q[0].double()  # log q(u)
     log_det = potential(u)[1].double()
-    terms = potential.replay("prior and likelihood", _prior_and_likelihood, u)
+    terms = potential.replay("prior and likelihood", prior_and_likelihood, u)
     prior, likelihood = terms["prior"].double(), terms["likelihood"].double()
     known = _forms(prior, likelihood, log_det, log_q, _closed_entropy(fit), _closed_prior_kl(fit))
     if exact is None:
@@ -159,7 +159,7 @@ def bound_by_enumeration(
         for row, values in enumerate(table):
             at = dict(zip(names, values, strict=True))
             trace = poutine.trace(poutine.condition(model, data=at)).get_trace(**data)
-            parts = _prior_and_likelihood(trace, latent=set(names))
+            parts = prior_and_likelihood(trace, latent=set(names))
             prior[row], likelihood[row] = parts["prior"], parts["likelihood"]
             log_q[row] = _guide_density(guide, data, at)
     joint = prior + likelihood
@@ -186,7 +186,7 @@ def bound_by_enumeration(
 # terms -------------------------------------------------------------------------------------------
 
 
-def _prior_and_likelihood(trace: Any, latent: set[str] | None = None) -> dict[str, Tensor]:
+def prior_and_likelihood(trace: Any, latent: set[str] | None = None) -> dict[str, Tensor]:
     """log p(z) and log p(x | z) of a trace: latent sites, and all others."""
     sums: dict[str, Any] = {"prior": torch.zeros(()), "likelihood": torch.zeros(())}
     for name, node in trace.nodes.items():

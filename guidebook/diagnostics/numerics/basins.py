@@ -187,9 +187,16 @@ def search(fit: Fit, seed: int = 0) -> Basins | None:
     if "unconstrained" not in tree.children:
         return None
     position = tree["unconstrained"]["position"].values
-    u = position.reshape(-1, position.shape[-1])
-    modes = find_modes(fit.potential, u, seed)
+    return search_around(fit.potential, position.reshape(-1, position.shape[-1]), seed)
+
+
+def search_around(
+    potential: Potential, u: np.ndarray, seed: int = 0, known: Basins | None = None
+) -> Basins:
+    """The basins of a density, searched around draws u (S, D), besides those that are known."""
+    found = [] if known is None else [mode for group in known.modes for mode in group]
+    modes = find_modes(potential, u, seed, found)
     if not modes:
         nothing = np.zeros(0)
         return Basins([], nothing, nothing, np.zeros((0, u.shape[1])), nothing, nothing, nothing)
-    return basins_of(fit.potential, modes, u, seed)
+    return basins_of(potential, modes, u, seed)

@@ -55,13 +55,15 @@ class Mode:
         return float(np.log(diagonal).sum())
 
 
-def find_modes(potential: Potential, u: np.ndarray, seed: int = 0) -> list[Mode]:
+def find_modes(
+    potential: Potential, u: np.ndarray, seed: int = 0, known: Sequence[Mode] = ()
+) -> list[Mode]:
     """Distinct modes reached from starts at and around the draws u (S, D), the origin and the prior, and
-    from bumps of the density along each coordinate.
+    from bumps of the density along each coordinate; after those that are known.
     """
     rng = np.random.default_rng(seed)
     climb = Climb(potential)
-    found: list[Mode] = []
+    found = list(known)
     starts = np.concatenate([_starts(potential, u, rng), line_starts(potential, u, seed)])
     for start in starts:
         top = climb.mode_at(climb.from_point(start, ITERATIONS)[-1])

@@ -54,7 +54,7 @@ def to_datatree(
     if log_likelihood:
         groups["log_likelihood"] = _grouped(_log_likelihood(approximation, u), chains)
     if posterior_predictive:
-        groups["posterior_predictive"] = _grouped(_predictive(approximation, u, seed), chains)
+        groups["posterior_predictive"] = _grouped(replicated(approximation, u, seed), chains)
     tree = _assembled(groups, _dimensions(approximation, groups), approximation.sites)
     _add_record(tree, approximation, record)
     return tree
@@ -204,7 +204,7 @@ def _signed(model: Any) -> Any:
     return model.function[0] if isinstance(model, Owned) else model
 
 
-def _predictive(approximation: Approximation, u: Tensor, seed: int) -> dict[str, Tensor]:
+def replicated(approximation: Approximation, u: Tensor, seed: int) -> dict[str, Tensor]:
     """Replicated data: the model at the draws with its observed arguments left out."""
     potential = approximation.potential
     with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():

@@ -111,16 +111,24 @@ def variables(comparison: "Compared") -> list[str]:
     ]
 
 
-def flat_draws(comparison: "Compared", name: str, variable: str) -> Array:
-    """The draws of one variable, shape (S, K): K the number of its scalars."""
-    values = np.asarray(comparison.posteriors[name]["posterior"][variable].values)
+def flat_draws(comparison: "Compared", name: str, variable: str, weighted: bool = False) -> Array:
+    """The draws of one variable, shape (S, K): K the number of its scalars; those of the weights
+    where they are to be weighted.
+    """
+    tree = comparison.posteriors[name]
+    if weighted:
+        tree = comparison.matched.get(name, tree)
+    values = np.asarray(tree["posterior"][variable].values)
     draws = values.shape[0] * values.shape[1]
     return values.reshape(draws, -1)
 
 
-def column(comparison: "Compared", name: str, component: Component) -> Array:
+def column(
+    comparison: "Compared", name: str, component: Component, weighted: bool = False
+) -> Array:
     """The finite draws of one scalar as float64, shape (S,); non-finite ones become NaN."""
-    draws = flat_draws(comparison, name, component.variable)[:, component.index].astype(float)
+    every = flat_draws(comparison, name, component.variable, weighted)
+    draws = every[:, component.index].astype(float)
     return np.where(np.isfinite(draws), draws, np.nan)
 
 
@@ -188,7 +196,7 @@ def yardstick(comparison: "Compared") -> Yardstick:
     centre, scale = {}, {}
     for variable in variables(comparison):
         if chosen is not None:
-            mean, sd = moments(flat_draws(comparison, chosen, variable), weights)
+            mean, sd = moments(flat_draws(comparison, chosen, variable, weighted), weights)
         else:
             each = [moments(flat_draws(comparison, n, variable)) for n in comparison.posteriors]
             mean = np.median([pair[0] for pair in each], axis=0)

@@ -96,7 +96,7 @@ def _density(comparison: "Compared", axes: Axes, measure: Yardstick, component: 
         peaks.append(float(height.max()))
         weights = comparison.weights.get(name)
         if weights is not None and shows_weighted(comparison, name):
-            again = _resampled(column(comparison, name, component), weights)
+            again = _resampled(column(comparison, name, component, weighted=True), weights)
             if np.ptp(again) > 0:
                 # Draws repeated by the resampling would look like narrow peaks of their own.
                 x, height, _ = _curve(again, smoothing)

@@ -114,7 +114,7 @@ def _interval(
     """Mean, 50 % and 94 % interval of one approximation at height y; how far from zero they reach."""
     name, weighted = row
     centre, scale = measure.of(component)
-    draws = (column(comparison, name, component) - centre) / scale
+    draws = (column(comparison, name, component, weighted) - centre) / scale
     keep = np.isfinite(draws)
     if not keep.any():
         return 0.0
@@ -155,7 +155,7 @@ def _reference_bands(
         return
     centre, scale = measure.of(component)
     weights = comparison.weights.get(measure.name) if measure.weighted else None
-    draws = (column(comparison, measure.name, component) - centre) / scale
+    draws = (column(comparison, measure.name, component, measure.weighted) - centre) / scale
     low, left, right, high = quantiles(draws, _LEVELS, weights)
     low_y, high_y = height[0] - 0.4, height[1] + 0.4
     axes.fill_between([low, high], low_y, high_y, color="#eceef1", lw=0, zorder=0.5)

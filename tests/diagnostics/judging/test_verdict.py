@@ -203,3 +203,27 @@ def test_stock_svi_stuck_on_a_flat_ridge_is_rejected() -> None:
     found = gb.compare({"stuck": stuck, "full-rank": ours})
     assert found.verdicts == {"stuck": Verdict.REJECT, "full-rank": Verdict.TRUST}
     assert math.isfinite(found.table.loc["full-rank", "elbo"])
+
+
+def test_moved_draws_are_reweighted_or_not_used() -> None:
+    """Whatever confirms them, they are not the draws of the fit: the same checks that make a trust of
+    draws as fitted make a reweight of moved ones, and what speaks against weights a reject.
+    """
+    good = {
+        "weights": weights(estimate()), "gradients": gradients(),
+        "run": run(estimate(), estimate()),
+    }  # fmt: skip
+    as_fitted = Findings(names=["x"], draws=20_000, testimonies=good)
+    assert judge(as_fitted).verdict is Verdict.TRUST
+    moved = Findings(names=["x"], draws=20_000, testimonies=good, fitted="Too narrow. Moved.")
+    found = judge(moved)
+    assert found.verdict is Verdict.REWEIGHT
+    assert found.reason.startswith(
+        "Too narrow. Moved. Importance weighting corrects this (k-hat 0.30"
+    )
+    for changed in ({"weights": weights(estimate(), khat=0.71)}, {"run": run(estimate(), OFF)}):
+        worse = Findings(
+            names=["x"], draws=20_000, testimonies=good | changed, fitted="Too narrow. Moved."
+        )
+        assert judge(worse).verdict is Verdict.REJECT
+        assert judge(worse).reason in ("Unusable.", "Weighted, off.")

@@ -1,0 +1,168 @@
+"""Before a reject: can the draws be moved to where the posterior is, and used with their weights?
+
+The draws of a global fit with a density are moved by moment matching (`numerics.matching`), drawn anew
+through the maps that were found, and judged by the same witnesses and the same judge as any other draws;
+modes are searched for once more, at the scale of the moved draws. They are reweighted or not used:
+the verdict stays a reject unless every check of the weighted draws agrees.
+
+Costs: at most 30 evaluations of log p at up to 10,000 draws, then, only where k-hat has fallen below its
+limit, one gradient for each of as many draws as were judged, and the witnesses again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guidebook.diagnostics.assess import assess
+from guidebook.diagnostics.judging.assessment import Assessment
+from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.numerics import matching
+from guidebook.diagnostics.numerics.basins import Basins, search_around
+from guidebook.diagnostics.numerics.matching import Affine, Density, Matching
+from guidebook.diagnostics.numerics.modes import log_density
+from guidebook.diagnostics.numerics.psis import khat_limit
+from guidebook.diagnostics.witnesses.subject import Reference
+from guidebook.inference.fits.approximation import Approximation
+from guidebook.inference.fits.datatree import to_datatree
+from guidebook.inference.fits.fit import Fit
+from guidebook.programs.labels import exchangeable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NAME = "Moment matching"
+DRAWS, LEAST_DRAWS = 10_000, 1000
+WORK = 4e9
+"""Numbers computed in the search for maps, some seconds."""
+SEARCH_DRAWS = 200
+OF_WEIGHTS = ("khat", "khat_se", "ess", "log_evidence", "log_evidence_se")
+"""The columns of the table that are of the moved draws; all others are of the draws as fitted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moved(Approximation):
+    """An approximation whose draws go through affine maps in turns, with the density of the mixture."""
+
+    maps: tuple[Affine, ...] = ()
+
+    def draw(self, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """u (1, draw, D) after the maps, and log of their density (1, draw)."""
+        u, log_q = super().draw(draws, seed)
+        assert log_q is not None
+        before = u[0].double().cpu().numpy()
+        v = matching.moved(self.maps, before)
+        if len(self.maps) == 1:
+            log_r = log_q[0].double().cpu().numpy() - self.maps[0].log_det
+        else:
+            of_q = density_of(self)
+            assert of_q is not None
+            log_r = matching.log_mixture(self.maps, of_q, v)
+        return torch.as_tensor(v).to(u)[None], torch.as_tensor(log_r).to(log_q)[None]
+
+
+def density_of(approximation: Approximation) -> Density | None:
+    """log q(u) at fresh positions, of a guide that is a distribution over positions; else None."""
+    q = approximation.over_positions()
+    if q is None:
+        return None
+    potential = approximation.potential
+
+    def log_q(u: np.ndarray) -> np.ndarray:
+        at = torch.as_tensor(u, dtype=potential.dtype, device=potential.device)
+        with torch.no_grad():
+            value: np.ndarray = q.log_prob(at).double().cpu().numpy()
+        return value
+
+    return log_q
+
+
+def rescued(
+    found: Assessment,
+    tree: xr.DataTree,
+    fit: Fit | None,
+    reference: Reference | None = None,
+    modes: Basins | None = None,
+    seed: int = 0,
+) -> Assessment:
+    """The assessment as it is, or that of moved draws where it is a reject and they can be used.
+
+    Arguments: as those of `assess`, and what it found.
+    """
+    if fit is None or not _may_be_moved(found, tree, fit):
+        return found
+    matched = _matched(tree, fit)
+    if matched is None:
+        return found
+    size = tree["posterior"].sizes["draw"]
+    if not matched.khat < khat_limit(size):
+        return _said(found, f"{_fell(matched)}, above its limit; the draws stay as fitted.")
+    draws = Moved(fit.model, fit.guide, fit.data, fit.sites, maps=matched.maps)
+    moved = to_datatree(draws, fit.record, size, seed + 1)
+    u = moved["unconstrained"]["position"].values[0]
+    around = search_around(fit.potential, u[:SEARCH_DRAWS], seed, modes)
+    reason = (
+        f"{found.judgement.reason} Moment matching ({matched.words}) moved the draws (k-hat "
+        f"{found.numbers['khat']:.2f} before)."
+    )
+    again = assess(moved, fit, reference, around, seed, reason)
+    if again.judgement.verdict is not Verdict.REWEIGHT:
+        return _said(found, f"{_fell(matched)}. The moved draws fail: {again.judgement.reason}")
+    numbers = found.numbers | {name: again.numbers[name] for name in OF_WEIGHTS}
+    said = [
+        *found.witnesses,
+        f"{NAME}: {_fell(matched)}.",
+        *(f"Moved: {w}" for w in again.witnesses),
+    ]
+    return replace(again, numbers=numbers, witnesses=said, matched=moved)
+
+
+def _may_be_moved(found: Assessment, tree: xr.DataTree, fit: Fit) -> bool:
+    """Of a density with gradients, where nothing rules the approximation out.
+
+    Components that can change places would leave their order on the way.
+    """
+    findings = found.findings
+    return (
+        found.judgement.verdict is Verdict.REJECT
+        and findings.kind == "density"
+        and not findings.discrete
+        and not any(t.rules_out for t in findings.testimonies.values())
+        and "unconstrained" in tree.children
+        and "log_q" in tree["sample_stats"].data_vars
+        and fit.potential.vectorised
+        and exchangeable(fit.model) is None
+    )
+
+
+def _matched(tree: xr.DataTree, fit: Fit) -> Matching | None:
+    """The maps, found from as many draws as are cheap; None where they are too few or none helps."""
+    potential = fit.potential
+    u = tree["unconstrained"]["position"].values[0]
+    stats = tree["sample_stats"]
+    log_ratio = (stats["lp"] - stats["log_q"]).values[0]
+    size = int(min(len(u), DRAWS, WORK / potential.cost / matching.MOST_ROUNDS))
+    if size < min(LEAST_DRAWS, len(u)):
+        return None
+    return matching.match(
+        lambda at: log_density(potential, at),
+        u[:size],
+        log_ratio[:size],
+        density_of(fit.approximation),
+    )
+
+
+def _fell(matched: Matching) -> str:
+    return (
+        f"k-hat fell from {matched.khat_before:.2f} to {matched.khat:.2f} ({matched.words}; "
+        f"{matched.rounds} evaluations of every draw)"
+    )
+
+
+def _said(found: Assessment, words: str) -> Assessment:
+    """The assessment as it is, with what moment matching did among what the witnesses state."""
+    return replace(found, witnesses=[*found.witnesses, f"{NAME}: {words}"])

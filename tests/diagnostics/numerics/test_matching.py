@@ -1,0 +1,140 @@
+"""Moment matching against closed forms: normals moved to normals, and the density of a split."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from guidebook.diagnostics.numerics.matching import (
+    Affine,
+    Matching,
+    identity,
+    log_mixture,
+    match,
+    moved,
+)
+from guidebook.diagnostics.numerics.psis import khat_of_moment, psis
+
+M = np.array([[2.0, 0.0], [1.0, 0.5]])
+T = Affine(M, np.array([3.0, -1.0]))
+Q = stats.multivariate_normal([0.5, -0.2], [[1.0, 0.3], [0.3, 2.0]])
+
+
+def test_affine_maps_compose_and_invert() -> None:
+    u = np.random.default_rng(0).normal(size=(20, 2))
+    np.testing.assert_allclose(T(u), u @ M.T + [3.0, -1.0])
+    np.testing.assert_allclose(T.inverse(T(u)), u, atol=1e-12)
+    other = Affine(np.array([[0.0, 1.0], [-3.0, 0.2]]), np.array([1.0, 2.0]))
+    np.testing.assert_allclose(other.after(T)(u), other(T(u)), atol=1e-12)
+    assert other.after(T).log_det == pytest.approx(np.log(3.0))  # 3 times det M = 1
+    assert Affine(-4 * np.eye(1), np.zeros(1)).log_det == pytest.approx(np.log(4.0))
+
+
+def test_draws_go_through_the_maps_in_turns() -> None:
+    u = np.random.default_rng(0).normal(size=(7, 2))
+    v = moved((identity(2), T), u)
+    np.testing.assert_array_equal(v[::2], u[::2])
+    np.testing.assert_array_equal(v[1::2], T(u[1::2]))
+    np.testing.assert_array_equal(moved((T,), u), T(u))
+
+
+def test_the_density_of_a_split_is_that_of_the_mixture() -> None:
+    """Half of the draws from N(m, C), half from N(Mm + b, MCM')."""
+    image = stats.multivariate_normal(T(Q.mean[None])[0], M @ Q.cov @ M.T)
+    v = np.random.default_rng(1).normal(size=(50, 2)) * 3
+    expected = np.log(0.5 * Q.pdf(v) + 0.5 * image.pdf(v))
+    np.testing.assert_allclose(log_mixture((identity(2), T), Q.logpdf, v), expected, rtol=1e-10)
+    np.testing.assert_allclose(log_mixture((T,), Q.logpdf, v), image.logpdf(v), rtol=1e-10)
+
+
+SIZE = 10_000
+P = stats.multivariate_normal([0.4, -1.0], [[1.0, 0.9], [0.9, 1.0]])
+STARTS = {
+    "independent": ([0.4, -1.0], np.diag([0.19, 0.19])),  # the mean-field optimum, 1 / diag C^-1
+    "shifted and narrow": ([1.2, -1.0], np.diag([0.3, 0.5])),
+    "wide": ([0.0, 0.0], np.diag([60.0, 60.0])),
+}
+
+
+def matched(
+    start: tuple[list[float], np.ndarray], target: Callable[[np.ndarray], np.ndarray]
+) -> tuple[Matching, np.ndarray, np.ndarray]:
+    """What was found, fresh draws moved by it, and their log ratios."""
+    q = stats.multivariate_normal(*start)
+    u, fresh = (q.rvs(SIZE, random_state=seed) for seed in (0, 1))
+    found = match(target, u, target(u) - q.logpdf(u), q.logpdf)
+    assert found is not None
+    v = moved(found.maps, fresh)
+    return found, v, target(v) - log_mixture(found.maps, q.logpdf, v)
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=list(STARTS))
+def test_normals_are_moved_to_a_normal(start: tuple[list[float], np.ndarray]) -> None:
+    """Fresh draws have its weighted moments within four standard errors (five numbers: one alarm in
+    3,000), and weights of which more than half are effective. log p may lack a constant.
+    """
+    found, v, ratio = matched(start, lambda u: P.logpdf(u) + 7.0)
+    weights = psis(ratio)
+    assert weights is not None and found.khat < 0.5 and weights.khat < 0.5
+    assert found.khat < found.khat_before and 2 <= found.rounds <= 30 and len(found.maps) == 1
+    assert weights.ess > 0.5 * SIZE
+    w, z = weights.weights, np.linalg.solve(np.linalg.cholesky(P.cov), (v - P.mean).T).T
+    for function in (z, np.column_stack([np.square(z) - 1, z[:, 0] * z[:, 1]])):
+        assert (np.abs(w @ function) < 4 * np.sqrt(np.square(w) @ np.square(function))).all()
+    assert np.log(np.mean(np.exp(ratio))) == pytest.approx(7.0, abs=0.05)
+
+
+def test_the_richest_moments_are_named_once() -> None:
+    found, _, _ = matched(STARTS["independent"], P.logpdf)
+    steps = len(found.steps)
+    assert found.words == f"mean and covariance, in {steps} step{'s' if steps > 1 else ''}"
+    half = Matching((identity(1), identity(1)), ("mean", "mean and variances"), 1.0, 0.3, 4)
+    assert half.words == "mean and variances, of half of the draws, in 2 steps"
+    assert Matching((identity(1),), ("mean",), 1.0, 0.3, 4).words == "mean, in 1 step"
+
+
+def test_weights_that_can_be_used_are_left_alone() -> None:
+    q = stats.norm(0, 1.1)
+    u = q.rvs((SIZE, 1), random_state=0)
+    ratio = stats.norm(0, 1).logpdf(u)[:, 0] - q.logpdf(u)[:, 0]
+    assert match(lambda v: stats.norm(0, 1).logpdf(v)[:, 0], u, ratio) is None
+    assert match(lambda v: v[:, 0], u, np.full(SIZE, np.nan)) is None
+
+
+def peak_on_a_floor(u: np.ndarray) -> np.ndarray:
+    """log of 0.5 N(0, 0.3^2) + 0.5 N(0, 3^2) in two dimensions."""
+    parts = [stats.multivariate_normal([0, 0], s**2 * np.eye(2)).logpdf(u) for s in (0.3, 3.0)]
+    total: np.ndarray = np.logaddexp(*parts) + np.log(0.5)
+    return total
+
+
+def test_draws_are_split_where_one_map_is_not_enough() -> None:
+    """Draws of N(0, 0.4^2), between the peak and the floor: wide ones leave the peak empty."""
+    q = stats.multivariate_normal([0, 0], 0.16 * np.eye(2))
+    u = q.rvs(SIZE, random_state=0)
+    ratio = peak_on_a_floor(u) - q.logpdf(u)
+    alone = match(peak_on_a_floor, u, ratio)
+    split = match(peak_on_a_floor, u, ratio, q.logpdf)
+    assert alone is not None and split is not None
+    assert (len(alone.maps), len(split.maps)) == (1, 2)
+    np.testing.assert_array_equal(split.maps[0].matrix, np.eye(2))
+    np.testing.assert_array_equal(split.maps[1].matrix, alone.maps[0].matrix)
+    assert split.rounds == alone.rounds + 1 <= 31
+    khats = []
+    for one in (alone, split):
+        v = moved(one.maps, u)
+        ratio = peak_on_a_floor(v) - log_mixture(one.maps, q.logpdf, v)
+        found = psis(ratio)
+        assert found is not None and found.khat == pytest.approx(one.khat, abs=1e-6)
+        khats.append(max(found.khat, *(khat_of_moment(ratio, column) for column in v.T)))
+    assert khats[1] < khats[0] - 0.05
+
+
+def test_few_draws_give_no_covariance() -> None:
+    """Of 45 draws in five dimensions, fewer than ten each, means and variances alone are matched."""
+    q = stats.multivariate_normal(np.zeros(5), np.eye(5))
+    u = q.rvs(45, random_state=0)
+    target = stats.multivariate_normal(np.full(5, 0.7), 2 * np.eye(5)).logpdf
+    found = match(target, u, target(u) - q.logpdf(u))
+    assert found is None or "covariance" not in found.words
