@@ -74,25 +74,16 @@ def assess_rows(
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
         point = has_points(fit, x)
     found = codes(fit, x) if point else weigh(fit, x, seed)
-    numbers = replace(_pictures(fit, x, found, point, seed), index=index)
-    if labels is not None:
-        numbers = replace(numbers, labels=np.asarray(labels)[index])
+    numbers = replace(
+        _pictures(fit, x, found, point, seed),
+        index=index,
+        labels=None if labels is None else np.asarray(labels)[index],
+        left_out=found.left_out,
+    )
     numbers = _completed(fit, numbers, seed, held_out)
     if numbers.ledger is not None:
         numbers = replace(numbers, ledger=replace(numbers.ledger, unseen=_left_out(found)))
-    findings = Findings(
-        names=found.names,
-        kind="point" if point else "density",
-        discrete=found.discrete,
-        family=type(fit.guide).__name__,
-        engine=fit.engine,
-        draws=found.draws,
-        converged=fit.status.good,
-        status=fit.status.value,
-        posteriors=len(x),
-        testimonies=found.heard,
-        sampled=found.sampled,
-    )
+    findings = _findings(fit, found, point)
     judgement = judge(findings)
     if numbers.collapse is not None:
         judgement = with_collapse(judgement, numbers.collapse)
@@ -100,7 +91,6 @@ def assess_rows(
         numbers,
         uses=uses_of(findings, found, numbers, judgement),
         row_verdicts=np.array([v.value for v in verdicts_of_rows(findings)]),
-        left_out=found.left_out,
     )
     assessment = Assessment(
         judgement,
@@ -113,6 +103,23 @@ def assess_rows(
         findings,
     )
     return assessment, numbers
+
+
+def _findings(fit: Fit, found: Weighed, point: bool) -> Findings:
+    """What is judged of all rows."""
+    return Findings(
+        names=found.names,
+        kind="point" if point else "density",
+        discrete=found.discrete,
+        family=type(fit.guide).__name__,
+        engine=fit.engine,
+        draws=found.draws,
+        converged=fit.status.good,
+        status=fit.status.value,
+        posteriors=len(found.elbo),
+        testimonies=found.heard,
+        sampled=found.sampled,
+    )
 
 
 def _left_out(found: Weighed) -> float:

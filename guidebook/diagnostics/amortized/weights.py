@@ -99,8 +99,11 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
     sampled = some_rows(len(x), SAMPLED if real else 1, seed)
     worst = _worst(heard[importance.NAME], sampled) if real else sampled[:0]
     chosen = np.concatenate([sampled, worst])
-    costly, elsewhere, left_out = _on_a_sample(fit, x, seed, draws, latents, whole, chosen)
-    heard |= {name: t for name, t in costly.items() if name not in heard}
+    subject, costly = _on_a_sample(fit, x, seed, draws, latents, whole, chosen)
+    heard |= {name: among(t, chosen, len(x)) for name, t in costly.items() if name not in heard}
+    elsewhere, told = np.zeros(len(x)), costly.get(annealed.NAME)
+    if told is not None and told.detail is not None:
+        elsewhere[chosen] = told.detail
     return Weighed(
         elbo=numbers["elbo"],
         bound=numbers["log_evidence"],
@@ -115,7 +118,7 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
         discrete=bool(whole.any()),
         worst=list(map(int, worst)),
         elsewhere=elsewhere,
-        left_out=left_out,
+        left_out=_left_out(subject, elsewhere[chosen], chosen),
     )
 
 
@@ -167,10 +170,8 @@ def _on_a_sample(
     latents: Sequence[Latent],
     whole: np.ndarray,
     chosen: np.ndarray,
-) -> tuple[dict[str, Testimony], np.ndarray, tuple[LeftOut, ...]]:
-    """Every witness on the chosen rows, as testimonies on all rows that are silent on the others; the
-    share of each row (n,) that q leaves out, and some such rows to be drawn.
-    """
+) -> tuple[Subject, dict[str, Testimony]]:
+    """Every witness on the chosen rows, and what they were heard on."""
     rows = x[torch.as_tensor(chosen, device=x.device)]
     with (
         local_parameters(), precision(x.dtype), random_state(seed + 1), torch.no_grad(), recording(),
@@ -189,12 +190,7 @@ def _on_a_sample(
             subject, position=position, gradient=slope, density=density, seed=seed,
             annealed=(density.values(ends), log_w.double().cpu().numpy()),
         )  # fmt: skip
-    heard = heard_on(subject)
-    spread = {name: among(t, chosen, len(x)) for name, t in heard.items()}
-    elsewhere = np.zeros(len(x))
-    if heard[annealed.NAME].detail is not None:
-        elsewhere[chosen] = heard[annealed.NAME].detail
-    return spread, elsewhere, _left_out(subject, elsewhere[chosen], chosen)
+    return subject, heard_on(subject)
 
 
 def _left_out(subject: Subject, share: np.ndarray, chosen: np.ndarray) -> tuple[LeftOut, ...]:

@@ -65,7 +65,8 @@ def test_the_numbers_name_their_rows_and_their_errors(problem) -> None:
     np.testing.assert_allclose(numbers.khat_ses[finite], expected[finite])
     worst = numbers.khat[numbers.worst]
     assert worst[0] >= np.sort(numbers.khat)[-2]
-    assert numbers.ledger is not None and len(numbers.ledger.rows) == 80
+    assert numbers.ledger is not None and len(numbers.ledger.rows) == 20  # those kept apart
+    assert numbers.ledger.where == "rows kept apart"
     assert numbers.generation is not None and numbers.generation.held_out
     said = " ".join(assessment.witnesses)
     assert "amortisation gap" in said and "latent dimensions are active" in said

@@ -35,7 +35,7 @@ def test_ssim_of_constants_is_the_luminance_term() -> None:
 
 def test_ssim_is_its_equation_pixel_by_pixel() -> None:
     """At one pixel far from the edges, by the sums of equation 13."""
-    from guidebook.diagnostics.amortized import similarity as module
+    from guidebook.diagnostics.measures import similarity as module
 
     a, b = RNG.random((31, 31)), RNG.random((31, 31))
     at = np.arange(-5, 6)

@@ -69,7 +69,8 @@ def test_costly_witnesses_look_at_24_rows_and_the_weights_at_all(linear: Any) ->
     assert found.sampled is not None and len(found.sampled) == 24
     assert found.elbo.shape == (26,) and np.isfinite(found.elbo).all()
     stein = found.heard["Stein's identities"].numbers["stein"]
-    assert np.flatnonzero(np.isfinite(stein)).tolist() == found.sampled
+    looked_at = sorted([*found.sampled, *found.worst])
+    assert np.flatnonzero(np.isfinite(stein)).tolist() == looked_at
     assert (stein[found.sampled] < 1.0).all()  # gradients are those of these rows
 
 
@@ -208,21 +209,24 @@ def test_one_row_tells_why_latents_that_are_not_all_real_have_no_gradients(
     linear: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, guide, x = linear
-    latents = [
-        Latent("z", torch.Size([1]), torch.float32, True),
-        Latent("k", torch.Size([1]), torch.float32, False),
-    ]
-    seen: list[int] = []
+    monkeypatch.setattr(
+        room, "latents_of", lambda *_: (Latent("z", torch.Size([D]), torch.float32, False),)
+    )
+    fit = fit_of(model, guide, x)
+    found, seen = subjects_of(monkeypatch, [False, False], lambda: weigh(fit, x[:5], 0, 30))
+    assert [subject.posteriors for subject in seen] == [5, 1]
+    assert seen[1].density is None and found.sampled is None and found.worst == []
 
-    def subject(fit: Any, rows: Tensor, *_: Any) -> Any:
-        seen.append(len(rows))
-        return None, torch.zeros(1)
 
-    monkeypatch.setattr(room, "_subject", subject)
-    monkeypatch.setattr(room, "heard_on", lambda subject: {})
-    fit, whole = fit_of(model, guide, x), np.array([False, True])
-    assert room._on_a_sample(fit, x[:5], 0, 30, latents, whole) == (None, {})
-    assert seen == [1]
+def test_the_rows_with_the_largest_khats_are_looked_at_besides() -> None:
+    """Of those with unusable weights and outside the sample; a k-hat that is not a number comes first."""
+    khat = np.array([0.9, 0.2, 1.5, math.nan, 0.8, *np.linspace(2, 3, 8)])
+    told = Testimony(
+        "Importance weights", doubt=np.where(khat < 0.7, 1.0, math.inf), numbers={"khat": khat}
+    )
+    assert room._worst(told, np.array([4, 12])).tolist() == [3, 11, 10, 9, 8, 7, 6, 5]
+    few = room._worst(told, np.array([3, *range(5, 13)]))
+    assert few.tolist() == [2, 0, 4]
 
 
 def test_a_biased_encoder_has_the_weights_of_its_shift() -> None:
