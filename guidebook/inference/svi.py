@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,7 +38,7 @@ def svi(
     *,
     objective: Any = None,
     optim: Any = None,
-    steps: int | None = None,
+    steps: int | Literal["auto"] = "auto",
     batch_size: int | None = None,
     size: int | None = None,
     device: str | torch.device | None = None,
@@ -88,14 +88,24 @@ def svi(
         FileError: a checkpoint that is unreadable or of another fit.
     """
     path = None if checkpoint is None else usable(checkpoint, "checkpoint='{}'")
-    steps = defaults_of(guide).steps if steps is None else steps
-    settings = Settings(steps, optim, restarts, compile, progress, path)
+    auto = steps == "auto"
+    planned = defaults_of(guide).steps if auto else steps
+    settings = Settings(planned, auto, optim, restarts, compile, progress, path)
     source = admitted(model, data, batch_size=batch_size, size=size)
     problems: list[Problem] = []
 
     def put(run: Run) -> None:
         problems.append(
-            prepare(run.model, run.guide, source, objective, run.device, run.dtype, run.seed)
+            prepare(
+                run.model,
+                run.guide,
+                source,
+                objective,
+                run.device,
+                run.dtype,
+                run.seed,
+                auto and restarts == 1,
+            )
         )
 
     with opened("svi", model, guide, source, seed=seed, device=device, check=put) as run:
@@ -104,10 +114,10 @@ def svi(
     for part in (run.model, run.guide):
         if isinstance(part, torch.nn.Module):
             part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
-    notes = {"steps": steps, "batch_size": batch_size, **outcome.notes}
+    notes = {"steps": len(outcome.history), "batch_size": batch_size, **outcome.notes}
     if size is not None:
         notes["size"] = size
-    for told in ("collapsed", "support"):
+    for told in ("collapsed", "support", "overfitting"):
         if told in notes:
             warnings.warn(notes[told], stacklevel=2)
     return run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)
