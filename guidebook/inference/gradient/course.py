@@ -145,17 +145,17 @@ class Course:
                 return True
         return False
 
-    def words(self) -> dict[str, str]:
+    def words(self, held_out: bool = False) -> dict[str, str]:
         """What a fit notes of how its phase of constant rate ended; nothing of a number that was given."""
         if not self.auto:
             return {}
+        what = "the bound of the rows held out" if held_out else "the ELBO (or other objective)"
+        said = f"After {self.hold:,} steps at the constant rate {what} no longer rose."
         if self.spent:
             said = (
-                f"The objective was still falling at the constant rate when its budget of {self.budget:,} "
-                "steps ended it. Give steps= a larger number, or a smaller model."
+                f"After {self.hold:,} steps at the constant rate {what} was still rising, and the budget "
+                f"of {self.budget:,} steps was spent. Give steps= a larger number."
             )
-        else:
-            said = f"The objective no longer fell at the constant rate after {self.hold:,} steps."
         return {"ended": said}
 
     def _has_round(self) -> bool:

@@ -91,7 +91,7 @@ def _outcome(
     elif not interrupted:
         status = Status.CONVERGED if averages.arrived(history) else Status.STILL_MOVING
         result = averages.mean if own else averages.now
-        notes |= averages.course.words()
+        notes |= averages.course.words(held is not None)
         if held is not None:
             window = averages.course.looked_at
             ends, told = held.ends(result[None], averages.bounds, history, window)

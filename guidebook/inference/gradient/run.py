@@ -223,7 +223,7 @@ def _outcome(step: Step, done: int, interrupted: bool) -> Outcome:
     status = Status.INTERRUPTED
     if not interrupted:
         status = Status.CONVERGED if _arrived(step, best) else Status.STILL_MOVING
-        notes |= course.words()
+        notes |= course.words(problem.held is not None)
         if problem.held is not None:
             result, told = problem.held.ends(result, _bounds(step), values, course.looked_at)
             notes |= told

@@ -54,7 +54,7 @@ def test_the_phase_grows_by_a_third_and_the_fall_is_the_planned_one():
     assert [plan.rate(s) for s in (0, 532, 900, 1232)] == [
         float(rates[s]) for s in (0, 532, 900, 1232)
     ]
-    assert "after 533 steps" in plan.words()["ended"]
+    assert "After 533 steps" in plan.words()["ended"]
 
 
 def test_without_a_falling_rate_the_planned_steps_are_the_first_phase():

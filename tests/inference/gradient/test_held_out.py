@@ -120,8 +120,8 @@ def test_the_bound_of_an_exact_guide_is_the_evidence_of_each_group():
     model, count = decoder().double(), 25
     held, (model, guide) = held_out(model), copied(model, LinearGaussianPosterior(model))
     found = held.bounds(model, guide)
-    weight, scale = model.weight.detach(), float(model.log_scale.exp())
-    covariance = weight @ weight.T + scale**2 * torch.eye(WIDTH)
+    weight, scale = model.weight.detach(), float(model.log_scale.detach().exp())
+    covariance = weight @ weight.T + scale**2 * torch.eye(WIDTH, dtype=torch.float64)
     truth = torch.distributions.MultivariateNormal(model.bias.detach(), covariance)
     groups = truth.log_prob(X[:count].double()).tensor_split(GROUPS)
     torch.testing.assert_close(found, torch.stack([g.mean() for g in groups]), rtol=1e-10, atol=0)
