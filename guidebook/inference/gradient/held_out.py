@@ -153,12 +153,13 @@ class HeldOut:
                 self.kept.copy_(flat)
         return found
 
-    def rises(self, step: int, flat: Tensor, bounds: Bounds, falls: bool) -> bool:
-        """Looks at the parameters flat (P,): whether the bound has risen since the best look before; of
-        the first look, what is said of the objective.
+    def rises(self, step: int, flat: Tensor, bounds: Bounds) -> bool:
+        """Looks at the parameters flat (P,): whether the bound has risen since the best look before.
+
+        The first look has nothing to be compared with, and a second one is asked for.
         """
         found = self.look(step, bounds(flat), flat)
-        return falls if found is None else found.rises(GOES_ON)
+        return found is None or found.rises(GOES_ON)
 
     def ends(
         self, result: Tensor, bounds: Bounds, history: np.ndarray, window: int

@@ -166,9 +166,9 @@ class _Halves:
 
     def falls(self, history: list[float]) -> bool:
         """Whether the objective truly falls at the constant rate, as in the captured path."""
-        held = self.problem.held
-        falls = still_falls(np.array(history[self.course.origin :]), self.course.window)
-        return falls if held is None else held.rises(len(history), self.mean, self.bounds, falls)
+        if self.problem.held is not None:
+            return self.problem.held.rises(len(history), self.mean, self.bounds)
+        return still_falls(np.array(history[self.course.origin :]), self.course.window)
 
     def arrived(self, history: Sequence[float] | np.ndarray) -> bool:
         """Whether the fit came to rest by the end of its last fall."""

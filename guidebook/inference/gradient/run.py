@@ -158,14 +158,15 @@ def adopt(step: Step, flat: Tensor) -> Any:
 
 
 def _falls(step: Step) -> bool:
-    """Whether the objective truly falls at the constant rate: that of the rows held out, where there are
-    some and a look before; else that of the steps, on average over restarts.
+    """Whether the objective truly falls at the constant rate: on the rows held out, where there are some;
+    else on those of the steps, on average over restarts.
     """
     course, state, held = step.course, step.state, step.problem.held
     done = int(state["step"])
-    history = state["history"][:done, state["alive"]].mean(1).double().cpu().numpy()
-    falls = still_falls(history[course.origin :], course.window)
-    return falls if held is None else held.rises(done, _averaged(step)[0], _bounds(step), falls)
+    if held is not None:
+        return held.rises(done, _averaged(step)[0], _bounds(step))
+    history = state["history"][course.origin : done, state["alive"]].mean(1)
+    return still_falls(history.double().cpu().numpy(), course.window)
 
 
 def _bounds(step: Step) -> Bounds:

@@ -66,7 +66,7 @@ def decoded(**settings):
     torch.manual_seed(0)
     model, guide = LinearVAE(3, 1), AmortizedNormal(torch.nn.Linear(3, 2), 1)
     guide.defaults = Defaults(steps=60, rate=0.02)
-    x = np.random.default_rng(1).normal(size=(240, 3)).astype(np.float32) * [2.0, 1.0, 0.5]
+    x = np.random.default_rng(1).normal(size=(240, 3)).astype(np.float32) * np.float32([2, 1, 0.5])
     return fit(model, guide, {"x": x}, batch_size=40, steps="auto", **settings)
 
 

@@ -170,7 +170,7 @@ def looked(means, model=None):
     held = held_out(model or decoder())
     held.begin(torch.zeros(1))
     said = [
-        held.rises(100 * (k + 1), torch.tensor([float(k)]), lambda _, m=m: at(m), falls=k == 0)
+        held.rises(100 * (k + 1), torch.tensor([float(k)]), lambda _, m=m: at(m))
         for k, m in enumerate(means)
     ]
     return held, said
