@@ -108,7 +108,7 @@ def svi(
     """
     path = None if checkpoint is None else usable(checkpoint, "checkpoint='{}'")
     auto = steps == "auto"
-    planned = defaults_of(guide).steps if auto else steps
+    planned = defaults_of(guide).steps if steps == "auto" else steps
     settings = Settings(planned, auto, optim, restarts, compile, progress, path)
     source = admitted(model, data, batch_size=batch_size, size=size)
     problems: list[Problem] = []

@@ -168,7 +168,7 @@ class HeldOut:
         best look where the end is clearly below it. `window`: steps over which a look averages.
         """
         end, best = Look(len(history), bounds(result[0])), self.best
-        chosen, told = end, {}
+        chosen, told = end, dict[str, Any]()
         if best is not None:
             found = change(best.bounds, end.bounds)
             before, last = (history[at - window : at] for at in (best.step, end.step))

@@ -69,12 +69,11 @@ class Source:
         self, dtype: torch.dtype, device: torch.device, index: np.ndarray | None = None
     ) -> dict[str, Any]:
         """The arguments with these rows (n,) as tensors; None: with all that are not apart."""
-        if index is None and self.apart is None:
-            return as_tensors(self.data, dtype, device)
         rows = self.rows
-        assert rows is not None
+        if rows is None or (index is None and self.apart is None):
+            return as_tensors(self.data, dtype, device)
         if index is None:
-            index = np.delete(np.arange(len(rows)), self.apart)
+            index = np.setdiff1d(np.arange(len(rows)), self.apart if self.apart is not None else ())
         beside = rows.whole if isinstance(rows, ArrayRows) else {}
         return as_tensors({**beside, **rows.take(index)}, dtype, device)
 
