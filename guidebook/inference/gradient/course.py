@@ -159,7 +159,7 @@ class Course:
         return {"ended": said}
 
     def _has_round(self) -> bool:
-        left = int(self.place[3]) + 1 < ROUNDS
+        left = int(self.place[3]) + 1 < ROUNDS and self.window > 0  # else too short to be judged
         return self.auto and left and self.end + self.planned <= self.budget
 
 

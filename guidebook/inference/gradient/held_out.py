@@ -3,13 +3,14 @@ r"""Rows held out of a fit: where a decoder is trained too, its bound on other r
 A model with trained parameters overfits while the bound of its training rows rises. So a fit of
 `steps="auto"` keeps a tenth of the rows apart, and goes on while the objective on those,
 
-.. math:: b_i = \frac{K}{n_i} \sum_{x \in \text{group } i} \text{objective}(x), \qquad i = 1, \dots, 10
+.. math:: b_i = - \frac{1}{n_i} \, \text{objective}(\text{the } n_i \text{ rows of group } i), \qquad
+    i = 1, \dots, 10
 
-in nats a row, truly rises from look to look: the difference of two looks is paired, with the same rows
-and the same random numbers, and its standard error is that of ten groups. The fit ends with the
-parameters of the last look, or of the best one where the last is truly below it. The rows are not given
-back: so the bound that is stated is that of the parameters that are returned, on rows that they have
-not seen (as `validation_fraction` in scikit-learn).
+(minus the ELBO, or another bound) in nats a row, truly rises from look to look: the difference of two
+looks is paired, with the same rows and the same random numbers, and its standard error is that of ten
+groups. The parameters are those of the end, or of the best look where the end is clearly below it. The
+rows are not given back: so the bound that is stated is that of the parameters that are returned, on
+rows that they have not seen (as with `validation_fraction` in scikit-learn).
 
 Sources: Prechelt (1998), "Early stopping - but when?"; Wu, Burda, Salakhutdinov and Grosse (2017), "On
 the quantitative analysis of decoder-based generative models" (bounds of held-out rows).
@@ -40,9 +41,9 @@ ROWS_AT_A_LOOK = 4000
 with its gradient costs a tenth of it, and there are about a dozen looks."""
 LEAST = 0.01
 """Nats a row (and 0.01 % of the bound): a gain below it is none."""
-GOES_ON, CLEAR = 1.0, 2.0
-"""Standard errors: to take another block, where a false alarm costs only steps; and to state that the
-bound has fallen, or still rises at the end."""
+GOES_ON, STILL, CLEAR = 1.0, 2.0, 3.0
+"""Standard errors: to take another block, where a false alarm costs steps and a miss costs nats; to say at
+the end that the bound still rises; and to say that it has fallen from the best of several looks."""
 LOOKS = 100
 
 
@@ -104,7 +105,8 @@ class HeldOut:
     """Rows that a fit does not see, and what the objective is on them at each look.
 
     Attributes:
-        count, rest: how many rows, and how many the fit has left. looks: (100, 11), of each look the
+        count, rest: how many rows, and how many the fit has left. groups: which rows are in each of ten
+            groups, every one as often as draws are taken for it. looks: (100, 11), of each look the
             number of the step, and the bounds of the groups. kept: (P,), the parameters of the best look.
             Both belong in a checkpoint.
     """
@@ -126,9 +128,8 @@ class HeldOut:
         self.looks = torch.full((LOOKS, 1 + GROUPS), math.nan, dtype=torch.float64)
         self.kept = torch.zeros(0)
         draws = max(1, ROWS_AT_A_LOOK // count)
-        pieces = [places.repeat(draws) for places in torch.arange(count).tensor_split(GROUPS)]
-        self.groups = [_with_rows(data, names, index) for index in pieces]
-        self.rows = torch.tensor([len(index) for index in pieces])
+        self._data, self._names = data, names
+        self.groups = [places.repeat(draws) for places in torch.arange(count).tensor_split(GROUPS)]
 
     def begin(self, flat: Tensor) -> None:
         """Makes room for parameters of this shape (P,)."""
@@ -140,8 +141,12 @@ class HeldOut:
             local_parameters(), validation(False), as_evaluated(model, guide), torch.no_grad(),
             random_state(self.seed),
         ):  # fmt: skip
-            losses = [self.objective.loss(model, guide, **group) for group in self.groups]
-        return -torch.tensor(losses, dtype=torch.float64) / self.rows
+            means = [
+                self.objective.loss(model, guide, **_with_rows(self._data, self._names, rows))
+                / len(rows)
+                for rows in self.groups
+            ]
+        return -torch.tensor(means, dtype=torch.float64)
 
     def look(self, step: int, now: Tensor, flat: Tensor) -> Change | None:
         """Notes the bounds (10,) at the parameters flat (P,); the change from the best look before."""

@@ -24,7 +24,7 @@ from guidebook.inference.gradient.arrival import (
     restarts_rhat,
 )
 from guidebook.inference.gradient.course import still_falls
-from guidebook.inference.gradient.held_out import CLEAR, Bounds, change
+from guidebook.inference.gradient.held_out import STILL, Bounds, change
 from guidebook.inference.gradient.problem import (
     LOOK_EVERY,
     Outcome,
@@ -190,7 +190,7 @@ def _arrived(step: Step, best: int | None = None) -> bool:
     halves = {"first": state["first"][best], "second": state["second"][best]}
     if held is not None:
         bounds = _bounds(step)
-        return not change(bounds(halves["first"]), bounds(halves["second"])).rises(CLEAR)
+        return not change(bounds(halves["first"]), bounds(halves["second"])).rises(STILL)
     history = state["history"][: course.end, best][-course.planned :]
     return converged(step.problem.guide, history, halves, state["gradient"][best])
 
