@@ -10,7 +10,7 @@ The reference path, compile=False, is `pyro.infer.SVI` itself with the same sche
 How many steps: with N planned, whose first h = 0.3 N have the constant rate, the phase of constant rate
 has L = h steps and goes on by L / 3 at a time while the objective f (minus the ELBO) truly falls,
 
-    mean f(2 L / 3 to L)  <  mean f(L / 3 to 2 L / 3) - max(0.1 + 0.0001 |mean f|, 4 standard errors),
+    mean f(3 L / 4 to L)  <  mean f(L / 2 to 3 L / 4) - max(0.1 + 0.0001 |mean f|, 4 standard errors),
 
 with standard errors of 20 batch means; then the rate falls in the other 0.7 N steps. A fit that is flat
 from the start takes N steps exactly. One that moves at the end of the fall begins another round, once,

@@ -7,9 +7,9 @@ With N planned steps, whose first h have a constant rate, `steps="auto"` takes
     | schedules of the objective | constant rate: h steps, then blocks | the rate falls: N - h steps |
 
 A phase of L steps at the constant rate, L = h at first, goes on by another block of L / 3 steps while
-the objective is truly lower in its last third than in the third before; it may also be judged on rows
-held out (`guidebook.inference.gradient.held_out`). With L growing by a third at a time a slow descent
-is measured over ever longer windows, and the phase ends at most that much too late. A fit whose first
+the objective is truly lower in its last quarter, which is the last block, than in the quarter before; it
+may also be judged on rows held out (`guidebook.inference.gradient.held_out`). With blocks that grow, a
+slow descent is measured over ever longer windows. A fit whose first
 h steps end flat takes exactly N steps, at the rates of a fit that was given steps=N. A fit that moves
 at the end of the fall begins another round, once; at most `BUDGET` N steps are taken.
 
@@ -84,8 +84,8 @@ class Course:
 
     @property
     def window(self) -> int:
-        """A third of the present phase of constant rate: what is compared with the third before."""
-        return (self.hold - self.origin) // 3
+        """A quarter of the present phase of constant rate: what is compared with the quarter before."""
+        return (self.hold - self.origin) // 4
 
     @property
     def looked_at(self) -> int:
@@ -133,7 +133,8 @@ class Course:
         """
         while done == self.until:
             if not self.falling:
-                goes_on, room = falls(), min(self.window, self.budget - self.end)
+                block = (self.hold - self.origin) // 3
+                goes_on, room = falls(), min(block, self.budget - self.end)
                 if goes_on and room >= self.looked_at:
                     self.place[1] += room
                     self.place[4] = done
