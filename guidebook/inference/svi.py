@@ -107,25 +107,14 @@ def svi(
         FileError: a checkpoint that is unreadable or of another fit.
     """
     path = None if checkpoint is None else usable(checkpoint, "checkpoint='{}'")
-    auto = steps == "auto"
     planned = defaults_of(guide).steps if steps == "auto" else steps
-    settings = Settings(planned, auto, optim, restarts, compile, progress, path)
+    settings = Settings(planned, steps == "auto", optim, restarts, compile, progress, path)
     source = admitted(model, data, batch_size=batch_size, size=size)
     problems: list[Problem] = []
 
     def put(run: Run) -> None:
-        problems.append(
-            prepare(
-                run.model,
-                run.guide,
-                source,
-                objective,
-                run.device,
-                run.dtype,
-                run.seed,
-                auto and restarts == 1,
-            )
-        )
+        given = run.model, run.guide, source, objective, run.device, run.dtype, run.seed
+        problems.append(prepare(*given, hold_out=settings.holds_out))
 
     with opened("svi", model, guide, source, seed=seed, device=device, check=put) as run:
         outcome = climb(problems[-1], settings)

@@ -50,6 +50,11 @@ class Settings:
     progress: bool = False
     checkpoint: Path | None = None
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether rows may be kept apart: several restarts have one decision, and no one bound."""
+        return self.auto and self.restarts == 1
+
     def __post_init__(self) -> None:
         check_whole(steps=(self.steps, 1), restarts=(self.restarts, 1))
         if self.compile not in (True, False, "auto", "graph"):
