@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def wake_sleep(
     guide: Callable[..., Any],
     data: Mapping[str, Any] | Rows | Iterable[Mapping[str, Any]],
     *,
-    steps: int | None = None,
+    steps: int | Literal["auto"] = "auto",
     batch_size: int | None = None,
     size: int | None = None,
     particles: int = 16,

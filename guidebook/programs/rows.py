@@ -83,6 +83,26 @@ class ArrayRows:
         return found
 
 
+class RowsLeft:
+    """All rows but some: row i is the i-th of those that are left.
+
+    Attributes:
+        names: as of all rows.
+    """
+
+    def __init__(self, rows: Rows, apart: np.ndarray) -> None:
+        """`apart`: the numbers of the rows that are left out, rising and each once."""
+        self.names, self._rows, self._apart = rows.names, rows, apart
+        self._below = apart - np.arange(len(apart))  # how many rows are left before each
+
+    def __len__(self) -> int:
+        return len(self._rows) - len(self._apart)
+
+    def take(self, index: np.ndarray) -> Mapping[str, Any]:
+        """These of the rows that are left."""
+        return self._rows.take(index + np.searchsorted(self._below, index, side="right"))
+
+
 def _rows_of(array: Any, index: np.ndarray) -> np.ndarray:
     """These rows of an array; of a mapped file by reading them, not by way of the map.
 

@@ -123,7 +123,7 @@ VAE_GUIDES = {
     "mlp-flow": partial(_flow, _dense, LATENTS),
 }
 FEW_GUIDES = {name: VAE_GUIDES[name] for name in ("linear-diagonal", "mlp-diagonal", "mlp-full")}
-MINI_BATCH = MappingProxyType({"steps": 12000, "batch_size": 128})
+MINI_BATCH = MappingProxyType({"batch_size": 128})
 
 PAIRS = (
     Pair(
@@ -138,9 +138,7 @@ PAIRS = (
         truth="no posterior",
         source="Baldi & Hornik (1989), Neural networks and principal component analysis; "
         "Hinton & Salakhutdinov (2006), Reducing the dimensionality of data with neural networks",
-        settings=MappingProxyType(
-            {"steps": 6000, "optim": pyro.optim.Adam({"lr": 0.01, "eps": 6.0})}
-        ),
+        settings=MappingProxyType({"optim": pyro.optim.Adam({"lr": 0.01, "eps": 6.0})}),
         **DIGITS,
     ),
     Pair(
@@ -207,7 +205,6 @@ PAIRS = (
         source="Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders; "
         "MacKay (1995), Bayesian neural networks and density networks",
         exact=QuadraturePosterior,
-        settings=MappingProxyType({"steps": 12000}),
         labels=iris_labels,
     ),
     Pair(
@@ -239,7 +236,7 @@ PAIRS = (
         source="Higgins et al. (2017), beta-VAE: learning basic visual concepts with a constrained "
         "variational framework",
         settings=MappingProxyType(
-            {"objective": BetaELBO(linear(0.0, 4.0, 0.2)), "steps": 8000, "batch_size": 128}
+            {"objective": BetaELBO(linear(0.0, 4.0, 0.2)), "batch_size": 128}
         ),
         image_shape=(16, 16),
     ),
@@ -254,7 +251,6 @@ PAIRS = (
         settings=MappingProxyType(
             {
                 "objective": ImportanceWeightedELBO(50, "doubly"),
-                "steps": 12000,
                 "batch_size": 128,
             }
         ),
@@ -275,7 +271,6 @@ PAIRS = (
         settings=MappingProxyType(
             {
                 "objective": RelaxedELBO(exponential(1.0, 0.5, 0.5)),
-                "steps": 12000,
                 "batch_size": 128,
             }
         ),

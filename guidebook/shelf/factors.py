@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from guidebook.datasets.small import digits, digits_labels, wine, wine_labels
 from guidebook.guides.amortized.normal import AmortizedNormal, encoder_width
@@ -43,7 +43,6 @@ FACTOR_GUIDES: Mapping[str, Callable[[Model], Guide]] = MappingProxyType(
         "mlp-full": partial(_amortized, CHEMICALS, FACTORS, (32,), "full"),
     }
 )
-FACTOR_SETTINGS: Mapping[str, Any] = MappingProxyType({"steps": 8000})
 
 PAIRS = (
     Pair(
@@ -60,7 +59,7 @@ PAIRS = (
         source="Tipping & Bishop (1999), Probabilistic principal component analysis; "
         "Lucas, Tucker, Grosse & Norouzi (2019), Don't blame the ELBO!",
         exact=LinearGaussianPosterior,
-        settings=MappingProxyType({"steps": 12000, "batch_size": 128}),
+        settings=MappingProxyType({"batch_size": 128}),
         held_out=partial(digits, "test"),
         labels=partial(digits_labels, "train"),
         held_out_labels=partial(digits_labels, "test"),
@@ -77,7 +76,6 @@ PAIRS = (
         truth="exact",
         source="Tipping & Bishop (1999), Probabilistic principal component analysis",
         exact=FactorPosterior,
-        settings=FACTOR_SETTINGS,
         labels=wine_labels,
     ),
     Pair(
@@ -91,7 +89,6 @@ PAIRS = (
         truth="exact",
         source="Rubin & Thayer (1982), EM algorithms for ML factor analysis",
         exact=FactorPosterior,
-        settings=FACTOR_SETTINGS,
         labels=wine_labels,
     ),
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidebook.programs.rows import ArrayRows, Rows, chunks, some_rows
+from guidebook.programs.rows import ArrayRows, Rows, RowsLeft, chunks, some_rows
 
 CPU = torch.device("cpu")
 
@@ -157,3 +157,12 @@ def test_rows_of_other_maps_are_those_of_the_map(tmp_path):
     copied = np.load(tmp_path / "rows.npy", mmap_mode="c")
     copied[2] = 7.0
     assert ArrayRows({"x": copied}).take(np.array([2]))["x"].tolist() == [[7.0] * 4]
+
+
+@pytest.mark.parametrize("apart", [[0], [6], [0, 1, 2], [2, 3, 6], [0, 1, 2, 3, 4, 5]])
+def test_rows_that_are_left_are_the_others_in_their_order(apart):
+    rows = RowsLeft(ArrayRows({"x": np.arange(7)}), np.array(apart))
+    left = np.delete(np.arange(7), apart)
+    assert len(rows) == len(left) and rows.names == ("x",)
+    np.testing.assert_array_equal(rows.take(np.arange(len(left)))["x"], left)
+    np.testing.assert_array_equal(rows.take(np.array([len(left) - 1]))["x"], left[-1:])

@@ -99,7 +99,7 @@ def assess_rows(
         fit.seconds,
         None,
         {},
-        [*findings.sentences(), *_words(numbers)],
+        [*findings.sentences(), *_words(fit, numbers)],
         findings,
     )
     return assessment, numbers
@@ -129,7 +129,7 @@ def _left_out(found: Weighed) -> float:
     return float((found.elsewhere[list(found.sampled)] > 0).mean())
 
 
-def _words(numbers: AmortizedNumbers) -> list[str]:
+def _words(fit: Fit, numbers: AmortizedNumbers) -> list[str]:
     said = []
     if not numbers.point:
         gap = numbers.bound - numbers.elbo
@@ -140,7 +140,19 @@ def _words(numbers: AmortizedNumbers) -> list[str]:
     if numbers.ledger is not None:
         said.append(numbers.ledger.sentence())
     said += [one.sentence() for one in (numbers.collapse, numbers.generation) if one is not None]
-    return [*said, f"Rows: {len(numbers.khat)} assessed."]
+    return [*said, *_training(fit), f"Rows: {len(numbers.khat)} assessed."]
+
+
+def _training(fit: Fit) -> list[str]:
+    """What the fit noted of rows that it held out."""
+    notes, said = fit.notes, []
+    if "held_out_rows" in notes:
+        said.append(
+            f"Bound of {notes['held_out_rows']:,} rows held out of the fit: "
+            f"{notes['held_out_bound']:.4g} nats a row (standard error {notes['held_out_error']:.1g}); of "
+            f"the training rows: {notes['training_bound']:.4g}."
+        )
+    return said + ([notes["overfitting"]] if "overfitting" in notes else [])
 
 
 # pictures ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ class Defaults:
     """The settings of stochastic gradients that suit a family; a guide has them as `guide.defaults`.
 
     Attributes:
-        steps: updates of the parameters.
+        steps: updates of the parameters, planned: more are taken while the objective truly falls.
         rate: Adam's step size at the start; None: 0.001 where guide or model have a matrix of
             parameters (a network), 0.01 where they have none.
         particles: draws averaged in a step that takes all rows, with the objective left to `svi`.

@@ -54,6 +54,13 @@ class Steps:
         if self._bar is not None:
             self._bar.update(steps)
 
+    def plan(self, total: int) -> None:
+        """There will be so many steps."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.refresh()
+
     def show(self, **values: float | str) -> None:
         """Numbers and words beside the bar; those that are not finite or empty are left out."""
         if self._bar is None:

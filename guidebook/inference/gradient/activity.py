@@ -91,7 +91,7 @@ def activity(model: Any, guide: Any, data: dict[str, Any]) -> Activity | None:
     x = x[:ROWS]
     if len(x) < 2 or not bool((x != x[:1]).any()):
         return None
-    with _as_evaluated(model, guide), torch.no_grad(), random_state(0):
+    with as_evaluated(model, guide), torch.no_grad(), random_state(0):
         q = normal_rows(posterior(x))
         scale = None if q is None else _prior_scale(model, site, data)
         if q is None or scale is None or q.loc.dim() != 2:
@@ -149,7 +149,7 @@ def _prior_scale(model: Any, site: str, data: dict[str, Any]) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def _as_evaluated(*parts: Any) -> Iterator[None]:
+def as_evaluated(*parts: Any) -> Iterator[None]:
     """Modules in evaluation mode inside the block: no dropout, no running averages moved."""
     modules = [m for part in parts if isinstance(part, nn.Module) for m in part.modules()]
     before = [m.training for m in modules]

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from guidebook.inference.gradient.course import still_falls
 from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.recorded import recording
@@ -41,20 +42,8 @@ def converged(guide: Any, history: Tensor, halves: Mapping[str, Tensor], gradien
 
 
 def flat_at_the_end(history: np.ndarray) -> bool:
-    """Whether the objective's mean over the last fifth is not clearly below that of the fifth before.
-
-    Clearly: by more than 0.1 nat and 0.01 % and more than four standard errors (of 20 batch means).
-    """
-    fifth = max(20, len(history) // 5)
-    before, last = history[-2 * fifth : -fifth], history[-fifth:]
-    gain = before.mean() - last.mean()
-    error = math.hypot(_batch_error(before), _batch_error(last))
-    return bool(gain < max(0.1 + 1e-4 * abs(last.mean()), 4 * error))
-
-
-def _batch_error(values: np.ndarray) -> float:
-    means = [part.mean() for part in np.array_split(values, min(20, len(values)))]
-    return float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else 0.0
+    """Whether the objective's mean over the last fifth is not clearly below that of the fifth before."""
+    return not still_falls(history, max(20, len(history) // 5))
 
 
 def restarts_rhat(problem: Problem, rows: Tensor, place: Callable[[Tensor], Any]) -> float:

@@ -6,7 +6,7 @@ back one `Outcome`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from guidebook.errors import SettingError
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.adam import Optimiser, schedule
+from guidebook.inference.gradient.held_out import HeldOut, rows_apart
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import Batches, Source
 from guidebook.programs.check import check_pair
-from guidebook.programs.data import as_tensors
+from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential, enumeration_depth
@@ -35,17 +36,24 @@ LOOK_EVERY = 50
 
 @dataclass(frozen=True)
 class Settings:
-    """How a problem is run: `svi`'s arguments of the same names; `checkpoint` is a usable path.
+    """How a problem is run: `svi`'s arguments of the same names; `steps` are those planned, which may
+    grow where `auto`; `checkpoint` is a usable path.
 
     Raises SettingError for a number out of range or an unknown `compile`.
     """
 
     steps: int
+    auto: bool = False
     optim: Any = None
     restarts: int = 1
     compile: bool | str = "auto"
     progress: bool = False
     checkpoint: Path | None = None
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether rows may be kept apart: several restarts have one decision, and no one bound."""
+        return self.auto and self.restarts == 1
 
     def __post_init__(self) -> None:
         check_whole(steps=(self.steps, 1), restarts=(self.restarts, 1))
@@ -68,7 +76,9 @@ class Outcome:
 
 @dataclass
 class Problem:
-    """What both paths work on: copies of model and guide, tensors, and where batches come from."""
+    """What both paths work on: copies of model and guide, tensors, where batches come from, and the rows
+    that are held out.
+    """
 
     model: Any
     guide: Any
@@ -79,6 +89,12 @@ class Problem:
     particles: int
     device: torch.device
     seed: int
+    held: HeldOut | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of rows that the objective stands for."""
+        return self.rows.count if self.rows else number_of_rows(self.data)
 
     def batch(self, step: int) -> dict[str, Any]:
         """The model's keyword arguments at a step: a mini-batch, or all rows."""
@@ -87,18 +103,27 @@ class Problem:
 
 def prepare(
     model: Any, guide: Any, source: Source, objective: Any, device: torch.device,
-    dtype: torch.dtype, seed: int,
+    dtype: torch.dtype, seed: int, hold_out: bool = False,
 ) -> Problem:  # fmt: skip
     """The problem of these copies of model and guide, checked, and started where the guide can be.
+
+    `hold_out`: rows are kept apart where the model could overfit (`rows_apart`).
 
     Raises:
         SettingError: a batch size with a model that does not scale mini-batches.
         DataError, ModelError, GuideError: inputs that do not fit together.
     """
-    rows = source.batches(model, seed, dtype, device)
-    tensors = rows.head(rows.batch_size) if rows else as_tensors(source.data, dtype, device)
     joined = Joined(model, guide)
+    rows = source.batches(model, seed, dtype, device)
+    tensors = rows.head(rows.batch_size) if rows else source.whole(dtype, device)
     check_pair(joined.model, joined.guide, tensors)
+    apart = None
+    if hold_out:
+        apart = rows_apart(joined.model, guide, source.rows, source.batch_size, seed)
+    if apart is not None:
+        kept = replace(source, apart=apart)
+        rows = kept.batches(model, seed, dtype, device)
+        tensors = rows.head(rows.batch_size) if rows else kept.whole(dtype, device)
     particles = defaults_of(guide).particles if objective is None and rows is None else 1
     if objective is None:
         depth = enumeration_depth(joined.model, tensors)
@@ -106,6 +131,11 @@ def prepare(
     problem = Problem(
         joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed
     )
+    if apart is not None and source.rows is not None:
+        unseen = source.whole(dtype, device, apart) | ({"size": 0} if takes(model, "size") else {})
+        problem.held = HeldOut(
+            objective, unseen, source.rows.names, (len(apart), problem.count), seed
+        )
     if isinstance(guide, StartsAtMode):
         guide.to(device)
         problem.sites = guide.sites

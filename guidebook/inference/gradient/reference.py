@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,17 @@ import pyro
 import torch
 from pyro.infer import SVI
 from pyro.nn import PyroModule
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from guidebook.errors import SettingError
 from guidebook.inference.fits.running import counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
-from guidebook.inference.gradient.adam import AVERAGED, Optimiser, schedule_table
+from guidebook.inference.gradient.adam import Optimiser, schedule_table
 from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
+from guidebook.inference.gradient.course import Course, still_falls
+from guidebook.inference.gradient.held_out import STILL, change
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
 from guidebook.programs.owned import Joined
 from guidebook.scope import quiet, validation
@@ -39,14 +42,18 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
             "values."
         )
     joined = Joined(problem.model, problem.guide)
-    average = _Average(joined, settings.steps) if settings.optim is None else None
+    table = schedule_table(problem.objective, settings.steps)
+    own = settings.optim is None
+    rates = default.rates if own else default.rates[:1].expand(settings.steps)
+    course = Course(rates, table, own, settings.auto)
     history: list[float] = []
-    nan, interrupted = False, False
+    nan = False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
-        take = _stepper(problem, settings, default)
+        take = _stepper(problem, settings, course)
+        averages = _Halves(joined, course, problem)
         look = watch(problem.model, lambda: problem.guide, problem.batch)
-        with counted("svi", settings.steps, shown=settings.progress) as steps:
+        with counted("svi", course.end, shown=settings.progress) as steps:
             for step in steps:
                 before, generator = _copies(joined), torch.get_rng_state()
                 history.append(take(step))
@@ -55,40 +62,56 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
                     _put(joined, before)
                     torch.set_rng_state(generator)  # the draws that did it
                     break
-                if average:
-                    average.take(step)
+                averages.take(step)
+                course.is_over(
+                    len(history), lambda: averages.falls(history), lambda: averages.arrived(history)
+                )
+                steps.plan(course.end)
                 if step % LOOK_EVERY == 0:
                     active = look() if settings.progress else ""
                     steps.show(objective=history[-1], active=active)
             interrupted = steps.stopped
+        return _outcome(problem, averages, np.array(history), nan, interrupted, own)
+
+
+def _outcome(
+    problem: Problem,
+    averages: _Halves,
+    history: np.ndarray,
+    nan: bool,
+    interrupted: bool,
+    own: bool,
+) -> Outcome:
+    """The averaged parameters, or the last ones, in model and guide; status and notes."""
     notes: dict[str, Any] = {"path": "reference", "compiled": False}
+    status, held = Status.INTERRUPTED, problem.held
     if nan:
         notes["nan"] = cause_of_nan(problem, len(history) - 1, history[-1])
-    elif average and not interrupted:
-        _put(joined, average.means)
-    status = Status.STOPPED_BY_NAN if nan else _status(np.array(history), interrupted)
-    return Outcome(problem.model, problem.guide, np.array(history), status, notes)
+        status = Status.STOPPED_BY_NAN
+    elif not interrupted:
+        status = Status.CONVERGED if averages.arrived(history) else Status.STILL_MOVING
+        result = averages.mean if own else averages.now
+        notes |= averages.course.words(held is not None)
+        if held is not None:
+            window = averages.course.looked_at
+            ends, told = held.ends(result[None], averages.bounds, history, window)
+            result, notes = ends[0], notes | told
+        averages.put(result)
+    return Outcome(problem.model, problem.guide, history, status, notes)
 
 
-def _status(history: np.ndarray, interrupted: bool) -> Status:
-    if interrupted:
-        return Status.INTERRUPTED
-    calm = len(history) >= 100 and flat_at_the_end(history)
-    return Status.CONVERGED if calm else Status.STILL_MOVING
-
-
-def _stepper(problem: Problem, settings: Settings, default: Optimiser) -> Callable[[int], float]:
+def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[int], float]:
     """A function of the step's number that takes it and returns the objective before it."""
     own = settings.optim is None
-    optimiser = copy.deepcopy(settings.optim) or pyro.optim.Adam({"lr": float(default.rates[0])})
+    optimiser = copy.deepcopy(settings.optim) or pyro.optim.Adam({"lr": course.rate(0)})
     names = list(getattr(problem.objective, "schedules", {}))
-    table = schedule_table(problem.objective, settings.steps)
+    table = course.table()
     model, guide = registered("model", problem.model), registered("guide", problem.guide)
     stepper = SVI(model, guide, optimiser, problem.objective)
 
     def take(step: int) -> float:
         if own:
-            _set_rate(optimiser, float(default.rates[step]))
+            _set_rate(optimiser, course.rate(step))
         if names:
             values = dict(zip(names, table[step].tolist(), strict=True))
             stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
@@ -97,20 +120,64 @@ def _stepper(problem: Problem, settings: Settings, default: Optimiser) -> Callab
     return take
 
 
-class _Average:
-    """The running mean of the parameters over the last fifth of the steps."""
+class _Halves:
+    """The running means of the parameters over both halves of the last steps of a phase, and what they
+    say of how the fit goes.
+    """
 
-    def __init__(self, joined: nn.Module, steps: int) -> None:
-        self.joined, self.start, self.taken = joined, steps - max(2, int(AVERAGED * steps)), 0
-        self.means = [torch.zeros_like(p) for p in joined.parameters()]
+    def __init__(self, joined: nn.Module, course: Course, problem: Problem) -> None:
+        self.joined, self.course, self.problem = joined, course, problem
+        self.first, self.second = torch.zeros_like(self.now), torch.zeros_like(self.now)
+        if problem.held is not None:
+            problem.held.begin(self.now)
+
+    @property
+    def now(self) -> Tensor:
+        """All parameters, flat."""
+        return parameters_to_vector(self.joined.parameters()).detach()
+
+    @property
+    def mean(self) -> Tensor:
+        """Their mean over the last steps."""
+        return 0.5 * (self.first + self.second)
+
+    def put(self, flat: Tensor) -> None:
+        """Gives the parameters these values."""
+        parameters = list(self.joined.parameters())
+        pieces = flat.split([p.numel() for p in parameters])
+        _put(self.joined, [v.view_as(p) for v, p in zip(pieces, parameters, strict=True)])
 
     def take(self, step: int) -> None:
-        """The parameters after a step enter, where it is one of the last fifth."""
-        if step < self.start:
-            return
-        self.taken += 1
-        for mean, now in zip(self.means, self.joined.parameters(), strict=True):
-            mean += (now.detach() - mean) / self.taken
+        """The parameters after a step enter, where it is one of the last."""
+        start, middle = self.course.halves
+        if start <= step < middle:
+            self.first.lerp_(self.now, 1 / (step - start + 1))
+        elif step >= middle:
+            self.second.lerp_(self.now, 1 / (step - middle + 1))
+
+    def bounds(self, flat: Tensor) -> Tensor:
+        """The bounds of the groups of rows held out (10,), at these parameters."""
+        assert self.problem.held is not None
+        before = self.now
+        self.put(flat)
+        found = self.problem.held.bounds(self.problem.model, self.problem.guide)
+        self.put(before)
+        return found
+
+    def falls(self, history: list[float]) -> bool:
+        """Whether the objective truly falls at the constant rate, as in the captured path."""
+        if self.problem.held is not None:
+            return self.problem.held.rises(len(history), self.mean, self.bounds)
+        return still_falls(np.array(history[self.course.origin :]), self.course.window)
+
+    def arrived(self, history: Sequence[float] | np.ndarray) -> bool:
+        """Whether the fit came to rest by the end of its last fall."""
+        if self.course.spent:
+            return False
+        if self.problem.held is not None:
+            return not change(self.bounds(self.first), self.bounds(self.second)).rises(STILL)
+        last = np.array(history[-self.course.planned :])
+        return len(last) >= 100 and flat_at_the_end(last)
 
 
 @contextlib.contextmanager

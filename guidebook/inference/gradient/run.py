@@ -18,7 +18,13 @@ from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient.activity import ROWS, activity, watch
 from guidebook.inference.gradient.adam import AVERAGED, adam_of
-from guidebook.inference.gradient.arrival import cause_of_nan, converged, restarts_rhat
+from guidebook.inference.gradient.arrival import (
+    cause_of_nan,
+    converged,
+    restarts_rhat,
+)
+from guidebook.inference.gradient.course import still_falls
+from guidebook.inference.gradient.held_out import STILL, Bounds, change
 from guidebook.inference.gradient.problem import (
     LOOK_EVERY,
     Outcome,
@@ -49,7 +55,9 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
         if settings.compile is False:
             raise CannotRecord("compile=False was given")
         chosen = default if settings.optim is None else adam_of(settings.optim)(settings.steps)
-        step = Step(problem, chosen, settings.steps, settings.restarts, settings.compile)
+        step = Step(
+            problem, chosen, settings.steps, settings.restarts, settings.compile, settings.auto
+        )
         outcome = run_captured(step, settings)
     except CannotRecord as reason:
         if settings.restarts > 1:
@@ -68,21 +76,27 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
 
 def run_captured(step: Step, settings: Settings) -> Outcome:
     """All steps (or those still missing from the checkpoint), then the averaged result."""
-    problem, path = step.problem, settings.checkpoint
+    problem, course, path = step.problem, step.course, settings.checkpoint
     torch.manual_seed(problem.seed)  # so that the steps draw what eager steps would
     done = checkpoints.restore(path, signature(step), step.state, step.joined) if path else 0
+    step.follow()
     written, interrupted = time.monotonic(), False
 
     def guide_of_now() -> Any:
         return adopt(step, step.state["flat"][0])  # the graph reads parameters of its own
 
     look = watch(problem.model, guide_of_now, problem.batch)
-    with counted("svi", step.steps, shown=settings.progress, done=done) as steps:
-        while done < step.steps and not interrupted and bool(step.state["alive"].any()):
-            done = advance(step, done, min(step.steps, done + LOOK_EVERY), steps)
+    with counted("svi", course.end, shown=settings.progress, done=done) as steps:
+        while not interrupted and bool(step.state["alive"].any()):
+            if done == course.until:
+                if course.is_over(done, lambda: _falls(step), lambda: _arrived(step)):
+                    break
+                step.follow()
+                steps.plan(course.end)
+            done = advance(step, done, min(course.until, done + LOOK_EVERY), steps)
             interrupted = steps.stopped
             due = time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS
-            if path and (due or interrupted or done == step.steps):
+            if path and (due or interrupted or done == course.until):
                 checkpoints.write(path, signature(step), step.state, step.joined)
                 written = time.monotonic()
             objective = float(step.state["history"][max(0, done - 1)].nanmean())
@@ -94,7 +108,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
 def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
     """Takes the steps from `done` until `upto` or Ctrl-C; returns how many are done."""
     state, call, rows = step.inputs(), step.call, step.problem.rows
-    fixed = step.tensors(step.problem.data)
+    fixed, halves = step.tensors(step.problem.data), step.course.halves
     with torch.no_grad():
         while done < upto and not steps.stopped:
             try:
@@ -102,7 +116,7 @@ def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
             except LinAlgError:  # as a density that is not a number
                 step.state["alive"].fill_(False)
                 return done
-            step.average(done, grad)
+            step.average(done, grad, halves)
             done += 1
     return done
 
@@ -112,12 +126,13 @@ def signature(step: Step) -> dict[str, Any]:
     p = step.problem
     scheduled = {}
     if step.scheduled:
-        scheduled["schedules"] = checkpoints.checksum(str(step.table.tolist()))
+        scheduled["schedules"] = checkpoints.checksum(str(step.course.table().tolist()))
     return {
         **scheduled,
         "names": step.names,
         "shapes": [list(s) for s in step.shapes],
         "steps": step.steps,
+        "auto": step.course.auto,
         "restarts": step.restarts,
         "seed": p.seed,
         "batch_size": p.rows.batch_size if p.rows else None,
@@ -139,25 +154,81 @@ def adopt(step: Step, flat: Tensor) -> Any:
     return step.problem.guide
 
 
-# how it ended -----------------------------------------------------------------------------------
+# how it goes on, and how it ended ---------------------------------------------------------------
+
+
+def _falls(step: Step) -> bool:
+    """Whether the objective truly falls at the constant rate: on the rows held out, where there are some;
+    else on those of the steps, on average over restarts.
+    """
+    course, state, held = step.course, step.state, step.problem.held
+    done = int(state["step"])
+    if held is not None:
+        return held.rises(done, _averaged(step)[0], _bounds(step))
+    history = state["history"][course.origin : done, state["alive"]].mean(1)
+    return still_falls(history.double().cpu().numpy(), course.window)
+
+
+def _bounds(step: Step) -> Bounds:
+    """The bounds of the groups of rows held out, as a function of the parameters (P,)."""
+    problem, held = step.problem, step.problem.held
+    assert held is not None
+
+    def of(flat: Tensor) -> Tensor:
+        return held.bounds(problem.model, adopt(step, flat))
+
+    return of
+
+
+def _arrived(step: Step, best: int | None = None) -> bool:
+    """Whether the best restart came to rest by the end of its last fall."""
+    course, state, held = step.course, step.state, step.problem.held
+    if course.spent:
+        return False
+    if best is None:
+        best = int(_scores(step).argmin())
+    halves = {"first": state["first"][best], "second": state["second"][best]}
+    if held is not None:
+        bounds = _bounds(step)
+        return not change(bounds(halves["first"]), bounds(halves["second"])).rises(STILL)
+    history = state["history"][: course.end, best][-course.planned :]
+    return converged(step.problem.guide, history, halves, state["gradient"][best])
+
+
+def _averaged(step: Step) -> Tensor:
+    """The parameters of each restart on average over the last steps of a phase, (R, P)."""
+    return 0.5 * (step.state["first"] + step.state["second"])
+
+
+def _scores(step: Step) -> Tensor:
+    """The mean objective of each restart over the last fifth of the steps planned, (R,)."""
+    done = int(step.state["step"])
+    tail = step.state["history"][:done][-max(1, int(AVERAGED * step.steps)) :]
+    return torch.where(step.state["alive"], tail.mean(0), torch.inf)
 
 
 def _outcome(step: Step, done: int, interrupted: bool) -> Outcome:
     """The best restart's averaged parameters in model and guide, its history and its status."""
-    problem, state = step.problem, step.state
+    problem, state, course = step.problem, step.state, step.course
     history = state["history"][:done]
     notes: dict[str, Any] = {"compiled": step.compiled, "path": "captured"}
     if not bool(state["alive"].any()):
         values, notes["nan"] = _stopped(step, history)
         return Outcome(problem.model, problem.guide, values, Status.STOPPED_BY_NAN, notes)
-    finished = done == step.steps
+    finished = done == course.end and course.falling
     averaged = step.optimiser.averaged and finished
-    result = 0.5 * (state["first"] + state["second"]) if averaged else state["flat"]
-    tail = history[-max(1, int(AVERAGED * step.steps)) :]
-    scores = torch.where(state["alive"], tail.mean(0), torch.inf)
+    result = _averaged(step) if averaged else state["flat"]
+    scores = _scores(step)
     best = int(scores.argmin())
+    values = history[:, best].cpu().double().numpy()
+    status = Status.INTERRUPTED
+    if not interrupted:
+        status = Status.CONVERGED if _arrived(step, best) else Status.STILL_MOVING
+        notes |= course.words(problem.held is not None)
+        if problem.held is not None:
+            result, told = problem.held.ends(result, _bounds(step), values, course.looked_at)
+            notes |= told
     adopt(step, result[best])
-    status = Status.INTERRUPTED if interrupted else _arrived(step, best, history[:, best])
     if step.restarts > 1 and finished:
         rhat = restarts_rhat(problem, result[state["alive"]], lambda flat: adopt(step, flat))
         notes |= {"restarts": step.restarts, "restarts_rhat": rhat}
@@ -165,7 +236,6 @@ def _outcome(step: Step, done: int, interrupted: bool) -> Outcome:
         if rhat > RESTARTS_RHAT and status is Status.CONVERGED:
             status = Status.RESTARTS_DISAGREE
         adopt(step, result[best])
-    values = history[:, best].cpu().double().numpy()
     return Outcome(problem.model, problem.guide, values, status, notes)
 
 
@@ -178,14 +248,6 @@ def _stopped(step: Step, history: Tensor) -> tuple[np.ndarray, str]:
     objective = float(history[last, best]) if last < len(history) else math.nan
     cause = cause_of_nan(step.problem, last, objective)
     return history[:, best].cpu().double().numpy(), cause
-
-
-def _arrived(step: Step, best: int, history: Tensor) -> Status:
-    """Whether the best restart came to rest."""
-    state = step.state
-    drift = {"first": state["first"][best], "second": state["second"][best]}
-    calm = converged(step.problem.guide, history, drift, state["gradient"][best])
-    return Status.CONVERGED if calm else Status.STILL_MOVING
 
 
 def _with_warnings(outcome: Outcome, problem: Problem) -> Outcome:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.inference.gradient.adam import AVERAGED, Optimiser, schedule_table
+from guidebook.inference.gradient.adam import Optimiser, schedule_table
 from guidebook.inference.gradient.checkpoint import checksum
+from guidebook.inference.gradient.course import Course
 from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.objectives.objective import differentiable
 from guidebook.inference.protocols.mode import defaults_of
@@ -30,8 +31,8 @@ from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.owned import Joined
 
-AVERAGES = ("first", "second", "gradient")
-"""The state that the graph does not touch."""
+ASIDE = ("first", "second", "gradient", "place", "looks", "kept")
+"""The state that the graph does not touch: averages, the plan of the steps, looks at rows held out."""
 
 
 class Step:
@@ -43,8 +44,15 @@ class Step:
     """
 
     def __init__(
-        self, problem: Problem, optimiser: Optimiser, steps: int, restarts: int, compile: bool | str
+        self,
+        problem: Problem,
+        optimiser: Optimiser,
+        steps: int,
+        restarts: int,
+        compile: bool | str,
+        auto: bool = False,
     ) -> None:
+        """`steps` are those planned; with `auto` the plan may grow (`Course`)."""
         self.problem, self.optimiser = problem, optimiser
         self.steps, self.restarts = steps, restarts
         if not hasattr(problem.objective, "differentiable_loss"):
@@ -60,30 +68,43 @@ class Step:
         self.shapes = [p.shape for _, p in trained]
         self.sizes = [p.numel() for _, p in trained]
         self.scheduled = list(getattr(problem.objective, "schedules", {}))
-        self.table = schedule_table(problem.objective, steps)
+        table = schedule_table(problem.objective, steps)
+        self.course = Course(optimiser.rates, table, optimiser.averaged, auto)
         self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
         self.state = self._fresh_state(torch.cat([p.detach().reshape(-1) for _, p in trained]))
-        self.moving = [name for name in self.state if name not in AVERAGES]
+        self.moving = [name for name in self.state if name not in ASIDE]
         example = [*self.inputs(), *self.tensors(problem.data)]
-        graph = record(self._body, *[t.clone() for t in example])  # recording runs the body once
-        self.recipe = checksum(graph.code)
-        self.compiled = compile is True or (
-            compile == "auto" and worth_compiling(graph, steps, problem.device)
+        self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
+        self.recipe = checksum(self.graph.code)
+        self.compiled, self._asked = False, compile
+        self.call = interpreted(self.graph)
+        self.compile_where_it_pays(steps)
+
+    def compile_where_it_pays(self, steps: int) -> None:
+        """Compiles the graph where that pays for so many steps, unless it is done or was ruled out."""
+        worth = self._asked is True or (
+            self._asked == "auto" and worth_compiling(self.graph, steps, self.problem.device)
         )
-        if self.compiled:
-            self.call = compile_graph(graph, [t.clone() for t in example])
-        else:
-            self.call = interpreted(graph)
+        if worth and not self.compiled:
+            example = [*self.inputs(), *self.tensors(self.problem.data)]
+            self.call = compile_graph(self.graph, [t.clone() for t in example])
+            self.compiled = True
 
     def _fresh_state(self, flat: Tensor) -> dict[str, Tensor]:
         rows = flat.expand(self.restarts, -1).clone()
         if self.restarts > 1:
             rows += self._scatter() * torch.randn_like(rows)
-        number = torch.arange(1, self.steps + 1, dtype=torch.float64)
-        o = self.optimiser
-        scheduled = {"schedules": self.table.to(flat)} if self.scheduled else {}
+        budget, b2 = self.course.budget, self.optimiser.b2
+        number = torch.arange(1, budget + 1, dtype=torch.float64)
+        scheduled = {"schedules": self.course.table().to(flat)} if self.scheduled else {}
+        held = self.problem.held
+        if held is not None:
+            held.begin(flat)
+        apart = {} if held is None else {"looks": held.looks, "kept": held.kept}
         return {
             **scheduled,
+            **apart,
+            "place": self.course.place,
             "flat": rows,
             "m": torch.zeros_like(rows),
             "v": torch.zeros_like(rows),
@@ -93,11 +114,21 @@ class Step:
             "step": torch.zeros(1, dtype=torch.long, device=flat.device),
             "lived": torch.zeros(self.restarts, dtype=torch.long, device=flat.device),
             "alive": torch.ones(self.restarts, dtype=torch.bool, device=flat.device),
-            "history": flat.new_full((self.steps, self.restarts), math.nan),
+            "history": flat.new_full((budget, self.restarts), math.nan),
             # Adam's corrections of its start, by step: exact, and no powers in the graph
-            "rates": (o.rates.double().cpu() / (1 - o.b1**number)).to(flat),
-            "shrink": (1 - o.b2**number).rsqrt().to(flat),
+            "rates": self._corrected_rates().to(flat),
+            "shrink": (1 - b2**number).rsqrt().to(flat),
         }
+
+    def _corrected_rates(self) -> Tensor:
+        rates = self.course.rates().double().cpu()
+        number = torch.arange(1, len(rates) + 1, dtype=torch.float64)
+        return rates / (1 - self.optimiser.b1**number)
+
+    def follow(self) -> None:
+        """Takes the rates of the course as it is planned now."""
+        self.state["rates"].copy_(self._corrected_rates())
+        self.compile_where_it_pays(self.course.grew)  # as many steps as were taken may follow
 
     def inputs(self) -> list[Tensor]:
         """The state that the graph reads and writes."""
@@ -167,12 +198,11 @@ class Step:
         place.add_(1)
         return grad
 
-    def average(self, step: int, grad: Tensor) -> None:
-        """Running means over each half of the last fifth of the steps."""
-        start = self.steps - max(2, int(AVERAGED * self.steps))
+    def average(self, step: int, grad: Tensor, halves: tuple[int, int]) -> None:
+        """Running means over each half of the last steps of a phase, which begin at `halves`."""
+        start, middle = halves
         if step < start:
             return
-        middle = (start + self.steps) // 2
         if step < middle:
             self.state["first"].lerp_(self.state["flat"], 1 / (step - start + 1))
         else:

@@ -1,7 +1,8 @@
 r"""Schedules: plain functions of the progress t in [0, 1] of a fit, for weights and temperatures.
 
 An objective that is given one has its value follow the steps of the fit: `t` is 0 at the first step
-and 1 at the last. Any function from float to float will do; these are the usual ones.
+and 1 at the last; with steps="auto" at the last of those planned, and the end of the schedule is kept
+from then on. Any function from float to float will do; these are the usual ones.
 """
 
 from __future__ import annotations

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from guidebook.errors import DataError, SettingError
 from guidebook.programs.batches.minibatches import Checked, MiniBatches
 from guidebook.programs.batches.stream import Stream
-from guidebook.programs.data import arguments, check, takes
-from guidebook.programs.rows import ArrayRows, Rows
+from guidebook.programs.data import arguments, as_tensors, check, takes
+from guidebook.programs.rows import ArrayRows, Rows, RowsLeft
 
 
 class Batches(Protocol):
@@ -44,16 +45,37 @@ class Source:
         data: a checked dict, rows that are read, or an iterable of batches.
         batch_size: rows of a mini-batch; None for all rows at once, or what the iterable gives.
         size: N, of an iterable.
+        apart: numbers of rows that are not among those that are read, rising; None: all are.
     """
 
     data: Any
     batch_size: int | None
     size: int | None
+    apart: np.ndarray | None = None
 
     @property
     def held(self) -> dict[str, Any] | None:
         """The dict; None of other sources, whose rows are not kept by a fit."""
         return self.data if isinstance(self.data, dict) else None
+
+    @property
+    def rows(self) -> ArrayRows | Checked | None:
+        """All rows, those that are apart too; None of an iterable, whose rows have no numbers."""
+        if self.held is not None:
+            return ArrayRows(self.held)
+        return Checked(self.data) if self.size is None else None
+
+    def whole(
+        self, dtype: torch.dtype, device: torch.device, index: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The arguments with these rows (n,) as tensors; None: with all that are not apart."""
+        rows = self.rows
+        if rows is None or (index is None and self.apart is None):
+            return as_tensors(self.data, dtype, device)
+        if index is None:
+            index = np.setdiff1d(np.arange(len(rows)), self.apart if self.apart is not None else ())
+        beside = rows.whole if isinstance(rows, ArrayRows) else {}
+        return as_tensors({**beside, **rows.take(index)}, dtype, device)
 
     def batches(
         self, model: Callable[..., Any], seed: int, dtype: torch.dtype, device: torch.device
@@ -87,12 +109,10 @@ class Source:
         self, sized: bool, seed: int, dtype: torch.dtype, device: torch.device
     ) -> MiniBatches:
         assert self.batch_size is not None
-        rows: ArrayRows | Checked
-        if self.held is not None:
-            rows = ArrayRows(self.held)
-            whole = dict(rows.whole)
-        else:
-            rows, whole = Checked(self.data), {}
+        found = self.rows
+        assert found is not None
+        whole = dict(found.whole) if isinstance(found, ArrayRows) else {}
+        rows: Rows = found if self.apart is None else RowsLeft(found, self.apart)
         if sized:
             whole["size"] = len(rows)
         return MiniBatches(rows, whole, self.batch_size, seed, dtype, device)

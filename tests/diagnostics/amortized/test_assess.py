@@ -1,5 +1,7 @@
 """Row by row: exact encoders are trusted, poor ones are not, and the bound is the evidence."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,17 @@ def test_the_numbers_name_their_rows_and_their_errors(problem) -> None:
         torch.manual_seed(0)
         guide = AmortizedNormal(torch.nn.Linear(6, 4), 2)
     fit = gb.svi(model, guide, data, steps=100, compile="graph", progress=False)
+    told = {
+        "held_out_rows": 1143, "held_out_bound": -17.284, "held_out_error": 0.31,
+        "training_bound": -15.03, "overfitting": "Overfitting: the bound fell.",
+    }  # fmt: skip
+    fit = dataclasses.replace(fit, notes={**fit.notes, **told})
     assessment, numbers = assess_rows(fit, held_out=data["x"][:20] + 0.1)
+    assert "Overfitting: the bound fell." in assessment.witnesses
+    assert (
+        "Bound of 1,143 rows held out of the fit: -17.28 nats a row (standard error 0.3); of the "
+        "training rows: -15.03."
+    ) in assessment.witnesses
     np.testing.assert_array_equal(numbers.index, np.arange(80))
     finite = np.isfinite(numbers.khat)
     # (1 + k) / sqrt(M), M = 3 sqrt(2000) weights in the tail

@@ -15,8 +15,11 @@ from pyro.infer.autoguide import AutoNormal
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import FileError, SettingError
+from guidebook.guides.amortized.normal import AmortizedNormal
+from guidebook.guides.autoguides.defaults import Defaults
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient import run as loop
+from guidebook.models.decoders.latent import LinearVAE
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 
@@ -52,7 +55,27 @@ def interrupt_after(monkeypatch, count):
     monkeypatch.setattr(loop, "advance", patched)
 
 
+def growing(guide, **settings):
+    """A fit of 60 planned steps, which are far too few."""
+    guide.defaults = Defaults(steps=60, rate=0.02)
+    return settings | {"guide": lambda _: guide, "steps": "auto"}
+
+
+def decoded(**settings):
+    """A decoder and its encoder, trained together: rows are held out."""
+    torch.manual_seed(0)
+    model, guide = LinearVAE(3, 1), AmortizedNormal(torch.nn.Linear(3, 2), 1)
+    guide.defaults = Defaults(steps=60, rate=0.02)
+    x = np.random.default_rng(1).normal(size=(240, 3)).astype(np.float32) * np.float32([2, 1, 0.5])
+    return fit(model, guide, {"x": x}, batch_size=40, steps="auto", **settings)
+
+
 CASES = {
+    "steps='auto'": lambda **s: schools(**growing(AutoNormal(eight_schools), **s)),
+    "steps='auto', restarts": lambda **s: schools(
+        restarts=3, **growing(AutoNormal(eight_schools), **s)
+    ),
+    "steps='auto', rows held out": decoded,
     "full data": lambda **s: schools(**s),
     "flow": lambda **s: schools(guide=lambda m: gb.guides.flow(m, 1, 8, 4), **s),
     "restarts": lambda **s: schools(restarts=4, **s),

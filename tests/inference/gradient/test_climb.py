@@ -13,6 +13,7 @@ from torch import nn
 import guidebook as gb
 from guidebook import Status
 from guidebook.errors import SettingError
+from guidebook.guides.autoguides.defaults import Defaults
 from guidebook.inference.gradient.adam import schedule
 from guidebook.inference.gradient.problem import Settings
 
@@ -24,9 +25,9 @@ WIDTH = torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64)
 class Points(nn.Module):
     """A guide whose three numbers are all that the loss looks at."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: torch.Tensor = CENTRE * 0) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        self.place = nn.Parameter(start.clone())
 
     def forward(self, y: torch.Tensor) -> None:
         pyro.sample("z", dist.Delta(self.place).to_event(1))
@@ -69,9 +70,9 @@ class NanFromTheFifth(Bowl):
         return bowl(place) + torch.where(place[0] > 0.045, torch.nan, 0.0)
 
 
-def fitted(path, objective=Bowl, steps=STEPS, **settings):
+def fitted(path, objective=Bowl, steps=STEPS, guide=None, **settings):
     return gb.svi(
-        model, Points(), {"y": torch.ones(3, dtype=torch.float64)}, objective=objective(),
+        model, guide or Points(), {"y": torch.ones(3, dtype=torch.float64)}, objective=objective(),
         steps=steps, compile=path, progress=False, **settings,
     )  # fmt: skip
 
@@ -138,6 +139,32 @@ def test_restarts_are_told_apart_and_the_lowest_is_kept():
     assert len(scores) == 4
     assert fit.history[-300:].mean() == pytest.approx(min(scores), rel=1e-12)
     torch.testing.assert_close(fit.guide.place.detach(), CENTRE, rtol=0, atol=1e-3)
+
+
+def test_steps_auto_goes_on_to_the_bottom_of_the_bowl(path):
+    """From 0 to -2 at 0.01 a step: 100 planned steps end half way there, and say so."""
+    short = fitted(path, steps=100)
+    assert short.status is Status.STILL_MOVING and "ended" not in short.notes
+    guide = Points()
+    guide.defaults = Defaults(steps=100)
+    fit = fitted(path, steps="auto", guide=guide)
+    assert fit.status is Status.CONVERGED
+    assert fit.notes["steps"] == len(fit.history) <= 1000
+    assert "no longer rose" in fit.notes["ended"]
+    assert bowl(fit.guide.place.detach()) == pytest.approx(float(bowl(CENTRE)), abs=0.02)
+    rest = len(fit.history) - 100
+    rates = [0.01] * rest + schedule(0.01, 100).tolist()
+    np.testing.assert_allclose(fit.history, torchs_adam(rates)[1], rtol=1e-9)
+
+
+def test_a_fit_that_is_flat_from_the_start_is_that_of_the_number(path):
+    """At the bottom from the start: the planned steps, to the bit."""
+    flat, number = Points(CENTRE), Points(CENTRE)
+    flat.defaults = Defaults(steps=200)
+    ours = fitted(path, steps="auto", guide=flat)
+    theirs = fitted(path, steps=200, guide=number)
+    np.testing.assert_array_equal(ours.history, theirs.history)
+    assert torch.equal(ours.guide.place, theirs.guide.place)
 
 
 @pytest.mark.parametrize(
