@@ -1,13 +1,18 @@
 """A mutant is tried in a fork of one pytest process: nothing is imported twice, so it costs little.
 
 The process collects the tests and runs none. Every test is run once in a fork of its own, which gives
-its seconds and the functions that it enters. A mutant's fork puts the mutated functions in place of the
+its seconds, the functions that it enters and the modules that it imports on the way; the process then
+imports these too, once for all forks. A mutant's fork puts the mutated functions in place of the
 imported ones and runs the tests that enter them, the quickest first, until one fails.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
+import gc
+import importlib
 import json
 import os
 import resource
@@ -15,6 +20,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +99,7 @@ class Trials:
         def measure(item: Any) -> Callable[[], dict[str, Any]]:
             def run() -> dict[str, Any]:
                 entered: set[tuple[str, str]] = set()
+                before = set(sys.modules)
 
                 def look(frame: types.FrameType, event: str, _: Any) -> None:
                     if event == "call" and frame.f_code.co_filename in files:
@@ -105,19 +112,25 @@ class Trials:
                 sys.setprofile(None)
                 children = resource.getrusage(resource.RUSAGE_CHILDREN)
                 seconds = time.process_time() - start + children.ru_utime + children.ru_stime
-                return {"failed": failed, "seconds": seconds, "entered": sorted(entered)}
+                told = {"failed": failed, "seconds": seconds, "entered": sorted(entered)}
+                return told | {"imported": sorted(set(sys.modules) - before)}
 
             return run
 
         items = list(session.items)
-        jobs = [(measure(item), 3 * LONGEST) for item in items]
-        for item, (_, told, _) in zip(items, _forked(jobs, self.workers), strict=True):
-            if told.get("failed") and told["seconds"] <= LONGEST:
-                raise pytest.UsageError(f"{item.nodeid} fails without any mutant")
-            if not told or told["seconds"] > LONGEST:
-                self.left_out.append(item.nodeid)
-            else:
-                yield Test(item, told["seconds"], frozenset(map(tuple, told["entered"])))
+        for again in (True, False):  # some are slow only while modules have to be imported
+            jobs, slow = [(measure(item), 3 * LONGEST) for item in items], []
+            for item, (_, told, _) in zip(items, _forked(jobs, self.workers), strict=True):
+                _import(told.get("imported", ()))
+                if told.get("failed") and told["seconds"] <= LONGEST:
+                    raise pytest.UsageError(f"{item.nodeid} fails without any mutant")
+                if not told or told["seconds"] > LONGEST:
+                    slow.append(item)
+                else:
+                    yield Test(item, told["seconds"], frozenset(map(tuple, told["entered"])))
+            items = slow
+            if not again:
+                self.left_out += [item.nodeid for item in slow]
 
     def _asked(self, mutant: Mutant, tests: Sequence[Test]) -> list[Test]:
         """The tests of the mutant's file that enter its function, the quickest first, up to MOST."""
@@ -165,6 +178,17 @@ def _run(session: Any, items: Sequence[Any]) -> bool:
     return False
 
 
+def _import(names: Sequence[str]) -> None:
+    """Import what a fork has imported, and leave it out of what the collector goes through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    if names:
+        gc.freeze()
+
+
 def _forked(
     jobs: Sequence[tuple[Callable[[], dict[str, Any]], float]], workers: int
 ) -> Iterator[tuple[int, dict[str, Any], float]]:
@@ -177,6 +201,7 @@ def _forked(
         while waiting and len(running) < workers:
             place, (work, limit) = waiting.pop()
             reader, writer = os.pipe()
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 2**20)  # all that a child tells
             child = os.fork()
             if not child:
                 _child(work, limit, writer)

@@ -83,6 +83,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_annealed.py",
     ),
     "guidebook/programs/graphs/tape.py": ("tests/programs/graphs/test_tape.py",),
+    "guidebook/diagnostics/witnesses/hearing.py": ("tests/diagnostics/test_assess.py",),
     "guidebook/diagnostics/witnesses/reference.py": (
         "tests/diagnostics/witnesses/test_reference.py",
     ),
@@ -99,6 +100,12 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/programs/test_unconstrained.py",
         "tests/programs/test_sites.py",
     ),
+    "guidebook/programs/potential.py": (
+        "tests/programs/test_potential.py",
+        "tests/programs/test_unconstrained.py",
+    ),
+    "guidebook/programs/labels.py": ("tests/programs/test_labels.py",),
+    "guidebook/programs/gaussian.py": ("tests/programs/test_gaussian.py",),
     "guidebook/inference/objectives/rows.py": (
         "tests/inference/objectives/test_rows.py",
         "tests/inference/objectives/test_row_densities.py",
@@ -119,6 +126,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/inference/objectives/schedules.py": (
         "tests/inference/objectives/test_schedules.py",
     ),
+    "guidebook/inference/objectives/wake_sleep.py": ("tests/inference/test_wake_sleep.py",),
     "guidebook/guides/conjugate/exponential_family.py": (
         "tests/guides/conjugate/test_exponential_family.py",
         "tests/guides/conjugate/test_leading_dimensions.py",

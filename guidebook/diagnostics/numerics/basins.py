@@ -75,7 +75,7 @@ def visited(basins: Basins | None, u: np.ndarray) -> np.ndarray | None:
     if basins is None or len(basins) < 2:
         return None
     place = basins.of(u)
-    counts = np.bincount(place, minlength=len(basins))
+    counts = np.bincount(place)
     place = np.where(counts[place] < LEAST_VISITED * len(u), counts.argmax(), place)
     return place if len(np.unique(place)) > 1 else None
 
@@ -127,11 +127,10 @@ def _basin(
         mass = w.mean()
         error = math.sqrt(w.var(1, ddof=1).sum() / w.shape[1]) / strata
         return top + math.log(mass), error / mass, True, found.weights
-    height = -0.5 * np.square(group[0].distance(u)) if len(u) else np.zeros(0)
-    height = height - _log_t(group[0], u) if len(u) else height
-    weight = np.exp(height - height.max()) if len(u) else height
+    height = -0.5 * np.square(group[0].distance(u)) - _log_t(group[0], u)
+    weight = np.exp(height - height.max(initial=-np.inf))
     total = float(np.logaddexp.reduce([mode.log_mass for mode in group]))
-    return total, LAPLACE_ERROR, False, weight / max(weight.sum(), 1e-300)
+    return total, LAPLACE_ERROR, False, weight / weight.sum()
 
 
 def _reliable(found: Importance, size: int) -> bool:

@@ -241,6 +241,7 @@ def test_the_basins_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     fit: Any = Fitted()
     nothing = search(fit, 3)
     assert nothing is not None and len(nothing) == 0 and nothing.u.shape == (0, 3)
+    assert nothing.log_mass.shape == nothing.weight.shape == nothing.sampled.shape == (0,)
     assert asked == [(200, 3), ("potential", position.reshape(8, 3).tolist(), 3)]
     modes.append("mode")
     given: Any = search(fit, 3)
@@ -264,6 +265,10 @@ def test_a_basin_with_a_twentieth_of_the_draws_is_visited(inside: int, several: 
     assert (place is not None) is several
     if place is not None:
         assert place.tolist() == [0] * 950 + [1] * 50
+    three = Basins([[one], [Mode(np.full(1, -20.0), np.eye(1), 0.0)], [other]],
+                   *([nothing] * 2), np.zeros((0, 1)), *([nothing] * 3))  # fmt: skip
+    place = room.visited(three, u)  # none in the second
+    assert (place is not None) is several and (place is None or set(place) == {0, 2})
     assert room.visited(None, u) is None
     assert room.visited(Basins([[one]], *([nothing] * 6)), u) is None
 

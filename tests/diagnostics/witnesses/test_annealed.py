@@ -150,6 +150,15 @@ def test_elsewhere_is_beyond_the_root_of_d_plus_four(distance: float, outside: b
     np.testing.assert_allclose(found.detail, float(outside), atol=1e-12)
 
 
+def test_at_the_limit_itself_a_chain_is_not_elsewhere() -> None:
+    """Five draws whose mean is 0 and whose variance is 1 to the last digit: 1 + 4 is the limit."""
+    draws = np.repeat(np.array([-1.0, -1.0, 0.0, 1.0, 1.0])[:, None, None], ROWS, axis=1)
+    even = np.full((CHAINS, ROWS), 1 / CHAINS)
+    for place, share in ((5.0, 0.0), (-5.0, 0.0), (np.nextafter(5.0, 6.0), 1.0)):
+        ends = np.full((CHAINS, ROWS, 1), place)
+        np.testing.assert_allclose(room._elsewhere(subject(draws, ends), ends, even), share)
+
+
 def test_just_the_share_of_an_explanation_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ELSEWHERE", 0.25)
     ends = np.zeros((32, ROWS, 1))

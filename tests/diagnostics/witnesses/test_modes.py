@@ -140,6 +140,8 @@ def test_shares_as_they_should_be_speak_for_the_draws() -> None:
     assert found.far is not None and found.far.all()
     assert list(found.against) == [""] and found.rules_out == "" and found.remedy == ""
     assert "30 % of the posterior mass" in found.words[0] and "within bounds" in found.words[0]
+    unnormalised = room.hear(subject(u, basins([0.0, 20.0], [7e8, 3e8])), {})
+    assert "30 % of the posterior mass" in unnormalised.words[0]
 
 
 @pytest.mark.usefixtures("unbounded")
@@ -261,6 +263,12 @@ def test_draws_around_modes_that_were_not_listed_cannot_be_checked(
     assert found.far is None and found.rules_out == "" and found.estimate is None
     assert "more modes than the search could list" in found.against[0]
     assert found.against_weighted == found.against and "symmetry" in found.remedy
+    assert found.words == (room.MORE,)
+    for half, heard in ((0.5, True), (0.499, False)):
+        monkeypatch.setattr(room, "reached", lambda *_, half=half: half)
+        monkeypatch.setattr(room, "_lower_bound", lambda *_: -math.inf)
+        found = room.hear(subject(u, basins([0.0, 20.0], [0.5, 0.5])), {})
+        assert (found.estimate is not None) is heard
 
 
 # what to do ----------------------------------------------------------------------------------------
@@ -282,11 +290,15 @@ def remedy(one: list[float], other: list[float], log_mass: float = 0.0) -> str:
 def test_the_remedy_follows_the_symmetry() -> None:
     assert "signs of a reversed" in remedy([5.0, -3.0, 1.0], [-5.0, 3.0, 1.0])
     assert "signs of a, b reversed" in remedy([5.0, -3.0, 2.0], [-5.0, 3.0, -2.0])
+    # a standard deviation of 1 has not moved
+    assert "signs of a reversed" in remedy([5.0, -3.0, 1.0], [-5.0, 3.0, 2.0])
     assert "components of a in another order" in remedy([5.0, -3.0, 1.0], [-3.0, 5.0, 1.0])
     for one, other, mass in (
         ([5.0, -3.0, 1.0], [-5.0, 3.0, 1.0], 0.3),  # not as heavy
         ([5.0, -3.0, 1.0], [-4.5, 3.0, 1.0], 0.0),  # no image
         ([5.0, 2.0, 1.0], [9.0, 2.0, 1.0], 0.0),
+        ([5.0, -3.0, 1.0], [-5.0, 3.0, 1.0], 0.2),  # two tenths of a nat are too many
+        ([5.0, -3.0, 1.0], [-3.0, 5.0, 1.0], -0.2),
     ):
         assert "hold several modes" in remedy(one, other, mass)
 
@@ -436,6 +448,11 @@ def test_masses_of_any_height_have_the_same_errors() -> None:
         found = room._estimate(given, masses, place, np.full(1000, 1e-3), means, variances, 0)
         for name in ("shift", "shift_se", "log_ratio", "log_ratio_se"):
             np.testing.assert_allclose(getattr(found, name), getattr(low, name), rtol=1e-9)
+    apart = room._estimate(
+        given, np.array([2000.0, 0.0]), place, np.full(1000, 1e-3), means, variances, 0
+    )
+    assert apart.shift[0, 0] == pytest.approx(5.0)  # of a standard deviation of the first alone
+    assert np.isfinite([apart.shift_se, apart.log_ratio, apart.log_ratio_se]).all()
     sd = math.sqrt(1 + 0.1875 * 100)
     assert low.shift[0, 0] == pytest.approx((5.0 - 7.5) / sd)
     assert low.log_ratio[0, 0] == pytest.approx(math.log(math.sqrt(26.0) / sd))
@@ -491,13 +508,18 @@ def test_positions_are_given_in_the_precision_of_the_model() -> None:
             [[-9.0], [9.0], [-8.0]],
             (1, 0),
         ),  # too many, far away
+        # off by 0.36 at no distance, and by 0.09 at two standard deviations: 0.09 * (1 + 2^2) is more
+        ([0.1, 0.4, 0.5], [0.55, 0.04, 0.41], [[0.0], [0.0], [9.0]], (2, 0)),
+        # five hundred times the unit of the other column is less of its standard deviations
+        ([0.4, 0.5, 0.1], [0.6, 0.4, 0.0], [[0.0, 0.0], [500.0, 0.0], [0.0, 9.0]], (2, 0)),
     ],
 )
 def test_the_most_harmful_basin_besides_that_of_most_draws(
     expected: list[float], shares: list[float], means: Any, chosen: tuple[int, int]
 ) -> None:
-    found = room._worst(np.array(expected), np.array(shares), np.array(means))
-    assert found == chosen
+    for unit in (1.0, -1.0, 1e-3, 1e3):
+        found = room._worst(np.array(expected), np.array(shares), unit * np.array(means))
+        assert found == chosen
 
 
 def test_a_place_is_named_by_the_three_marginals_that_are_farthest() -> None:
@@ -512,6 +534,8 @@ def test_a_place_is_named_by_the_three_marginals_that_are_farthest() -> None:
     assert "about 50 % of the posterior mass and holds 12.5 % of the draws" in said
     same = np.array([[1.0] * 5, [1.0, 1.0, 1.0, 6.0, 1.0]])
     assert "the mode at d = 6 should" in room._described(given, expected, shares, same)
+    near = np.array([[1.0] * 5, [1.0, 1.0, 1.35, 1.0, 1.5]])  # 3.5 and 0.5 sds off
+    assert "at c = 1.35, e = 1.5 should" in room._described(given, expected, shares, near)
 
 
 def two_of(one: Mode, other: Mode) -> str:
@@ -540,3 +564,28 @@ def test_an_image_lies_within_a_fifth_of_a_standard_deviation(
     heavier = two_of(one, Mode(np.array([-9.0, 7.0]), factor, 0.21))
     assert "hold several modes" in heavier
     assert "hold several modes" in two_of(one, Mode(one.center + 0.1, factor, 0.0))  # nothing moved
+
+
+def test_a_fifth_of_a_standard_deviation_is_too_far_and_the_smallest_decides() -> None:
+    five = np.array([5.0, 5.0])
+    one = Mode(np.array([50.0, -30.0]), five, 0.0)
+    for other in ([-49.0, 30.0], [-30.0, 49.0]):
+        assert "hold several modes" in two_of(one, Mode(np.array(other), five, 0.0))
+    for sd, order in ((np.array([5.0, 10.0]), False), (np.array([10.0, 10.0]), True)):
+        one, other = (Mode(np.array(c), sd, 0.0) for c in ([50.0, -30.0], [-30.0, 48.5]))
+        assert ("another order" in two_of(one, other)) is order
+
+
+def test_the_bound_is_computed_in_the_precision_of_the_model() -> None:
+    class Single(StandardNormal):
+        dtype = torch.float32
+        asked: Any = None
+
+        def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+            self.asked = u.dtype
+            return super().value_and_grad(u)
+
+    density: Any = Single()
+    half = math.sqrt(0.5)
+    assert gaussian_elbo(density, np.array([[half], [-half]])) == pytest.approx(0.0, abs=1e-6)
+    assert density.asked is torch.float32

@@ -299,7 +299,8 @@ def test_the_start_is_half_noise_and_half_factors_by_the_seeds_own_numbers(kind,
     if kind is LinearVAE:
         spread = spread.mean().expand(5)
     noise = torch.randn(5, d, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    torch.testing.assert_close(found["weight"], noise * (spread / (2 * d)).sqrt()[:, None])
+    expected = noise * (spread / (2 * d)).sqrt()[:, None]  # to the last digits: drawn as doubles
+    torch.testing.assert_close(found["weight"], expected, rtol=1e-12, atol=0)
     torch.testing.assert_close((2 * found["log_scale"]).exp().expand(5), spread / 2)
     torch.testing.assert_close(found["bias"], rows.mean(0))
     torch.testing.assert_close(found["center"], rows.mean(0))
@@ -313,6 +314,7 @@ def test_units_matter_to_one_sigma_and_not_to_a_sigma_for_each_column():
     assert FactorPosterior(FactorAnalysis(3, 1)).start({"x": x}, 0)["bias"].shape == (3,)
     with pytest.raises(DataError, match="20 rows of x lie in 1 dimensions or fewer"):
         FactorPosterior(LinearVAE(3, 1)).start({"x": x}, 0)
+    assert FactorPosterior(FactorAnalysis(2, 1)).start({"x": x[:, :2]}, 0)["bias"].shape == (2,)
     far = torch.randn(20, 3).double() + torch.tensor([1e7, 0, 0])  # an origin far away is no matter
     for kind in (FactorAnalysis, LinearVAE):
         assert FactorPosterior(kind(3, 1)).start({"x": far}, 0)["bias"].shape == (3,)
@@ -330,6 +332,10 @@ def test_more_columns_than_rows_and_the_limit_of_what_has_a_maximum():
         FactorPosterior(LinearVAE(2, 1)).start({"x": x}, 0)
     more = x * torch.tensor([1, 2**0.5]).double()
     assert FactorPosterior(LinearVAE(2, 1)).start({"x": more}, 0)["weight"].shape == (2, 1)
+    small = 0.7**0.5  # two directions of 0.7 * 10^-12 each are more than 10^-12 together
+    rows = [[1e6, small, small], [1e6, -small, -small], [-1e6, small, -small], [-1e6, -small, small]]
+    three = torch.tensor(rows, dtype=torch.float64)
+    assert FactorPosterior(LinearVAE(3, 1)).start({"x": three}, 0)["weight"].shape == (3, 1)
 
 
 def test_constant_columns_are_named_up_to_eight():

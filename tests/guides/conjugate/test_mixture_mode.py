@@ -208,7 +208,8 @@ def test_the_limit_of_the_concentration_and_what_a_finished_guide_holds():
         assert MixtureMode(GaussianMixture(2, 2, concentration=concentration)).prior is True
     MixtureMode(GaussianMixture(2, 2, concentration=0.5), prior=False)
     model, guide, at = started("diagonal")
-    same, copied = guide.finished(model, at)
+    same, copied = guide.finished(model, {n: v.clone().requires_grad_() for n, v in at.items()})
+    assert not any(value.requires_grad for value in copied.values.values())
     assert same is model and copied is not guide and guide.values["loc"] is not at["loc"]
     torch.testing.assert_close(copied.values, at)
     assert set(copied.state_dict()) >= {"weights", "precision", "loc"}

@@ -185,3 +185,43 @@ def test_the_graph_says_how_large_its_results_are():
     graph = taped(lambda x: x.outer(x).sum(), X)
     sizes = [n.meta["elements"] for n in graph.graph.nodes if n.target is torch.ops.aten.mul.Tensor]
     assert sizes == [9]
+
+
+def test_without_autograd_composite_operations_are_taken_apart_all_the_same():
+    with torch.inference_mode():
+        ours, theirs = taped(parts_composites, X.clone()), make_fx(parts_composites)(X.clone())
+        assert operations(ours) == operations(theirs)
+        assert torch.equal(ours(X), parts_composites(X))
+
+
+def sums(count, times=1):
+    """Reads the sum of a constant of `count` elements, repeated so many times."""
+
+    def function(x):
+        constant = torch.tensor([0.5] * count)
+        return x * (constant.repeat(times) if times > 1 else constant).sum().item()
+
+    return function
+
+
+@pytest.mark.parametrize(("count", "times"), [(250, 1), (125, 2), (10, 25)])
+def test_constants_of_up_to_250_elements_are_known(count, times):
+    assert torch.equal(taped(sums(count, times), X)(X), 0.5 * count * times * X)
+
+
+@pytest.mark.parametrize(("count", "times"), [(251, 1), (126, 2)])
+def test_larger_constants_are_not(count, times):
+    with pytest.raises(ValueError, match="data-dependent"):
+        taped(sums(count, times), X)
+
+
+def test_a_constant_times_data_from_outside_is_known():
+    graph = taped(lambda x: x * (torch.tensor(2.0) * OUTSIDE).sum().item(), X)
+    assert torch.equal(graph(X), 3.0 * X)
+
+
+def test_an_operation_without_a_dtype_is_given_none():
+    library = torch.library.Library("guidebook_tests", "DEF")
+    library.define("three() -> Tensor")
+    library.impl("three", lambda: torch.full((), 3.0), "CompositeExplicitAutograd")
+    assert torch.equal(taped(lambda x: x + torch.ops.guidebook_tests.three(), X)(X), X + 3)
