@@ -195,10 +195,8 @@ def compared(
     plain = {n: plain[n] for n in trees}
     same_parameters(trees)
     rows = _assessed(trees, plain, name_of_reference, seed, calibrations)
-    by_row = {
-        n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n))
-        for n, f in amortized.items()
-    }
+    by_row = {n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n))
+              for n, f in amortized.items()}  # fmt: skip
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)

@@ -32,7 +32,7 @@ NUMBERS_AT_ONCE = 2_000_000
 """Fits x particles x numbers of the data, of the fits in one step; more go in several."""
 
 
-FITTED = 20
+FITTED = 8
 """Fixed-point steps of each start: the gradient steps do the rest, for all fits together."""
 
 
