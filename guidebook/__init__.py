@@ -23,6 +23,8 @@ _HOME = {
     "Fit": "guidebook.inference.fits.fit",
     "Status": "guidebook.inference.fits.status",
     "load": "guidebook.inference.fits.loading",
+    "calibrate": "guidebook.diagnostics.calibrate",
+    "Calibration": "guidebook.diagnostics.numerics.calibration",
     "compare": "guidebook.reports.comparison",
     "Comparison": "guidebook.reports.comparison",
     "Verdict": "guidebook.diagnostics.judging.findings",
@@ -36,7 +38,9 @@ _ROOMS = ("datasets", "models", "guides", "inference", "diagnostics", "reports",
 if TYPE_CHECKING:
     from guidebook import datasets, diagnostics, errors, guides, inference, models, reports
     from guidebook.catalogue import PAIRS, pair
+    from guidebook.diagnostics.calibrate import calibrate
     from guidebook.diagnostics.judging.findings import Verdict
+    from guidebook.diagnostics.numerics.calibration import Calibration
     from guidebook.errors import GuidebookError
     from guidebook.inference.cavi import cavi
     from guidebook.inference.em import em
@@ -57,10 +61,10 @@ if TYPE_CHECKING:
     from guidebook.shelf.pair import Pair
 
 __all__ = [
-    "PAIRS", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict", "cavi", "compare",
-    "datasets", "diagnostics", "em", "ep", "errors", "exact", "gibbs", "guides", "inference",
-    "laplace", "load", "models", "natural_svi", "nuts", "pair", "pathfinder", "reports", "svgd", "svi",
-    "to_arviz", "wake_sleep",
+    "PAIRS", "Calibration", "Comparison", "Fit", "GuidebookError", "Pair", "Status", "Verdict",
+    "calibrate", "cavi", "compare", "datasets", "diagnostics", "em", "ep", "errors", "exact", "gibbs",
+    "guides", "inference", "laplace", "load", "models", "natural_svi", "nuts", "pair", "pathfinder",
+    "reports", "svgd", "svi", "to_arviz", "wake_sleep",
 ]  # fmt: skip
 
 

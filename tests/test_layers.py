@@ -39,14 +39,15 @@ RANK = {
     "diagnostics/judging": 12,
     "diagnostics/amortized": 13,
     "diagnostics/model_kinds": 13,
-    "diagnostics": 14,
-    "reports/elements": 15,
-    "reports/figures": 16,
-    "reports/checks": 17,
-    "reports/sections": 17,
-    "reports": 18,
-    "shelf": 19,
-    "front door": 20,
+    "diagnostics/simulation": 14,
+    "diagnostics": 15,
+    "reports/elements": 16,
+    "reports/figures": 17,
+    "reports/checks": 18,
+    "reports/sections": 18,
+    "reports": 19,
+    "shelf": 20,
+    "front door": 21,
 }
 STRANGERS = (("models", "guides"), ("datasets", "models"), ("datasets", "guides"))
 """Rooms that do not know each other, whatever their ranks."""

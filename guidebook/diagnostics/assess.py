@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from guidebook.diagnostics.judging.assessment import Assessment, findings_of, nu
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
 from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.numerics.psis import tail_inflation
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.chains import chains_of
@@ -36,6 +38,7 @@ def assess(
     modes: Basins | None = None,
     seed: int = 0,
     fitted: str = "",
+    calibration: Calibration | None = None,
 ) -> Assessment:
     """The verdict on draws, from every diagnostic that they and the fit allow.
 
@@ -46,8 +49,11 @@ def assess(
         reference: what to compare with besides.
         modes: the basins of the fit's density, where modes were searched for.
         fitted: of draws that were moved after the fit, what speaks against those as fitted.
+        calibration: of the engine and guide that made the fit, where it was computed.
     """
     subject = subject_of(tree, fit, reference, modes, seed)
+    if calibration is not None:
+        subject = replace(subject, calibration=calibration)
     heard = heard_on(subject)
     family, engine = attribute(tree, "family"), _engine(tree, subject.kind)
     findings = findings_of(subject, heard, family, engine, fitted=fitted)

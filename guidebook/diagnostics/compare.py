@@ -15,7 +15,14 @@ from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.rows import is_amortized
 from guidebook.diagnostics.amortized.uses import CODES, MODEL
 from guidebook.diagnostics.assess import assess, refused
-from guidebook.diagnostics.inputs import as_tree, kept_apart, named, same_parameters, standard
+from guidebook.diagnostics.inputs import (
+    as_tree,
+    kept_apart,
+    named,
+    of_these,
+    same_parameters,
+    standard,
+)
 from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
 from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.measures.forms import elbo_forms
@@ -25,6 +32,7 @@ from guidebook.diagnostics.measures.sensitivity import Sensitivity, sensitivity
 from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbers
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.numerics.basins import Basins, search
+from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.rescue import rescued
 from guidebook.diagnostics.structure import Structure, structure_of
@@ -64,6 +72,7 @@ class Compared:
         model, data: of the fits, where they came as fits.
         amortized: name to the numbers of amortised guides, row by row.
         bounds: name to the ELBO in its three forms, where it can be had quickly.
+        calibrations: name to the calibration that was given with it.
         khat_limits: name to the k-hat beyond which its importance weights are unreliable: it depends
             on the number of draws that were judged.
         fits: name to Fit, of the approximations that came as fits.
@@ -88,6 +97,7 @@ class Compared:
     khat_limits: dict[str, float] = field(default_factory=dict)
     matched: dict[str, xr.DataTree] = field(default_factory=dict)
     fits: dict[str, Fit] = field(default_factory=dict, repr=False)
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
 
     @cached_property
     def mixture(self) -> MixtureNumbers | None:
@@ -173,21 +183,20 @@ def compared(
     seed: int = 0,
     labels: Any = None,
     held_out: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Calibration] | None = None,
 ) -> Compared:
     """What `guidebook.compare` documents, as a value."""
     given = named(fits, reference)
-    name_of_reference = reference if isinstance(reference, str) else (
-        "reference" if reference is not None else None
-    )  # fmt: skip
+    calibrations = of_these(calibration, given)
+    name_of_reference = _name_of(reference)
     amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
     plain = {n: f for n, f in given.items() if n not in amortized}
     trees, unsound = _sound(plain, name_of_reference, seed, alone=len(given) == 1)
     plain = {n: plain[n] for n in trees}
     same_parameters(trees)
-    rows = _assessed(trees, plain, name_of_reference, seed)
-    by_row = {
-        n: assess_rows(f, seed, labels, kept_apart(n, f, held_out)) for n, f in amortized.items()
-    }
+    rows = _assessed(trees, plain, name_of_reference, seed, calibrations)
+    by_row = {n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n))
+              for n, f in amortized.items()}  # fmt: skip
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
     shown = _shown(trees)
@@ -211,7 +220,14 @@ def compared(
         khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
         matched=_matched(rows, shown),
         fits={n: one for n, one in given.items() if isinstance(one, Fit)},
+        calibrations=calibrations,
     )
+
+
+def _name_of(reference: Any) -> str | None:
+    if reference is None or isinstance(reference, str):
+        return reference
+    return "reference"
 
 
 def _sound(
@@ -234,7 +250,11 @@ def _sound(
 
 
 def _assessed(
-    trees: Mapping[str, xr.DataTree], given: Mapping[str, Any], reference: str | None, seed: int
+    trees: Mapping[str, xr.DataTree],
+    given: Mapping[str, Any],
+    reference: str | None,
+    seed: int,
+    calibrations: Mapping[str, Calibration],
 ) -> dict[str, Assessment]:
     """Every global approximation judged, the reference first: the others are held against it."""
     basins = _basins_of(given, seed)
@@ -242,8 +262,9 @@ def _assessed(
     against = None
     for name in sorted(trees, key=lambda n: n != reference):
         fit = given[name] if isinstance(given[name], Fit) else None
-        given_to = (trees[name], fit, against, basins.get(name), seed)
-        rows[name] = rescued(assess(*given_to), *given_to)
+        told = (trees[name], fit, against, basins.get(name), seed)
+        found = assess(*told, calibration=calibrations.get(name))
+        rows[name] = rescued(found, *told)
         if name == reference:
             verdict = rows[name].judgement.verdict
             against = standard(name, given[name], trees[name], verdict)

@@ -9,6 +9,7 @@ import numpy as np
 
 from guidebook.diagnostics.amortized.rows import reads
 from guidebook.diagnostics.judging.findings import Verdict
+from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.witnesses.chains import effective_draws
 from guidebook.diagnostics.witnesses.subject import Reference, marginals_of
 from guidebook.errors import DataError, NameNotFound, nearest
@@ -51,6 +52,27 @@ def named(fits: Any, reference: Any) -> dict[str, Any]:
                 "needs 'chain' and 'draw'. Use expand_dims('chain')."
             )
     return given
+
+
+def of_these(calibration: Any, given: Mapping[str, Any]) -> dict[str, Calibration]:
+    """Calibrations by the name of the approximation they are of. Raises DataError, NameNotFound."""
+    if calibration is None:
+        return {}
+    if not isinstance(calibration, Mapping):
+        raise DataError(
+            "calibration must be a dict from the name of an approximation to what gb.calibrate returned "
+            f"for its engine and guide, not {type(calibration).__name__}."
+        )
+    for name, one in calibration.items():
+        if name not in given:
+            raise NameNotFound(
+                f"The calibration of {name!r} is of none of the approximations. {nearest(name, given)}"
+            )
+        if not isinstance(one, Calibration):
+            raise DataError(
+                f"The calibration of '{name}' is a {type(one).__name__}: give what gb.calibrate returned."
+            )
+    return dict(calibration)
 
 
 def kept_apart(name: str, fit: Fit, held_out: Any) -> Any:

@@ -19,6 +19,8 @@ from torch import Tensor
 from guidebook.programs.potential import Potential
 
 DRAWS = 256
+ROUNDS = 60
+"""Fixed-point steps that bring a Gaussian to the one of highest ELBO."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _draws(potential: Potential, start: Start) -> tuple[Tensor, Tensor]:
     return start.center + shift, noise
 
 
-def fitted(potential: Potential, start: Start, iterations: int = 60) -> Start:
+def fitted(potential: Potential, start: Start, iterations: int = ROUNDS) -> Start:
     """The Gaussian of highest ELBO from here, by damped fixed-point steps over fixed draws.
 
     At the optimum E_q[grad log p] = 0 and E_q[-Hessian log p] = C^-1 (Opper and Archambeau 2009,

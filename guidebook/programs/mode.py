@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from guidebook.programs.gaussian import Start, elbo, fitted
+from guidebook.programs.gaussian import ROUNDS, Start, elbo, fitted
 from guidebook.programs.graphs.recorded import CannotRecord, recording
 from guidebook.programs.potential import Potential
 from guidebook.scope import local_parameters
@@ -29,8 +29,10 @@ FULL_CURVATURE_UP_TO = 600
 ITERATIONS = 1000
 
 
-def find_start(potential: Potential) -> Start:
-    """The start of a fit: the best Gaussian on the way to the mode, then fitted to the posterior."""
+def find_start(potential: Potential, iterations: int = ROUNDS) -> Start:
+    """The start of a fit: the best Gaussian on the way to the mode, then fitted to the posterior by at
+    most so many fixed-point steps.
+    """
     climb = Climb(potential)
     origin = np.zeros(potential.dimension)
     path = climb.from_point(origin)
@@ -44,7 +46,7 @@ def find_start(potential: Potential) -> Start:
     candidates += [top] if top else []
     candidates.sort(key=lambda c: elbo(potential, c), reverse=True)
     # a funnel has a local optimum at its tip: the wide start at the origin does not fall into it
-    tried = [fitted(potential, c) for c in (*candidates[:2], climb.standard())]
+    tried = [fitted(potential, c, iterations) for c in (*candidates[:2], climb.standard())]
     return max(tried, key=lambda c: elbo(potential, c))
 
 

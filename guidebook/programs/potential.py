@@ -2,11 +2,13 @@
 
     log p(x, u) = log p(x, z(u)) + log |det dz/du|,     u in R^D,
 
-with its gradient and Hessian. Discrete sites marked for enumeration are summed out exactly.
+with its gradient and Hessian. Discrete sites marked for enumeration are summed out exactly. What was
+recorded serves at other data of the same shapes (`Potential.at`), where the data that change were named.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -49,12 +51,18 @@ class Potential:
         derived, observed: names of the deterministic and of the observed sites.
         plates: name to (plate, dim) of every site's plates; plate_sizes: the rows present in each.
         plate_nesting: how deep the plates go, of a model with enumerated sites; None without.
+        changing: names of the tensors of the data that `at` may replace. A graph takes them as inputs,
+            so a model that reads their values cannot be recorded: CannotRecord.
     """
 
     def __init__(
-        self, model: Callable[..., Any], data: Mapping[str, Any], sites: tuple[Site, ...] = ()
+        self,
+        model: Callable[..., Any],
+        data: Mapping[str, Any],
+        sites: tuple[Site, ...] = (),
+        changing: tuple[str, ...] = (),
     ) -> None:
-        self.model, self.data = model, dict(data)
+        self.model, self.data, self.changing = model, dict(data), changing
         with local_parameters(), precision(self.dtype), torch.no_grad():
             self.sites = sites or latent_sites(model, self.data)
             nodes = _sample_nodes(model, self.data)
@@ -80,6 +88,27 @@ class Potential:
         self.vectorised = True
         tensors = [v for v in self.data.values() if isinstance(v, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
+
+    def at(self, data: Mapping[str, Any]) -> Potential:
+        """The potential at other data of the same shapes; what has been recorded is shared.
+
+        `data` holds the tensors that are replaced, all of them named in `changing`.
+        """
+        twin = copy.copy(self)
+        twin.data = {**self.data, **data}
+        return twin
+
+    def _inputs(self) -> list[Tensor]:
+        return [self.data[name] for name in self.changing]
+
+    def _recorded(self, function: Callable[..., Any], u: Tensor) -> torch.fx.GraphModule:
+        """The graph of function(potential, u), of u and the data that change."""
+
+        def run(position: Tensor, *given: Tensor) -> Any:
+            here = self.at(dict(zip(self.changing, given, strict=True))) if given else self
+            return function(here, position)
+
+        return record(run, u, *self._inputs())
 
     # one position -------------------------------------------------------------------------------
 
@@ -112,7 +141,7 @@ class Potential:
         return value, grad
 
     def single(self) -> torch.fx.GraphModule:
-        """The recorded graph of u (D,) -> (log p(x, u), gradient).
+        """The recorded graph of u (D,), and the data that change -> (log p(x, u), gradient).
 
         Raises:
             CannotRecord: the model reads values.
@@ -120,14 +149,16 @@ class Potential:
         if "single" not in self._graphs:
             u = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
             with local_parameters(), precision(self.dtype):
-                self._graphs["single"] = record(self.value_and_grad_at, u)
+                self._graphs["single"] = self._recorded(Potential.value_and_grad_at, u)
         return self._graphs["single"]  # type: ignore[return-value]
 
     def run_single(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """`single`, ready to be called many times."""
         if "run single" not in self._graphs:
             self._graphs["run single"] = interpreted(self.single())
-        return self._graphs["run single"]
+        run = self._graphs["run single"]
+        given = self._inputs()
+        return partial(_with_inputs, run, given) if given else run
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,22 +169,22 @@ class Potential:
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, z) and log |det dz/du|, each (S,), at u (S, D)."""
-        return self._batched("density", lambda v: self._evaluate(v)[:2], u)
+        return self._batched("density", lambda p, v: p._evaluate(v)[:2], u)
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) (S,) and its gradient (S, D) at u (S, D)."""
-        return self._batched("gradient", self.value_and_grad_at, u)
+        return self._batched("gradient", Potential.value_and_grad_at, u)
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
-        return self._batched("values", lambda v: self._evaluate(v)[2], u)
+        return self._batched("values", lambda p, v: p._evaluate(v)[2], u)
 
     def replay(self, key: str, collect: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
         """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front."""
 
-        def run(one: Tensor) -> dict[str, Tensor]:
+        def run(potential: Potential, one: Tensor) -> dict[str, Tensor]:
             with Substitute(one):
-                return collect(poutine.trace(self.model).get_trace(**self.data))
+                return collect(poutine.trace(potential.model).get_trace(**potential.data))
 
         return self._batched(key, run, u)
 
@@ -164,22 +195,23 @@ class Potential:
         if "hessian" not in self._graphs:
             self._graphs["hessian"] = self._hessian_graph(u)
         try:
-            rows = self._graphs["hessian"](u)
+            rows = self._graphs["hessian"](u, *self._inputs())
         except RuntimeError:  # no second derivative (NotImplementedError is one), or no factor here
             rows = self._difference_hessian(u)
         return (0.5 * (rows + rows.T)).detach()
 
-    def _hessian_graph(self, u: Tensor) -> Callable[[Tensor], Tensor]:
-        derivative = torch.func.jacrev(torch.func.grad(self._log_density))
+    def _hessian_graph(self, u: Tensor) -> Callable[..., Tensor]:
         with local_parameters(), precision(self.dtype):
             try:
-                return interpreted(record(derivative, u))
+                return interpreted(self._recorded(_second_derivative, u))
             except CannotRecord:  # no second derivative, or values are read
+                if self.changing:
+                    raise
                 return self._eager_hessian
 
     def _eager_hessian(self, u: Tensor) -> Tensor:
         with local_parameters(), precision(self.dtype), recording():
-            return torch.func.jacrev(torch.func.grad(self._log_density))(u)
+            return _second_derivative(self, u)
 
     def _difference_hessian(self, u: Tensor) -> Tensor:
         step = 1e-4 * (1 + u.abs())
@@ -224,7 +256,8 @@ class Potential:
         for piece in u.split(size):
             short = size - len(piece)
             padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
-            result = spared(self._graph(key, function, padded), padded)
+            graph, given = self._graph(key, function, padded), self._inputs()
+            result = spared(partial(_with_inputs, graph, given) if given else graph, padded)
             pieces.append(mapped(result, partial(_first, len(piece))))
         return joined(pieces)
 
@@ -240,11 +273,17 @@ class Potential:
     def _graph(self, key: str, function: Callable[..., Any], u: Tensor) -> Callable[..., Any]:
         name = key, len(u)
         if name not in self._graphs:
-            vectorised = torch.func.vmap(function, randomness="different")
+
+            def vectorised(potential: Potential, v: Tensor) -> Any:
+                one = partial(function, potential)
+                return torch.func.vmap(one, randomness="different")(v)
+
             with local_parameters(), precision(self.dtype):
                 try:
-                    self._graphs[name] = interpreted(record(vectorised, u))
+                    self._graphs[name] = interpreted(self._recorded(vectorised, u))
                 except CannotRecord:
+                    if self.changing:
+                        raise
                     self.vectorised = False
                     self._graphs[name] = self._one_by_one(function)
         return self._graphs[name]
@@ -254,10 +293,20 @@ class Potential:
 
         def loop(u: Tensor) -> Any:
             with local_parameters(), precision(self.dtype), recording():
-                results = [mapped(function(row), lambda t: t[None]) for row in u]
+                results = [mapped(function(self, row), lambda t: t[None]) for row in u]
             return mapped(joined(results), lambda t: t.detach())
 
         return loop
+
+
+def _with_inputs(graph: Callable[..., Any], given: list[Tensor], u: Tensor) -> Any:
+    """The graph at u, where it also takes the data that change."""
+    return graph(u, *given)
+
+
+def _second_derivative(potential: Potential, u: Tensor) -> Tensor:
+    hessian: Tensor = torch.func.jacrev(torch.func.grad(potential._log_density))(u)
+    return hessian
 
 
 def _sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidebook.diagnostics.compare import Compared, compared
+from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.inference.fits.fit import Fit
 from guidebook.reports.elements.section import Section
 from guidebook.reports.page import fragment, to_html
@@ -60,6 +61,7 @@ def compare(
     seed: int = 0,
     labels: Any = None,
     held_out: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Calibration] | None = None,
 ) -> Comparison:
     """Assesses every approximation and puts them side by side.
 
@@ -73,12 +75,14 @@ def compare(
         labels: a class of each row, to colour the latent space of amortised fits by.
         held_out: the model's keyword arguments for rows kept apart: the bound, the reconstructions
             and the nearest neighbours of amortised fits are then of these.
+        calibration: name to what `guidebook.calibrate` returned for the engine and guide of that
+            approximation. It may speak against it, and never for it.
 
     Raises:
         DataError: nothing to compare, no posterior group, other parameters in one of them, or
             rows kept apart that a guide cannot read.
-        NameNotFound: a reference name that is not among the fits.
+        NameNotFound: a reference or a calibration whose name is not among the fits.
     """
     with alone():  # ArviZ, too, changes the warning filters of the process
-        found = compared(fits, reference, seed, labels, held_out)
+        found = compared(fits, reference, seed, labels, held_out, calibration)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

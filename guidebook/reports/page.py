@@ -19,6 +19,7 @@ import jinja2
 
 from guidebook.errors import FileError
 from guidebook.programs.owned import Owned
+from guidebook.reports.checks.calibration import calibration
 from guidebook.reports.checks.leave_one_out import leave_one_out
 from guidebook.reports.checks.sensitivity import sensitivity
 from guidebook.reports.elements.images import encoded
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 Make = Callable[["Compared"], Section | None]
 
 SECTIONS: tuple[Make, ...] = (
-    general, leave_one_out, sensitivity, energy, mixture, forms, amortized,
+    general, calibration, leave_one_out, sensitivity, energy, mixture, forms, amortized,
 )  # fmt: skip
 """What a page shows of the approximations; a pair's own sections come after these."""
 

@@ -11,6 +11,7 @@ import scipy.stats
 import torch
 from pyro.distributions import constraints
 
+from guidebook.programs.graphs.recorded import CannotRecord
 from guidebook.programs.potential import Potential
 
 
@@ -230,3 +231,39 @@ def test_a_model_that_reads_values_is_evaluated_draw_by_draw():
         assert float(slope) == pytest.approx(expected_slope, rel=1e-12)
     assert potential.vectorised is False
     torch.testing.assert_close(potential.unconstrain({"mu": u[:, 0]}), u)
+
+
+def test_what_was_recorded_serves_at_other_data():
+    """Against a potential recorded at those data alone: every quantity, in one and in many positions."""
+    there = {"y": Y.flip(0) + 1.0}
+    first = Potential(regression, {"x": X, "y": Y}, changing=("y",))
+    u = tensor(np.random.default_rng(0).standard_normal((3, 3)))
+    for quantity in (first, first.value_and_grad, first.constrain):
+        quantity(u)
+    first.hessian(u[0])
+    first.run_single()(u[0])
+    recorded = dict(first._graphs)
+    moved, alone = first.at(there), Potential(regression, {"x": X, **there})
+    for found, expected in (
+        (moved(u), alone(u)),
+        (moved.value_and_grad(u), alone.value_and_grad(u)),
+        (moved.run_single()(u[1]), alone.run_single()(u[1])),
+        ((moved.hessian(u[2]),), (alone.hessian(u[2]),)),
+        (tuple(moved.constrain(u).values()), tuple(alone.constrain(u).values())),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+    assert moved._graphs == recorded
+    assert not torch.allclose(moved(u)[0], first(u)[0])
+    assert torch.equal(first.data["y"], Y)
+
+
+def test_data_that_change_may_not_be_read():
+    def reads(y):
+        scale = 2.0 if float(y.max()) > 1 else 1.0
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mean, scale).expand([len(y)]).to_event(1), obs=y)
+
+    assert torch.isfinite(Potential(reads, {"y": Y})(tensor([[0.5]]))[0]).all()
+    with pytest.raises(CannotRecord, match="reads the value"):
+        Potential(reads, {"y": Y}, changing=("y",))(tensor([[0.5]]))

@@ -45,6 +45,9 @@ from guidebook.diagnostics.judging.findings import Findings
 from guidebook.diagnostics.judging.verdict import judge, verdicts_of_rows
 from guidebook.diagnostics.measures.gradients import encoder_noise
 from guidebook.diagnostics.measures.similarity import warning_images
+from guidebook.diagnostics.numerics.calibration import Calibration
+from guidebook.diagnostics.witnesses import calibration as calibrated
+from guidebook.diagnostics.witnesses.calibration import of_calibration
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of
@@ -61,12 +64,16 @@ WORST = 12
 
 
 def assess_rows(
-    fit: Fit, seed: int = 0, labels: np.ndarray | None = None, held_out: Any = None
+    fit: Fit,
+    seed: int = 0,
+    labels: np.ndarray | None = None,
+    held_out: Any = None,
+    calibration: Calibration | None = None,
 ) -> tuple[Assessment, AmortizedNumbers]:
     """Diagnoses up to 2,000 rows of the fit's data, the gaps of up to 100, and judges.
 
     Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
-    reads, that were not trained on.
+    reads, that were not trained on; `calibration` of the guide, where it was computed.
     """
     data = observed(fit)
     index = some_rows(len(data), MOST_ROWS, seed)
@@ -83,7 +90,7 @@ def assess_rows(
     numbers = _completed(fit, numbers, seed, held_out)
     if numbers.ledger is not None:
         numbers = replace(numbers, ledger=replace(numbers.ledger, unseen=_left_out(found)))
-    findings = _findings(fit, found, point)
+    findings = _findings(fit, found, point, calibration)
     judgement = judge(findings)
     if numbers.collapse is not None:
         judgement = with_collapse(judgement, numbers.collapse)
@@ -105,8 +112,12 @@ def assess_rows(
     return assessment, numbers
 
 
-def _findings(fit: Fit, found: Weighed, point: bool) -> Findings:
-    """What is judged of all rows."""
+def _findings(fit: Fit, found: Weighed, point: bool, calibration: Calibration | None) -> Findings:
+    """What is judged; a calibration of the guide speaks on every row alike."""
+    rows, heard = len(found.mean), found.heard
+    if calibration is not None and not point:
+        told = of_calibration(calibration, found.names, rows)
+        heard = {**heard, calibrated.NAME: told}
     return Findings(
         names=found.names,
         kind="point" if point else "density",
@@ -116,8 +127,8 @@ def _findings(fit: Fit, found: Weighed, point: bool) -> Findings:
         draws=found.draws,
         converged=fit.status.good,
         status=fit.status.value,
-        posteriors=len(found.elbo),
-        testimonies=found.heard,
+        posteriors=rows,
+        testimonies=heard,
         sampled=found.sampled,
     )
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from guidebook.diagnostics.witnesses import (
     annealed,
+    calibration,
     chains,
     enumeration,
     importance,
@@ -29,6 +30,7 @@ class Witness(NamedTuple):
 
 WITNESSES = (
     Witness(chains.NAME, chains.hear, every=True),
+    Witness(calibration.NAME, calibration.hear, every=True),
     Witness(importance.NAME, importance.hear, every=True),
     Witness(enumeration.NAME, enumeration.hear, every=True),
     Witness(modes.NAME, modes.hear),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.inference.fits.status import Status
 from guidebook.programs.labels import canonical_positions
 from guidebook.programs.potential import Potential
@@ -146,6 +147,7 @@ class Subject:
         reference: what there is to compare with besides; modes: the basins of the density;
             evidence: log p(x_i) (n,), exact. annealed: values (C, n, M) at the ends of chains that were
             annealed from the prior, and their log weights (C, n).
+        calibration: ranks of truths among draws of the same engine or guide, where one was given.
     """
 
     kind: str
@@ -166,6 +168,7 @@ class Subject:
     modes: Basins | None = None
     evidence: np.ndarray | None = None
     annealed: tuple[np.ndarray, np.ndarray] | None = None
+    calibration: Calibration | None = None
     tails: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))
     seed: int = 0
     lacks: Mapping[str, str] = field(default_factory=dict)

@@ -18,7 +18,7 @@ Draws come as positions u on the model's unconstrained scale (`guidebook.program
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -122,6 +122,12 @@ class Approximation:
         if self.model is None:
             raise DataError(_NO_JOINT)
         return Potential(self.model, self.tensors, self.sites)
+
+    def sharing(self, potential: Potential) -> Approximation:
+        """The same q; `potential` is that of its model at its data, recorded before."""
+        twin = replace(self)
+        vars(twin)["potential"] = potential  # in the place where the property keeps its own
+        return twin
 
     def over_positions(self) -> Any:
         """q(u) as a distribution over positions (D,), from a guide that is one; else None."""

@@ -4,7 +4,8 @@
     m_t   = b1 m + (1 - b1) g,   v_t = b2 v + (1 - b2) g^2
     phi  -= rate_t * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
-All parameters are one flat vector; restarts are its rows, (R, P). Everything a step needs (its
+All parameters are one flat vector; restarts are its rows, (R, P). Rows may also be fits to data sets of
+their own (`Own`). Everything a step needs (its
 number, the rates, the history) lies in tensors that the graph updates in place, so a step is one
 call without arguments of its own. Averages of the last fifth are kept outside the graph, which would
 read and write them at every step. After the first value that is not finite nothing moves any more:
@@ -14,7 +15,8 @@ the parameters that produced it are still there to be looked at.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,8 +37,20 @@ ASIDE = ("first", "second", "gradient", "place", "looks", "kept")
 """The state that the graph does not touch: averages, the plan of the steps, looks at rows held out."""
 
 
+class Own(NamedTuple):
+    """What each of R fits in one step has of its own: its start (R, P), and, by name with R in front,
+    tensors of its data and buffers of model and guide.
+    """
+
+    flat: Tensor
+    data: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
 class Step:
     """The recorded step of a problem, with its state: parameters, moments, history, averages.
+
+    `own`: of fits to several data sets, one a row; `restarts` is their number.
 
     Raises:
         CannotRecord: the objective has no differentiable loss, or the program branches on values.
@@ -51,9 +65,10 @@ class Step:
         restarts: int,
         compile: bool | str,
         auto: bool = False,
+        own: Own | None = None,
     ) -> None:
         """`steps` are those planned; with `auto` the plan may grow (`Course`)."""
-        self.problem, self.optimiser = problem, optimiser
+        self.problem, self.optimiser, self.own = problem, optimiser, own
         self.steps, self.restarts = steps, restarts
         if not hasattr(problem.objective, "differentiable_loss"):
             raise CannotRecord(f"{type(problem.objective).__name__} has no differentiable_loss")
@@ -71,7 +86,8 @@ class Step:
         table = schedule_table(problem.objective, steps)
         self.course = Course(optimiser.rates, table, optimiser.averaged, auto)
         self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
-        self.state = self._fresh_state(torch.cat([p.detach().reshape(-1) for _, p in trained]))
+        flat = torch.cat([p.detach().reshape(-1) for _, p in trained]) if own is None else own.flat
+        self.state = self._fresh_state(flat)
         self.moving = [name for name in self.state if name not in ASIDE]
         example = [*self.inputs(), *self.tensors(problem.data)]
         self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
@@ -92,7 +108,7 @@ class Step:
 
     def _fresh_state(self, flat: Tensor) -> dict[str, Tensor]:
         rows = flat.expand(self.restarts, -1).clone()
-        if self.restarts > 1:
+        if self.restarts > 1 and self.own is None:
             rows += self._scatter() * torch.randn_like(rows)
         budget, b2 = self.course.budget, self.optimiser.b2
         number = torch.arange(1, budget + 1, dtype=torch.float64)
@@ -153,10 +169,15 @@ class Step:
 
     def tensors(self, data: dict[str, Any]) -> list[Tensor]:
         """The tensors of a batch in the order that the graph takes them, after its state."""
+        if self.own is not None:
+            data = {**data, **self.own.data}
+            return [*(data[name] for name in self.tensor_names), *self.own.buffers.values()]
         return [data[name] for name in self.tensor_names]
 
-    def _loss(self, flat: Tensor, data: dict[str, Any], objective: Any) -> Tensor:
-        parameters = self.parameters_at(flat)
+    def _loss(
+        self, flat: Tensor, data: dict[str, Any], objective: Any, buffers: Mapping[str, Tensor]
+    ) -> Tensor:
+        parameters = {**self.parameters_at(flat), **buffers}
         objective = differentiable(objective)
 
         def one(_: Tensor | None = None) -> Tensor:
@@ -171,14 +192,16 @@ class Step:
         """One step in place; returns the gradient, zero for a restart that has stopped."""
         state = dict(zip(self.moving, inputs, strict=False))
         tensors = inputs[len(self.moving) :]
-        data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=True))}
+        data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=False))}
         flat, m, v, o = state["flat"], state["m"], state["v"], self.optimiser
         objective = self.problem.objective
         if self.scheduled:
             values = state["schedules"].index_select(0, state["step"])[0]
             objective = objective.at(**dict(zip(self.scheduled, values.unbind(), strict=True)))
-        loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data, objective))
-        if self.restarts == 1:
+        loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data, objective, {}))
+        if self.own is not None:
+            grad, loss = self._each(flat, data, tensors[len(self.tensor_names) :], objective)
+        elif self.restarts == 1:
             grad, loss = loss_and_grad(flat[0])
             grad, loss = grad[None], loss.reshape(1)
         else:
@@ -197,6 +220,25 @@ class Step:
         state["lived"].add_(fine)
         place.add_(1)
         return grad
+
+    def _each(
+        self, flat: Tensor, data: dict[str, Any], buffers: tuple[Tensor, ...], objective: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient (R, P) and loss (R,) of every row at data and buffers of its own."""
+        assert self.own is not None
+        its_data = {name: data[name] for name in self.own.data}
+        its_buffers = dict(zip(self.own.buffers, buffers, strict=True))
+
+        def one(f: Tensor, some: dict[str, Tensor], held: dict[str, Tensor]) -> Any:
+            loss = torch.func.grad_and_value(
+                lambda g: self._loss(g, {**data, **some}, objective, held)
+            )
+            return loss(f)
+
+        found: tuple[Tensor, Tensor] = torch.func.vmap(one, randomness="different")(
+            flat, its_data, its_buffers
+        )
+        return found
 
     def average(self, step: int, grad: Tensor, halves: tuple[int, int]) -> None:
         """Running means over each half of the last steps of a phase, which begin at `halves`."""

@@ -1,0 +1,1 @@
+"""Data simulated from a model: by its prior, or given latents; and a model of two data sets."""
