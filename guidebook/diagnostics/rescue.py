@@ -1,6 +1,7 @@
 """Before a reject: can the draws be moved to where the posterior is, and used with their weights?
 
-The draws of a global fit with a density are moved by moment matching (`numerics.matching`), drawn anew
+The draws of a global fit with a density are moved by moment matching (`numerics.matching`), first to the
+moments that the gradients at the draws point at where that lowers k-hat, drawn anew
 through the maps that were found, and judged by the same witnesses and the same judge as any other draws;
 modes are searched for once more, at the scale of the moved draws. They are reweighted or not used:
 the verdict stays a reject unless every check of the weighted draws agrees.
@@ -26,7 +27,8 @@ from guidebook.diagnostics.numerics.basins import Basins, search_around
 from guidebook.diagnostics.numerics.matching import Affine, Density, Matching
 from guidebook.diagnostics.numerics.modes import log_density
 from guidebook.diagnostics.numerics.psis import khat_limit
-from guidebook.diagnostics.witnesses.subject import Reference
+from guidebook.diagnostics.witnesses import importance, stein, transport
+from guidebook.diagnostics.witnesses.subject import Reference, marginals_of
 from guidebook.inference.fits.approximation import Approximation
 from guidebook.inference.fits.datatree import to_datatree
 from guidebook.inference.fits.fit import Fit
@@ -95,12 +97,18 @@ def rescued(
     """
     if fit is None or not _may_be_moved(found, tree, fit):
         return found
-    matched = _matched(tree, fit)
+    matched = _matched(found, tree, fit)
     if matched is None:
         return found
     size = tree["posterior"].sizes["draw"]
     if not matched.khat < khat_limit(size):
         return _said(found, f"{_fell(matched)}, above its limit; the draws stay as fitted.")
+    if not matched.together < khat_limit(size):
+        return _said(
+            found,
+            f"{_fell(matched)}. Together with the draws as fitted it is {matched.together:.2f}: the moved "
+            "draws leave out what those have seen, and are not used.",
+        )
     draws = Moved(fit.model, fit.guide, fit.data, fit.sites, maps=matched.maps)
     moved = to_datatree(draws, fit.record, size, seed + 1)
     u = moved["unconstrained"]["position"].values[0]
@@ -110,8 +118,10 @@ def rescued(
         f"{found.numbers['khat']:.2f} before)."
     )
     again = assess(moved, fit, reference, around, seed, reason)
-    if again.judgement.verdict is not Verdict.REWEIGHT:
-        return _said(found, f"{_fell(matched)}. The moved draws fail: {again.judgement.reason}")
+    against = "" if again.judgement.verdict is Verdict.REWEIGHT else again.judgement.reason
+    against = against or _contradicted(found, again, moved)
+    if against:
+        return _said(found, f"{_fell(matched)}. The moved draws fail: {against}")
     numbers = found.numbers | {name: again.numbers[name] for name in OF_WEIGHTS}
     said = [
         *found.witnesses,
@@ -122,13 +132,18 @@ def rescued(
 
 
 def _may_be_moved(found: Assessment, tree: xr.DataTree, fit: Fit) -> bool:
-    """Of a density with gradients, where nothing rules the approximation out.
+    """Of a density over positions, with gradients, where nothing rules the approximation out and the
+    weights cannot be used.
 
-    Components that can change places would leave their order on the way.
+    What weights that can be used are blind to, moved draws would hide. Components that can change places
+    would leave their order on the way.
     """
     findings = found.findings
+    told = findings.testimonies.get(importance.NAME)
+    unusable = told is not None and any((*told.against_weighted, *told.weak_weighted))
     return (
-        found.judgement.verdict is Verdict.REJECT
+        unusable
+        and found.judgement.verdict is Verdict.REJECT
         and findings.kind == "density"
         and not findings.discrete
         and not any(t.rules_out for t in findings.testimonies.values())
@@ -136,10 +151,11 @@ def _may_be_moved(found: Assessment, tree: xr.DataTree, fit: Fit) -> bool:
         and "log_q" in tree["sample_stats"].data_vars
         and fit.potential.vectorised
         and exchangeable(fit.model) is None
+        and fit.approximation.over_positions() is not None
     )
 
 
-def _matched(tree: xr.DataTree, fit: Fit) -> Matching | None:
+def _matched(found: Assessment, tree: xr.DataTree, fit: Fit) -> Matching | None:
     """The maps, found from as many draws as are cheap; None where they are too few or none helps."""
     potential = fit.potential
     u = tree["unconstrained"]["position"].values[0]
@@ -153,7 +169,34 @@ def _matched(tree: xr.DataTree, fit: Fit) -> Matching | None:
         u[:size],
         log_ratio[:size],
         density_of(fit.approximation),
+        _towards(found, u),
     )
+
+
+def _towards(found: Assessment, u: np.ndarray) -> Affine | None:
+    """The map to the normal that matches the gradients at the draws u (S, D), by Stein's identities."""
+    heard = found.findings.testimonies.get(stein.NAME)
+    told = heard.detail[0] if heard is not None and heard.detail else None
+    if told is None or told.covariance is None or len(told.mean) != u.shape[1]:
+        return None
+    own = np.atleast_2d(np.cov(u, rowvar=False))
+    return matching.between(u.mean(0), own, told.mean, told.covariance)
+
+
+def _contradicted(found: Assessment, again: Assessment, moved: xr.DataTree) -> str:
+    """What the run from the draws as fitted says against the weighted moved draws; "" where nothing.
+
+    Draws that shrink to a part of the posterior may agree with a run from there: the run from where they
+    came has seen more.
+    """
+    heard = found.findings.testimonies.get(transport.NAME)
+    if heard is None or heard.detail is None or again.weights is None:
+        return ""
+    values = marginals_of(moved).values[:, None]
+    error = transport.of_weighted(values, heard.detail, again.weights[:, None])
+    if not error.bad()[0]:
+        return ""
+    return f"Compared with a short HMC run from the draws as fitted, {error.worst(again.findings.names)}."
 
 
 def _fell(matched: Matching) -> str:

@@ -12,7 +12,8 @@ density of the mixture,
 
 .. math:: r(v) = \tfrac12 q(v) + \tfrac12 q(T^{-1} v) / |\det M|,
 
-which has the tails of both.
+which has the tails of both: w = p / r is at most 2 p / q_T, so that its k-hat is low wherever that of the
+moved draws is, but for mass that they leave out and the draws as they came have seen.
 
 Source: Paananen, Piironen, Bürkner and Vehtari 2021, "Implicitly adaptive importance sampling".
 """
@@ -36,7 +37,9 @@ DRAWS_PER_DIMENSION = 10
 """As many draws for every dimension are needed for a covariance."""
 MOST_COLUMNS = 40
 
-MOMENTS = ("mean", "mean and variances", "mean and covariance")
+MOMENTS = (
+    "mean", "mean and variances", "mean and covariance", "mean and covariance by gradients",
+)  # fmt: skip
 
 Density = Callable[[np.ndarray], np.ndarray]
 """Positions (S, D) on the unconstrained scale to log densities (S,)."""
@@ -79,6 +82,8 @@ class Matching:
         maps: one, or the identity and one (a split). steps: the moments that were matched, in order.
         khat_before, khat: of the draws as they came, and of the moved ones (those that the maps were
             found from: fresh draws have another).
+        together: k-hat of moved draws and draws as they came, half of each: high where the moved ones
+            leave out what the others saw, as those that shrink into a peak do. Infinite without log q.
         rounds: evaluations of log p at all draws.
     """
 
@@ -86,6 +91,7 @@ class Matching:
     steps: tuple[str, ...]
     khat_before: float
     khat: float
+    together: float
     rounds: int
 
     @property
@@ -112,13 +118,19 @@ def log_mixture(maps: Sequence[Affine], log_q: Density, v: np.ndarray) -> np.nda
 
 
 def match(
-    log_p: Density, u: np.ndarray, log_ratio: np.ndarray, log_q: Density | None = None
+    log_p: Density,
+    u: np.ndarray,
+    log_ratio: np.ndarray,
+    log_q: Density | None = None,
+    first: Affine | None = None,
 ) -> Matching | None:
     """Moves draws u (S, D) with log ratios log p - log q (S,) until their weights can be used.
 
     Arguments:
         log_p: log p(x, u) on the unconstrained scale, at fresh positions.
-        log_q: log q(u) at fresh positions; without it draws are not split.
+        log_q: log q(u) at fresh positions; without it draws are neither split nor looked at together.
+        first: a map to the moments that the gradients at the draws point at, tried before any other: in
+            many dimensions one draw may hold all the weight, and weighted moments are then worth nothing.
 
     None where there are no weights to begin with, or no map lowers k-hat.
     """
@@ -131,7 +143,10 @@ def match(
     while not _enough(best) and rounds < MOST_ROUNDS:
         steps_now = _steps(v, best.weights)
         # covariances that can be estimated come first; few weights give but a mean
-        for name, step in steps_now[::-1] if best.khat < ENOUGH else steps_now:
+        steps_now = steps_now[::-1] if best.khat < ENOUGH else steps_now
+        if first is not None and rounds == 1:
+            steps_now = [(MOMENTS[3], first), *steps_now]
+        for name, step in steps_now:
             trial = step.after(whole)
             at = trial(u)
             found_ratio = log_p(at) - known_q + trial.log_det
@@ -144,22 +159,37 @@ def match(
             break
     if not steps:
         return None
-    one = Matching((whole,), steps, before, best.khat, rounds)
-    if log_q is None or (_enough(best) and _worst_moment(ratio, v) < khat_limit(len(u))):
-        return one
+    if log_q is None:
+        return Matching((whole,), steps, before, best.khat, math.inf, rounds)
     maps = (identity(u.shape[1]), whole)
     half = moved(maps, u)
     half_ratio = log_p(half) - log_mixture(maps, log_q, half)
     found = psis(half_ratio)
-    if found is None or _merit(found, half_ratio, half) <= _merit(best, ratio, v):
-        return one
-    return Matching(maps, steps, before, found.khat, rounds + 1)
+    together = math.inf if found is None else found.khat
+    fine = _enough(best) and _worst_moment(ratio, v) < khat_limit(len(u))
+    if fine or found is None or _merit(found, half_ratio, half) <= _merit(best, ratio, v):
+        return Matching((whole,), steps, before, best.khat, together, rounds + 1)
+    return Matching(maps, steps, before, found.khat, together, rounds + 1)
 
 
 def _merit(found: Importance, log_ratio: np.ndarray, v: np.ndarray) -> float:
     """Effective draws of weights that can be used; of others -k-hat: more is better."""
     worst = max(found.khat, _worst_moment(log_ratio, v))
     return found.ess if worst < khat_limit(len(v)) else -worst
+
+
+def between(
+    mean: np.ndarray, covariance: np.ndarray, target: np.ndarray, wanted: np.ndarray
+) -> Affine | None:
+    """The map from a mean (D,) and covariance (D, D) to others, by Cholesky factors; None where it has
+    none, because a covariance is singular.
+    """
+    try:
+        factor, inner = np.linalg.cholesky(wanted), np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        return None
+    matrix = np.linalg.solve(inner.T, factor.T).T
+    return Affine(matrix, target - matrix @ mean)
 
 
 def _enough(found: Importance) -> bool:
@@ -185,10 +215,7 @@ def _steps(v: np.ndarray, weights: np.ndarray) -> list[tuple[str, Affine]]:
     if size >= DRAWS_PER_DIMENSION * dimension and dimension > 1:
         own = (v - mean).T @ (v - mean) / size
         theirs = (weights[:, None] * (v - target)).T @ (v - target)
-        try:
-            factor, inner = np.linalg.cholesky(theirs), np.linalg.cholesky(own)
-        except np.linalg.LinAlgError:  # few draws carry the weights
-            return steps
-        matrix = np.linalg.solve(inner.T, factor.T).T
-        steps.append((MOMENTS[2], Affine(matrix, target - matrix @ mean)))
+        whole = between(mean, own, target, theirs)
+        if whole is not None:  # else few draws carry the weights
+            steps.append((MOMENTS[2], whole))
     return steps

@@ -65,7 +65,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     weights = weights_of(heard)
     weighted = None
     if weights is not None:
-        weighted = _of_weighted(subject.values, moved, weights).widened(subject.tails)
+        weighted = of_weighted(subject.values, moved, weights).widened(subject.tails)
     names = subject.names
     mixed = f"mixed for {int(moved.able.sum())} of {moved.able.size} marginals"
     return Testimony(
@@ -117,7 +117,7 @@ def _metric(position: np.ndarray, found: list[stein.Stein | None] | None) -> np.
     return own
 
 
-def _of_weighted(values: np.ndarray, moved: Transport, weights: np.ndarray) -> Estimate:
+def of_weighted(values: np.ndarray, moved: Transport, weights: np.ndarray) -> Estimate:
     """Errors of the weighted draws against the moments after the run, (n, M)."""
     pairs = [weighted_moments(values[:, i], w) for i, w in enumerate(weights.T)]
     mean, sd = (np.stack(one) for one in zip(*pairs, strict=True))
