@@ -378,7 +378,7 @@ def test_weighted_draws_against_the_moments_after_the_run() -> None:
     """Their error is 1 / sqrt of the effective draws, beside that of the run."""
     values = np.array([[[1.0, 5.0]], [[4.0, 5.0]], [[9.0, 5.0]]])
     weights = np.array([[0.5], [0.5], [0.0]])
-    found = room._of_weighted(values, MOVED, weights)
+    found = room.of_weighted(values, MOVED, weights)
     np.testing.assert_allclose(found.shift, [[0.75, 0.75]])  # (2.5 - 1) / 2, (5 - 2) / 4
     np.testing.assert_allclose(found.log_ratio, [[math.log(0.75), math.log(1e-300 / 4)]])
     np.testing.assert_allclose(found.shift_se, np.sqrt(np.square([[0.03, 0.04]]) + 0.5))
