@@ -10,12 +10,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 
 import guidebook as gb
 from guidebook.diagnostics import rescue
 from guidebook.diagnostics.assess import assess
 from guidebook.diagnostics.judging.assessment import Assessment
-from guidebook.diagnostics.judging.findings import Judgement, Verdict
+from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
+from guidebook.diagnostics.numerics.drift import Transport
+from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.inference.fits.opening import opened
 from guidebook.inference.fits.status import Status
@@ -123,10 +126,33 @@ def test_only_rejects_of_fits_are_tried(factorised: gb.Fit) -> None:
     for verdict in (Verdict.TRUST, Verdict.REWEIGHT):
         usable = replace(found, judgement=Judgement(verdict, "", ""))
         assert rescue.rescued(usable, tree, factorised) is usable
+    weights = replace(
+        found.findings.testimonies["Importance weights"], against_weighted=[""], weak_weighted=[""]
+    )
+    told = dict(found.findings.testimonies) | {"Importance weights": weights}
+    blind = replace(found, findings=replace(found.findings, testimonies=told))
+    assert rescue.rescued(blind, tree, factorised) is blind
     ruled_out = replace(found.findings.testimonies["Modes"], rules_out="A mode is missing.")
     findings = replace(found.findings, testimonies={"Modes": ruled_out})
     hopeless = replace(found, findings=findings)
     assert rescue.rescued(hopeless, tree, factorised) is hopeless
+
+
+@pytest.mark.parametrize(("sd", "said"), [(1.0, ""), (0.5, "x is too narrow (sd ratio 0.5")])
+def test_moved_draws_agree_with_the_run_from_the_draws_as_fitted(sd: float, said: str) -> None:
+    """That run says mean 0 and standard deviation 1; 2,000 moved draws of both widths."""
+    one = np.ones((1, 1))
+    ran = Transport(0 * one, one, 0 * one, 0.01 * one, one, 0.01 * one, one > 0, np.ones(1))
+    x = np.random.default_rng(0).normal(0, sd, (1, 2000))
+    moved = xr.DataTree.from_dict({"/posterior": xr.Dataset({"x": (("chain", "draw"), x)})})
+    weights = np.full(2000, 1 / 2000)
+    findings = Findings(names=["x"], testimonies={"HMC check": Testimony("HMC check", detail=ran)})
+    judgement = Judgement(Verdict.REJECT, "", "")
+    given = Assessment(judgement, {}, "svi", 1.0, weights, {}, [], findings)
+    found = rescue._contradicted(given, given, moved)
+    assert (said in found) if said else found == ""
+    nothing = replace(given, findings=Findings(names=["x"]))
+    assert rescue._contradicted(nothing, given, moved) == ""
 
 
 def test_a_missing_mode_stays_rejected() -> None:
