@@ -54,8 +54,9 @@ def calibrate(
     An amortised guide (gb.guides.AmortizedNormal, ...) is taken as it is, trained: rows are simulated from
     the model, and the truth of each is ranked among the draws of its q(z | x). `replications` are rows.
 
-    With `gb.svi`, and no other option than `steps`, all data sets are fitted in one recorded step. Other
-    engines are called once for each. Ctrl-C keeps the data sets that are done.
+    With `gb.svi`, and no other option than `steps`, all data sets are fitted in one recorded step, with as
+    many steps as `svi` plans where none are given; fits that still move then are counted, and ranked as they
+    are. Other engines are called once for each. Ctrl-C keeps the data sets that are done.
 
     Arguments:
         model: any Pyro model without parameters of its own, observed arguments None by default.

@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -93,13 +93,15 @@ def _fits(
     yield from _one_by_one(study, engine, options, seed, bar)
 
 
-def _together(study: Study, seed: int, bar: Steps, steps: int | None = None) -> Iterator[Found]:
-    """All fits by svi's step, recorded once.
+def _together(
+    study: Study, seed: int, bar: Steps, steps: int | Literal["auto"] = "auto"
+) -> Iterator[Found]:
+    """All fits by svi's step, recorded once; "auto": each takes the steps that svi plans, and no more.
 
     Raises:
         CannotRecord: before the first fit ends.
     """
-    if steps is not None:
+    if steps != "auto":
         check_whole(steps=(steps, 1))
     problems: list[Problem] = []
     source = admitted(study.model, study.data(0), batch_size=None, size=None)
@@ -114,7 +116,7 @@ def _together(study: Study, seed: int, bar: Steps, steps: int | None = None) -> 
         if run.dtype is not study.potential.dtype:
             raise CannotRecord("the model works in another precision than its data")
         torch.manual_seed(seed)
-        steps = defaults_of(problem.guide).steps if steps is None else steps
+        steps = defaults_of(problem.guide).steps if steps == "auto" else steps
         replicas = fit_replicas(problem, study.potential, study.datasets, steps, bar)
     for row, one in enumerate(replicas):
         q = Approximation(problem.model, one.guide, study.data(row), problem.sites)

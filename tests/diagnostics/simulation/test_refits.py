@@ -12,6 +12,7 @@ from torch import Tensor
 import guidebook as gb
 from guidebook.diagnostics.simulation import refits
 from guidebook.diagnostics.simulation.study import from_posterior, from_prior, thinned
+from guidebook.errors import SettingError
 from guidebook.inference.fits.running import counted
 
 
@@ -64,3 +65,18 @@ def test_draws_are_thinned_evenly_over_chains() -> None:
     u = torch.arange(12.0).reshape(2, 6, 1)
     assert thinned(u, 4)[:, 0].tolist() == [0.0, 4.0, 7.0, 11.0]
     assert thinned(u, 20)[:, 0].tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("steps", [0, 1.5])
+def test_steps_out_of_range(steps: Any, model: Any, data: Any) -> None:
+    with pytest.raises(SettingError, match=f"steps={steps}"):
+        gb.calibrate(model, gb.guides.mean_field(model), data, replications=20, steps=steps)
+
+
+def test_auto_is_what_svi_plans(model: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+    monkeypatch.setattr(refits, "fit_replicas", lambda *given: planned.append(given[3]) or [])
+    study = from_prior(model, gb.guides.flow(model), data, 20, 0)
+    for steps in ("auto", 7):
+        list(refits._together(study, 0, None, steps))
+    assert planned == [gb.guides.flow(model).defaults.steps, 7]
