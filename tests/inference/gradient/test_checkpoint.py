@@ -19,9 +19,11 @@ from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.guides.autoguides.defaults import Defaults
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient import run as loop
+from guidebook.inference.gradient import step as steps
 from guidebook.models.decoders.latent import LinearVAE
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
+from guidebook.programs.graphs.interpreted import interpreted
 
 STEPS = 150
 
@@ -106,6 +108,30 @@ def test_interrupted_and_continued_is_uninterrupted(case, count, tmp_path, monke
     assert continued.status is whole.status
     for left, right in zip(continued.guide.parameters(), whole.guide.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_a_step_is_compiled_when_as_many_were_taken_as_pay_and_not_before(tmp_path, monkeypatch):
+    """Where 100 calls pay: after the first block that ends beyond them; and again when continued."""
+    calls = []
+
+    def compiled(graph, example):
+        calls.append(graph)
+        return interpreted(graph)
+
+    monkeypatch.setattr(steps, "worth_compiling", lambda graph, count, device: count >= 100)
+    monkeypatch.setattr(steps, "compile_graph", compiled)
+    case, path = CASES["steps='auto', rows held out"], tmp_path / "fit.checkpoint"
+    whole = case(compile="auto")
+    assert whole.notes["compiled"] and len(calls) == 1
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 90)
+        assert not case(compile="auto", checkpoint=path).notes["compiled"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, len(whole.history) - 5)
+        assert case(compile="auto", checkpoint=path).notes["compiled"]
+    continued = case(compile="auto", checkpoint=path)
+    assert continued.notes["compiled"] and len(calls) == 3
+    np.testing.assert_array_equal(continued.history, whole.history)
 
 
 def test_interrupted_twice(tmp_path, monkeypatch):
