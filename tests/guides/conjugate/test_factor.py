@@ -333,7 +333,12 @@ def test_more_columns_than_rows_and_the_limit_of_what_has_a_maximum():
     more = x * torch.tensor([1, 2**0.5]).double()
     assert FactorPosterior(LinearVAE(2, 1)).start({"x": more}, 0)["weight"].shape == (2, 1)
     small = 0.7**0.5  # two directions of 0.7 * 10^-12 each are more than 10^-12 together
-    rows = [[1e6, small, small], [1e6, -small, -small], [-1e6, small, -small], [-1e6, -small, small]]
+    rows = [
+        [1e6, small, small],
+        [1e6, -small, -small],
+        [-1e6, small, -small],
+        [-1e6, -small, small],
+    ]
     three = torch.tensor(rows, dtype=torch.float64)
     assert FactorPosterior(LinearVAE(3, 1)).start({"x": three}, 0)["weight"].shape == (3, 1)
 
