@@ -156,7 +156,7 @@ def _log_t(mode: Mode, u: np.ndarray) -> np.ndarray:
 def _joined(potential: Potential, modes: Sequence[Mode]) -> list[list[Mode]]:
     """The modes in groups without a valley between them, the heaviest first in each."""
     groups: list[list[Mode]] = []
-    for mode in sorted(modes, key=lambda m: -m.log_mass):
+    for mode in modes:
         apart = partial(_valley_between, potential, mode)
         rest, linked = [], [mode]
         for group in groups:

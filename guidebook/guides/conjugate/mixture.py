@@ -253,11 +253,9 @@ class MixtureMeanField(nn.Module):
     def sweep(self, state: Natural, data: Mapping[str, Any], generator: torch.Generator) -> Natural:
         """Assignments given globals, then globals given assignments."""
         features = self._features(data["x"])
-        point = {"components": self._point_statistics(state)}
+        matrix, offset = self._scores(self._point_statistics(state))
         if "weights" in state:
-            point["weights"] = state["weights"].log()
-        matrix, offset = self._scores(point["components"])
-        offset = offset + point.get("weights", offset.new_tensor(-math.log(self.model.K)))
+            offset = offset + state["weights"].log()
         share = (features @ matrix + offset.unsqueeze(-2)).softmax(-1)
         z = torch.multinomial(share.flatten(0, 1), 1, generator=generator).view(share.shape[:-1])
         return self._given_assignments(z, features)

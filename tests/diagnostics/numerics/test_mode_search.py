@@ -202,9 +202,14 @@ def test_lines_are_left_out_where_they_are_dear() -> None:
     for cost, vectorised, asked in ((20_703_933, True, 0), (20_703_934, True, 0), (1, False, 0)):
         density = OnLines()
         density.cost, density.vectorised = cost, vectorised
-        room.line_starts(density, u, 0)  # type: ignore[arg-type]
+        found = room.line_starts(density, u, 0)  # type: ignore[arg-type]
         limit = 1e10 / cost < 3 * 161
         assert (density.asked == asked) is (limit or not vectorised)
+        assert density.asked or found.shape == (0, 3)
+    just: Any = OnLines()
+    just.cost = 1e10 / 483  # three lines of 161 points cost exactly as much as they may
+    room.line_starts(just, u, 0)
+    assert just.asked == 3 * (161 + 80)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +265,19 @@ def test_the_twelve_highest_bumps_are_starts_the_highest_first() -> None:
     # the maxima of the six half lines that are nearest, one wave away, and the next ones
     away = np.abs(found - u.mean(0)).max(1)
     assert (away[:6] < 2.5 * np.pi).all() and (away < 4.5 * np.pi).all()
+
+
+def test_bumps_of_equal_height_are_both_starts() -> None:
+    """The same line along every coordinate: each bump has its like on the others."""
+
+    class Alike(Waves):
+        def prior_positions(self, count: int, seed: int) -> np.ndarray:
+            return np.linspace(-1, 1, count)[:, None] * np.ones(3)
+
+    u = np.array([[0.2] * 3, [-0.2] * 3])
+    found = room.line_starts(Alike(), u, 0)  # type: ignore[arg-type]
+    along = np.abs(found).argmax(1)
+    assert len(along) >= 6 and (np.bincount(along) == len(along) / 3).all()
 
 
 def test_a_plateau_is_one_bump_and_half_a_nat_is_no_dip() -> None:

@@ -222,6 +222,7 @@ def test_a_constant_times_data_from_outside_is_known():
 
 def test_an_operation_without_a_dtype_is_given_none():
     library = torch.library.Library("guidebook_tests", "DEF")
-    library.define("three() -> Tensor")
-    library.impl("three", lambda: torch.full((), 3.0), "CompositeExplicitAutograd")
-    assert torch.equal(taped(lambda x: x + torch.ops.guidebook_tests.three(), X)(X), X + 3)
+    library.define("scalar(float x) -> Tensor")
+    library.impl("scalar", lambda x: torch.full((), x), "CompositeExplicitAutograd")
+    graph = taped(lambda x: x + torch.ops.guidebook_tests.scalar(3.0), X)
+    assert torch.equal(graph(X), X + 3)
