@@ -9,6 +9,9 @@ and a marginal's mean m_k and variance v_k in each,
 
 the same of q with a_k, and the two are compared as those of any other witness. A far mode of 0.6 % of
 the mass may double a standard deviation; a near one of 5 % may not matter.
+
+A peak above a wide shelf is one mode with two scales: what the shelf holds beyond all draws is integrated
+along straight lines out of them (`numerics.shells`).
 """
 
 from __future__ import annotations
@@ -20,12 +23,19 @@ import numpy as np
 import torch
 
 from guidebook.diagnostics.numerics.basins import Basins
-from guidebook.diagnostics.numerics.modes import reached
+from guidebook.diagnostics.numerics.modes import log_density, reached
 from guidebook.diagnostics.numerics.psis import khat_limit
+from guidebook.diagnostics.numerics.shells import shells
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.diagnostics.witnesses.subject import Subject, Whole
-from guidebook.diagnostics.witnesses.testimony import ERRORS, Estimate, Testimony, where
+from guidebook.diagnostics.witnesses.testimony import (
+    ERRORS,
+    SD_HIGH,
+    Estimate,
+    Testimony,
+    where,
+)
 from guidebook.programs.gaussian import Start, elbo
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.potential import Potential
@@ -48,6 +58,10 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     basins = subject.modes
     if basins is None or subject.position is None or subject.potential is None:
         return Testimony(NAME, absent=subject.lacks.get("modes", ""))
+    beyond = _beyond(subject, heard)
+    if beyond:
+        words, against = (beyond,), [beyond]
+        return Testimony(NAME, words=words, against=against, against_weighted=against, remedy=WIDER)
     if not len(basins):
         return Testimony(NAME, words=("No maximum of the density was found from any start.",))
     if len(basins) == 1:
@@ -108,6 +122,34 @@ def _listed(subject: Subject, basins: Basins) -> float:
     every = [mode for group in basins.modes for mode in group]
     chosen = np.linspace(0, subject.draws - 1, CLIMBS).round().astype(int)
     return reached(subject.potential, every, subject.position[chosen, 0])
+
+
+UNDER = 1.0
+"""Nats by which the integral along lines may be below a lower bound of the evidence and still be used."""
+WIDER = (
+    "A peak above a wide shelf often comes of a scale near zero: give the scale a prior away from zero, or "
+    "reparameterise (the non-centred model); else use gb.pathfinder, or nuts from scattered starts."
+)
+
+
+def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> str:
+    """What lies beyond all draws where that makes standard deviations wrong (`numerics.shells`); else ""."""
+    assert subject.potential is not None and subject.position is not None
+    potential = subject.potential
+    if not potential.vectorised:
+        return ""
+    found = shells(lambda u: log_density(potential, u), subject.position[:, 0], subject.seed)
+    if found is None:
+        return ""
+    least = _lower_bound(subject, heard) - log_labellings(potential.model)
+    error = ERRORS * found.log_ratio_se * float(subject.tails.max())
+    if found.log_mass < least - UNDER or -found.log_ratio - error <= math.log(SD_HIGH):
+        return ""
+    return (
+        f"The posterior has mass beyond all draws: of the density integrated along straight lines out of "
+        f"them {_percent(found.beyond)} lies beyond the farthest draw, and without it standard deviations "
+        f"are too small by a factor of about {math.exp(-found.log_ratio):.3g}."
+    )
 
 
 # masses and moments --------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+r"""Mass beyond all draws: the density integrated along straight lines out of them.
+
+A density may have one mode and two scales: a peak that q fits, and a shelf below it that is far wider and
+holds as much. There is no second mode to be found, the weights at the draws are even, and short chains stay
+in the peak. With m the mean and L L' the covariance of the draws, v_k random directions of length 1 in D
+dimensions and S_D the surface of the unit sphere,
+
+.. math:: \log p(x, u) \text{ at } u = m + r L v_k, \qquad
+    Z = |L|\, S_D\, \mathrm{mean}_k \int p(x, m + r L v_k)\, r^{D} \, d \log r,
+
+and the same integral of r^2 / D gives the second moment in units of the draws'. What lies at radii
+beyond every draw is what the draws miss, with or without weights; its effect on standard deviations is
+
+.. math:: \tfrac12 \log \frac{M_2(r \le R)}{M_2}, \qquad
+    M_2 = \int r^2 p \Big/ \int p,
+
+with an error from the spread over directions. Where directions differ so much that few of them hold the
+mass, the integral up to R does not give the evidence that the draws themselves bound from below, and
+nothing is said. A shelf along few of many directions is seen by no line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import gammaln
+
+DIRECTIONS, RADII = 32, 160
+"""Pairs of opposite directions, and radii along each: some ten thousand densities."""
+NEAREST, FARTHEST = 0.02, 1e4
+"""Of the radii, in units of the draws' covariance; the first times sqrt D."""
+MARGIN = 1.05
+"""Times the largest radius of a draw: what is beyond it is beyond all draws."""
+
+
+class Shells(NamedTuple):
+    """Along the lines: log of the integral up to the farthest draw, `log_mass`; the share of the mass
+    beyond it, `beyond`; the log of the factor by which standard deviations are too small without that
+    mass, `log_ratio`, at most 0, and its standard error.
+    """
+
+    log_mass: float
+    beyond: float
+    log_ratio: float
+    log_ratio_se: float
+
+
+def shells(
+    log_p: Callable[[np.ndarray], np.ndarray], u: np.ndarray, seed: int = 0
+) -> Shells | None:
+    """The density integrated along lines through draws u (S, D); None where it cannot be.
+
+    `log_p`: log p(x, u) at positions (n, D), on the unconstrained scale.
+    """
+    D = u.shape[1]
+    mean, covariance = u.mean(0), np.atleast_2d(np.cov(u, rowvar=False))
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        return None
+    white = np.linalg.solve(factor, (u - mean).T)
+    farthest = MARGIN * float(np.sqrt(np.square(white).sum(0).max()))
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((DIRECTIONS, D))
+    half /= np.linalg.norm(half, axis=1, keepdims=True)
+    radii = np.exp(np.linspace(math.log(NEAREST * math.sqrt(D)), math.log(FARTHEST), RADII))
+    places = mean + radii[:, None, None] * (np.concatenate([half, -half]) @ factor.T)
+    value = log_p(places.reshape(-1, D)).reshape(RADII, 2, DIRECTIONS)
+    value = np.where(np.isnan(value), -math.inf, value)
+    log_w = np.logaddexp(value[:, 0], value[:, 1]) + D * np.log(radii)[:, None]
+    top = log_w.max()
+    if not math.isfinite(top):
+        return None
+    w = np.exp(log_w - top)  # (radii, pairs of directions)
+    inside = radii <= farthest
+    square = np.square(radii)[:, None]
+    parts = [w[inside].sum(0), w.sum(0), (square * w)[inside].sum(0), (square * w).sum(0)]
+    found = _log_ratio(np.stack(parts))
+    constant = (
+        top + math.log(math.log(radii[1] / radii[0]) / (2 * DIRECTIONS))
+        + math.log(2) + 0.5 * D * math.log(math.pi) - gammaln(0.5 * D)
+        + float(np.log(np.diagonal(factor)).sum())
+    )  # fmt: skip
+    near, total = parts[0].sum(), parts[1].sum()
+    return Shells(constant + math.log(max(near, 1e-300)), float(1 - near / total), *found)
+
+
+def _log_ratio(parts: np.ndarray) -> tuple[float, float]:
+    """log of sd inside over sd, from sums (4, K) of mass and second moment inside and in all; jackknife."""
+
+    def ratio(sums: np.ndarray) -> np.ndarray:
+        near, total, near2, total2 = np.maximum(sums, 1e-300)
+        value: np.ndarray = 0.5 * (np.log(near2 / near) - np.log(total2 / total))
+        return value
+
+    whole = parts.sum(1)
+    K = parts.shape[1]
+    without = ratio(whole[:, None] - parts)
+    error = math.sqrt((K - 1) * float(np.var(without)))
+    return float(ratio(whole)), error
