@@ -37,6 +37,11 @@ class Importance:
     def usable(self) -> bool:
         return self.khat < khat_limit(len(self.weights))
 
+    @property
+    def undecided(self) -> bool:
+        """k-hat lies within its standard error of the limit: on which side of it is not known."""
+        return abs(self.khat - khat_limit(len(self.weights))) < self.khat_se
+
 
 def khat_limit(draws: int) -> float:
     """min(1 - 1 / log10 S, 0.7)."""
