@@ -54,12 +54,12 @@ def heavy(scale: float, shift: float) -> Comparison:
     factors = np.array([1.0, 2.1])[:, None, None]
     target = Mixture(np.array([0.9, 0.1]), np.zeros((2, 1)), factors)
     normal = Mixture(np.ones(1), np.full((1, 1), shift), np.full((1, 1, 1), scale))
-    return compare({"q": planted(target, normal)})
+    return compare({"q": planted(target, normal)}, seed=4)
 
 
 def test_weighted_draws_that_are_right_are_offered_near_the_limit() -> None:
     """k-hat above its limit by less than its error, and weighted draws within bounds in closed form."""
-    found = heavy(1.03, 0.2)
+    found = heavy(1.0, 0.2)
     row = found.table.loc["q"]
     assert LIMIT < row["khat"] < LIMIT + row["khat_se"]
     assert found.verdicts["q"] is Verdict.REWEIGHT, row["reason"]
