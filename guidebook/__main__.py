@@ -291,7 +291,6 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="the pairs: model, guides, reference and source")
     listing.set_defaults(command=list_pairs)
-
     reporting = commands.add_parser(
         "report", help="fit all guides of a pair, compare them, write the page"
     )
@@ -323,10 +322,8 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--seed", type=_seed, default=0, metavar="N")
     comparing.set_defaults(command=compare)
 
-    testing = commands.add_parser(
-        "selftest", help="a minute: does this installation still see planted failures?"
-    )
-    testing.set_defaults(command=selftest)
+    tested = commands.add_parser("selftest", help="does it still see planted failures? A minute")
+    tested.set_defaults(command=selftest)
     return parser
 
 

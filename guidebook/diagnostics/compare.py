@@ -38,7 +38,7 @@ from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.rescue import rescued
 from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.diagnostics.witnesses.subject import Effort
-from guidebook.errors import DataError, GuidebookError, NameNotFound, SettingError, nearest
+from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import number_of_rows
 from guidebook.programs.owned import Owned
@@ -189,8 +189,6 @@ def compared(
     effort: Effort = "full",
 ) -> Compared:
     """What `guidebook.compare` documents, as a value."""
-    if effort not in STARTS:
-        raise SettingError(f"effort={effort!r}: give 'quick' or 'full'.")
     given = named(fits, reference)
     calibrations = of_these(calibration, given)
     name_of_reference = _name_of(reference)

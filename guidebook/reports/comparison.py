@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from guidebook.diagnostics.compare import Compared, compared
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.witnesses.subject import Effort
+from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.reports.elements.section import Section
 from guidebook.reports.page import fragment, to_html
@@ -88,6 +89,8 @@ def compare(
         NameNotFound: a reference or a calibration whose name is not among the fits.
         SettingError: an `effort` of another name.
     """
+    if effort not in ("quick", "full"):
+        raise SettingError(f"effort={effort!r}: give 'quick' or 'full'.")
     with alone():  # ArviZ, too, changes the warning filters of the process
         found = compared(fits, reference, seed, labels, held_out, calibration, effort)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})
