@@ -35,9 +35,8 @@ from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 NAME = "HMC check"
 CHAINS, LEAST_CHAINS = 8192, 512
 """Of one posterior; of many, an eighth."""
-FIRST, QUICK = 2048, 2048
-"""Chains of one posterior that run first, the others only where these leave it open; and the most where
-little time is to be taken."""
+FIRST = 2048
+"""Chains of one posterior that run first, the others only where these leave it open."""
 TRANSITIONS = 12
 ACCEPTANCE = 0.8
 TUNING_CHAINS = 256
@@ -56,7 +55,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         covariance = _metric(subject.position, found.detail if found else None)
         moved = transport(
             subject.density,
-            subject.position if subject.effort == "full" else subject.position[:QUICK],
+            subject.position,
             covariance,
             subject.seed,
             _between(subject, heard),
