@@ -82,8 +82,8 @@ def assess(
 
 
 QUICK = (
-    "Left out for time (effort='quick'): draws and chains of the HMC check beyond 4,000, three of four starts "
-    "of the search for modes, moment matching, the ELBO in three forms."
+    "Left out for time (effort='quick'): draws and chains of the HMC check beyond 4,000, three of four "
+    "starts of the search for modes, moment matching, the ELBO in three forms."
 )
 
 
