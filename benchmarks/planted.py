@@ -25,50 +25,21 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import torch
 from scipy.stats import beta
 
 import guidebook as gb
 from benchmarks.timing import machine
 from guidebook.diagnostics.numerics.psis import psis, weighted_moments
-from guidebook.guides.autoguides.mixture import NormalMixture
-from guidebook.inference.fits.opening import opened
-from guidebook.inference.fits.status import Status
+from guidebook.selftest import Mixture, planted
 
 OUTPUT = Path(__file__).resolve().parent / "PLANTED.md"
 DRAWS = 20_000
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Shares (K,), means (K, D) and lower triangular factors (K, D, D)."""
-
-    shares: np.ndarray
-    means: np.ndarray
-    factors: np.ndarray
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (D,)."""
-        mean = self.shares @ self.means
-        variances = np.square(self.factors).sum(-1) + np.square(self.means - mean)
-        return mean, np.sqrt(self.shares @ variances)
-
-
-def model(log_shares: torch.Tensor, means: torch.Tensor, factors: torch.Tensor) -> None:
-    """u with the density of a mixture of normals; its prior is N(0, 10^2), taken out again."""
-    size = means.shape[1]
-    prior = dist.Normal(means.new_zeros(size), 10.0).to_event(1)
-    u = pyro.sample("u", prior)
-    normals = torch.distributions.MultivariateNormal(means, scale_tril=factors, validate_args=False)
-    density = (normals.log_prob(u.unsqueeze(-2)) + log_shares).logsumexp(-1)
-    pyro.factor("density", density - prior.log_prob(u))
 
 
 def targets() -> Iterator[tuple[str, Mixture]]:
@@ -127,15 +98,6 @@ def approximations(p: Mixture) -> dict[str, Mixture]:
     return found
 
 
-def fit_of(q: Mixture, data: dict[str, np.ndarray]) -> gb.Fit:
-    """A fit whose approximation is this mixture."""
-    guide = NormalMixture(model, len(q.shares))
-    with opened("planted", model, guide, data, seed=0, device=None) as run:
-        run.guide.place(*map(torch.as_tensor, (np.log(q.shares), q.means, q.factors)))
-    fit: gb.Fit = run.fit(Status.CONVERGED, sites=run.guide.sites)
-    return fit
-
-
 def good(mean: np.ndarray, sd: np.ndarray, p: Mixture) -> bool:
     of_p, sd_p = p.moments()
     return bool((np.abs(mean - of_p) / sd_p < 0.1).all() and (np.abs(sd / sd_p - 1) < 0.2).all())
@@ -143,9 +105,8 @@ def good(mean: np.ndarray, sd: np.ndarray, p: Mixture) -> bool:
 
 def judged(p: Mixture) -> list[dict[str, Any]]:
     """Every approximation of a target: its verdict, and what is true."""
-    data = {"log_shares": np.log(p.shares), "means": p.means, "factors": p.factors}
     mixtures = approximations(p)
-    fits = {name: fit_of(q, data) for name, q in mixtures.items()}
+    fits = {name: planted(p, q) for name, q in mixtures.items()}
     rows = []
     for name, q in mixtures.items():
         found = gb.compare({name: fits[name]})  # alone: what another fit visits must not help

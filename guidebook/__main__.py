@@ -1,12 +1,14 @@
-"""The command line: list the shelf, report a pair, fit one guide, compare files of draws.
+"""The command line: list the shelf, report a pair, fit one guide, compare files of draws, test itself.
 
     guidebook list
     guidebook report eight-schools --out reports/
     guidebook fit eight-schools --guide flow --out flow.nc
     guidebook compare a.nc b.nc --reference nuts.nc --out reports/
+    guidebook selftest
 
-Exit codes: 0 done, 2 bad input (one line on standard error says the cause and the remedy), 130
-interrupted. Heavy modules are imported when a command needs them, so that `--help` answers at once.
+Exit codes: 0 done, 1 the self-test found verdicts wrong, 2 bad input (one line on standard error says
+the cause and the remedy), 130 interrupted. Heavy modules are imported when a command needs them, so
+that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ DRAWS_OF_ROWS = 200  # where every row of the data has latents of its own: files
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = options.command
+    command: Callable[[argparse.Namespace], int | None] = options.command
     try:
-        command(options)
+        return command(options) or 0
     except GuidebookError as error:
         print(f"guidebook: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -49,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `guidebook list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
 
 
 # ---------------------------------------------------------------------------------------- commands
@@ -189,6 +190,13 @@ def compare(options: argparse.Namespace) -> None:
         print(f"\n{page}")
 
 
+def selftest(options: argparse.Namespace) -> int:
+    """Judge planted failures and their sound twins; the exit code says whether all were judged rightly."""
+    from guidebook.selftest import selftest as judge_planted
+
+    return 0 if judge_planted() else 1
+
+
 # ---------------------------------------------------------------------------------------- settings
 
 
@@ -283,7 +291,6 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="the pairs: model, guides, reference and source")
     listing.set_defaults(command=list_pairs)
-
     reporting = commands.add_parser(
         "report", help="fit all guides of a pair, compare them, write the page"
     )
@@ -314,6 +321,9 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--out", type=Path, metavar="DIR", help="write the page and table here")
     comparing.add_argument("--seed", type=_seed, default=0, metavar="N")
     comparing.set_defaults(command=compare)
+
+    tested = commands.add_parser("selftest", help="does it still see planted failures? A minute")
+    tested.set_defaults(command=selftest)
     return parser
 
 

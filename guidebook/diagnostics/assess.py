@@ -11,13 +11,16 @@ import numpy as np
 from guidebook.diagnostics.judging.assessment import Assessment, findings_of, numbers_of
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.numerics import modes as modes_search
 from guidebook.diagnostics.numerics.basins import Basins
 from guidebook.diagnostics.numerics.calibration import Calibration
+from guidebook.diagnostics.numerics.modes import STARTS
 from guidebook.diagnostics.numerics.psis import tail_inflation
-from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.witnesses import importance, transport
 from guidebook.diagnostics.witnesses.chains import chains_of
 from guidebook.diagnostics.witnesses.hearing import heard_on
 from guidebook.diagnostics.witnesses.subject import (
+    Effort,
     Reference,
     Subject,
     Whole,
@@ -39,6 +42,7 @@ def assess(
     seed: int = 0,
     fitted: str = "",
     calibration: Calibration | None = None,
+    effort: Effort = "full",
 ) -> Assessment:
     """The verdict on draws, from every diagnostic that they and the fit allow.
 
@@ -50,8 +54,9 @@ def assess(
         modes: the basins of the fit's density, where modes were searched for.
         fitted: of draws that were moved after the fit, what speaks against those as fitted.
         calibration: of the engine and guide that made the fit, where it was computed.
+        effort: how much time the witnesses may take.
     """
-    subject = subject_of(tree, fit, reference, modes, seed)
+    subject = subject_of(tree, fit, reference, modes, seed, effort)
     if calibration is not None:
         subject = replace(subject, calibration=calibration)
     heard = heard_on(subject)
@@ -71,9 +76,33 @@ def assess(
         float(attribute(tree, "seconds") or (fit.seconds if fit else math.nan)),
         weights,
         sites,
-        findings.sentences(),
+        findings.sentences() + _left_out(subject),
         findings,
     )
+
+
+QUICK = (
+    "Left out for time (effort='quick'): draws and chains of the HMC check beyond 4,000, three of four "
+    "starts of the search for modes, moment matching, the ELBO in three forms."
+)
+
+
+def _left_out(subject: Subject) -> list[str]:
+    """What the witnesses did less of than they would have with more time."""
+    if subject.effort == "quick":
+        return [QUICK]
+    if subject.density is None or subject.potential is None:
+        return []
+    chains, starts = transport.affordable(subject.density, 1), STARTS["full"]
+    made = modes_search.affordable(subject.potential, starts)
+    said = []
+    if chains < transport.CHAINS:
+        said.append(
+            f"{transport.CHAINS - chains:,} of {transport.CHAINS:,} chains of the HMC check"
+        )
+    if made < starts:
+        said.append(f"{starts - made} of {starts} starts of the search for modes")
+    return [f"Left out for time: {' and '.join(said)}."] if said else []
 
 
 def refused(fit: Fit, reason: str) -> Assessment:
@@ -98,6 +127,7 @@ def subject_of(
     reference: Reference | None = None,
     modes: Basins | None = None,
     seed: int = 0,
+    effort: Effort = "full",
 ) -> Subject:
     """Draws of one posterior, from the groups of a tree and, where it is there, the fit."""
     marginals = marginals_of(tree)
@@ -128,6 +158,7 @@ def subject_of(
         modes=modes,
         tails=tail_inflation(marginals.values)[None] if smooth else np.ones((1, 1)),
         seed=seed,
+        effort=effort,
         lacks=_lacks(marginals.discrete, known, potential is not None, no_ratio),
     )
 

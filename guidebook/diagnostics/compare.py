@@ -33,9 +33,11 @@ from guidebook.diagnostics.model_kinds.energy import EnergyNumbers, energy_numbe
 from guidebook.diagnostics.model_kinds.mixtures import MixtureNumbers, mixture_numbers
 from guidebook.diagnostics.numerics.basins import Basins, search
 from guidebook.diagnostics.numerics.calibration import Calibration
+from guidebook.diagnostics.numerics.modes import STARTS
 from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.rescue import rescued
 from guidebook.diagnostics.structure import Structure, structure_of
+from guidebook.diagnostics.witnesses.subject import Effort
 from guidebook.errors import DataError, GuidebookError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import number_of_rows
@@ -184,6 +186,7 @@ def compared(
     labels: Any = None,
     held_out: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Calibration] | None = None,
+    effort: Effort = "full",
 ) -> Compared:
     """What `guidebook.compare` documents, as a value."""
     given = named(fits, reference)
@@ -191,11 +194,11 @@ def compared(
     name_of_reference = _name_of(reference)
     amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
     plain = {n: f for n, f in given.items() if n not in amortized}
-    trees, unsound = _sound(plain, name_of_reference, seed, alone=len(given) == 1)
+    trees, unsound = _sound(plain, name_of_reference, seed, len(given) == 1, effort)
     plain = {n: plain[n] for n in trees}
     same_parameters(trees)
-    rows = _assessed(trees, plain, name_of_reference, seed, calibrations)
-    by_row = {n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n))
+    rows = _assessed(trees, plain, name_of_reference, seed, calibrations, effort)
+    by_row = {n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n), effort)
               for n, f in amortized.items()}  # fmt: skip
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
@@ -215,7 +218,7 @@ def compared(
         model=first.model if first else None,
         data=first.data if first else None,
         amortized={n: numbers for n, (_, numbers) in by_row.items()},
-        bounds=elbo_forms(plain, name_of_reference, seed),
+        bounds=elbo_forms(plain, name_of_reference, seed) if effort == "full" else {},
         seed=seed,
         khat_limits={n: khat_limit(_size(t)) for n, t in trees.items()},
         matched=_matched(rows, shown),
@@ -231,7 +234,7 @@ def _name_of(reference: Any) -> str | None:
 
 
 def _sound(
-    given: Mapping[str, Any], reference: str | None, seed: int, alone: bool
+    given: Mapping[str, Any], reference: str | None, seed: int, alone: bool, effort: Effort
 ) -> tuple[dict[str, xr.DataTree], dict[str, Assessment]]:
     """The draws of every approximation that has finite ones, and the others, rejected with the reason.
 
@@ -241,7 +244,7 @@ def _sound(
     unsound: dict[str, Assessment] = {}
     for name, one in given.items():
         try:
-            trees[name] = as_tree(name, one, seed)
+            trees[name] = as_tree(name, one, seed, effort)
         except DataError as error:
             if alone or name == reference or not isinstance(one, Fit):
                 raise
@@ -255,16 +258,17 @@ def _assessed(
     reference: str | None,
     seed: int,
     calibrations: Mapping[str, Calibration],
+    effort: Effort,
 ) -> dict[str, Assessment]:
     """Every global approximation judged, the reference first: the others are held against it."""
-    basins = _basins_of(given, seed)
+    basins = _basins_of(given, seed, STARTS[effort])
     rows: dict[str, Assessment] = {}
     against = None
     for name in sorted(trees, key=lambda n: n != reference):
         fit = given[name] if isinstance(given[name], Fit) else None
         told = (trees[name], fit, against, basins.get(name), seed)
-        found = assess(*told, calibration=calibrations.get(name))
-        rows[name] = rescued(found, *told)
+        found = assess(*told, calibration=calibrations.get(name), effort=effort)
+        rows[name] = rescued(found, *told) if effort == "full" else found
         if name == reference:
             verdict = rows[name].judgement.verdict
             against = standard(name, given[name], trees[name], verdict)
@@ -279,7 +283,7 @@ def _density_of(fit: Fit) -> int:
     return id(model)
 
 
-def _basins_of(fits: Mapping[str, Any], seed: int) -> dict[str, Basins | None]:
+def _basins_of(fits: Mapping[str, Any], seed: int, starts: int) -> dict[str, Basins | None]:
     """The basins of every fit's density: fits of one model share one search."""
     found: dict[int, Basins | None] = {}
     basins: dict[str, Basins | None] = {}
@@ -290,7 +294,7 @@ def _basins_of(fits: Mapping[str, Any], seed: int) -> dict[str, Basins | None]:
             continue
         model = _density_of(one)
         if found.get(model) is None:
-            found[model] = search(one, seed)
+            found[model] = search(one, seed, starts)
         basins[name] = found[model]
     return basins
 

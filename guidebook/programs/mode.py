@@ -68,18 +68,51 @@ class Climb:
             return 1e300, np.zeros_like(point)
         return value, grad
 
-    def from_point(self, point: np.ndarray, iterations: int = ITERATIONS) -> list[np.ndarray]:
-        """The path of L-BFGS from a point, the last entry its end."""
+    def from_point(
+        self,
+        point: np.ndarray,
+        iterations: int = ITERATIONS,
+        metric: np.ndarray | None = None,
+        until: Callable[[np.ndarray], object] | None = None,
+    ) -> list[np.ndarray]:
+        """The path of L-BFGS from a point, the last entry its end, or the first point that `until` accepts.
+
+        In the coordinates v of u = point + L v where a `metric` L, (D, D) or (D,), is given: the factor of
+        a covariance, in which the surface is round and a few steps suffice.
+        """
         path: list[np.ndarray] = [point]
         point = self._where_finite(point)
-        # the scale of the first step: flat priors and raw units make gradients of any size
+        begin, placed, objective = self._in_metric(point, metric)
+
+        def passed(v: np.ndarray) -> None:
+            path.append(placed(v))
+            if until is not None and until(path[-1]):
+                raise StopIteration
+
         scipy.optimize.minimize(
-            self.objective, point, jac=True, method="L-BFGS-B",
-            callback=lambda x: path.append(np.array(x)),
+            objective, begin, jac=True, method="L-BFGS-B", callback=passed,
             options={"maxiter": iterations, "maxfun": 3 * iterations, "maxcor": 20,
                      "ftol": 1e-15, "gtol": 1e-9, "maxls": 50},
         )  # fmt: skip
         return path
+
+    def _in_metric(
+        self, point: np.ndarray, metric: np.ndarray | None
+    ) -> tuple[np.ndarray, Callable[..., np.ndarray], Callable[..., tuple[float, np.ndarray]]]:
+        """The start in coordinates v, u of v, and -log p(x, u) with its gradient by v."""
+        if metric is None:
+            return point, np.copy, self.objective
+        factor = np.diag(metric) if metric.ndim == 1 else metric
+
+        def placed(v: np.ndarray) -> np.ndarray:
+            moved: np.ndarray = point + factor @ v
+            return moved
+
+        def objective(v: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = self.objective(placed(v))
+            return value, factor.T @ slope
+
+        return np.zeros_like(point), placed, objective
 
     def _where_finite(self, point: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng(0)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from guidebook.diagnostics.compare import Compared, compared
 from guidebook.diagnostics.numerics.calibration import Calibration
+from guidebook.diagnostics.witnesses.subject import Effort
+from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.reports.elements.section import Section
 from guidebook.reports.page import fragment, to_html
@@ -62,6 +64,7 @@ def compare(
     labels: Any = None,
     held_out: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Calibration] | None = None,
+    effort: Effort = "full",
 ) -> Comparison:
     """Assesses every approximation and puts them side by side.
 
@@ -77,12 +80,17 @@ def compare(
             and the nearest neighbours of amortised fits are then of these.
         calibration: name to what `guidebook.calibrate` returned for the engine and guide of that
             approximation. It may speak against it, and never for it.
+        effort: "full", or "quick": by the same rules on fewer draws, with shorter searches and runs and
+            without annealing and moment matching. What is left out for time is said beside the checks.
 
     Raises:
         DataError: nothing to compare, no posterior group, other parameters in one of them, or
             rows kept apart that a guide cannot read.
         NameNotFound: a reference or a calibration whose name is not among the fits.
+        SettingError: an `effort` of another name.
     """
+    if effort not in ("quick", "full"):
+        raise SettingError(f"effort={effort!r}: give 'quick' or 'full'.")
     with alone():  # ArviZ, too, changes the warning filters of the process
-        found = compared(fits, reference, seed, labels, held_out, calibration)
+        found = compared(fits, reference, seed, labels, held_out, calibration, effort)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

@@ -48,12 +48,13 @@ from guidebook.diagnostics.measures.similarity import warning_images
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.witnesses import calibration as calibrated
 from guidebook.diagnostics.witnesses.calibration import of_calibration
+from guidebook.diagnostics.witnesses.subject import Effort
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of
 from guidebook.scope import local_parameters, precision, random_state
 
-MOST_ROWS = 2000
+MOST_ROWS, QUICK_ROWS, QUICK_DRAWS = 2000, 200, 500
 
 
 LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
@@ -61,6 +62,10 @@ LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
 
 
 WORST = 12
+QUICK = (
+    f"Left out for time (effort='quick'): rows beyond {QUICK_ROWS:,}, draws of a row beyond {QUICK_DRAWS}, "
+    "annealing from the prior."
+)
 
 
 def assess_rows(
@@ -69,18 +74,20 @@ def assess_rows(
     labels: np.ndarray | None = None,
     held_out: Any = None,
     calibration: Calibration | None = None,
+    effort: Effort = "full",
 ) -> tuple[Assessment, AmortizedNumbers]:
     """Diagnoses up to 2,000 rows of the fit's data, the gaps of up to 100, and judges.
 
     Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
-    reads, that were not trained on; `calibration` of the guide, where it was computed.
+    reads, that were not trained on; `calibration` of the guide, where it was computed;
+    `effort`, "quick" for 200 rows of 500 draws without annealing.
     """
-    data = observed(fit)
-    index = some_rows(len(data), MOST_ROWS, seed)
+    data, quick = observed(fit), effort == "quick"
+    index = some_rows(len(data), QUICK_ROWS if quick else MOST_ROWS, seed)
     x = rows_of(fit, data, index)
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
         point = has_points(fit, x)
-    found = codes(fit, x) if point else weigh(fit, x, seed)
+    found = codes(fit, x) if point else weigh(fit, x, seed, QUICK_DRAWS if quick else None, effort)
     numbers = replace(
         _pictures(fit, x, found, point, seed),
         index=index,
@@ -106,7 +113,7 @@ def assess_rows(
         fit.seconds,
         None,
         {},
-        [*findings.sentences(), *_words(fit, numbers)],
+        [*findings.sentences(), *_words(fit, numbers), *([QUICK] if quick else [])],
         findings,
     )
     return assessment, numbers

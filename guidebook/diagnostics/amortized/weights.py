@@ -29,7 +29,7 @@ from guidebook.diagnostics.amortized.rows import (
 )
 from guidebook.diagnostics.witnesses import annealed, importance
 from guidebook.diagnostics.witnesses.hearing import heard_on
-from guidebook.diagnostics.witnesses.subject import Subject
+from guidebook.diagnostics.witnesses.subject import Effort, Subject
 from guidebook.diagnostics.witnesses.testimony import Testimony, among, joined
 from guidebook.errors import ModelError
 from guidebook.inference.fits.fit import Fit
@@ -76,7 +76,9 @@ class Weighed:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
+def weigh(
+    fit: Fit, x: Tensor, seed: int, draws: int | None = None, effort: Effort = "full"
+) -> Weighed:
     """Draws of each row of x (n, ...) with their weights, and the witnesses on them.
 
     `draws` of each (None: 2,000, fewer where rows x draws x pixels exceed a thousand million).
@@ -99,7 +101,7 @@ def weigh(fit: Fit, x: Tensor, seed: int, draws: int | None = None) -> Weighed:
     sampled = some_rows(len(x), SAMPLED if real else 1, seed)
     worst = _worst(heard[importance.NAME], sampled) if real else sampled[:0]
     chosen = np.concatenate([sampled, worst])
-    subject, costly = _on_a_sample(fit, x, seed, draws, latents, whole, chosen)
+    subject, costly = _on_a_sample(fit, x, seed, draws, latents, whole, chosen, effort)
     heard |= {name: among(t, chosen, len(x)) for name, t in costly.items() if name not in heard}
     elsewhere, told = np.zeros(len(x)), costly.get(annealed.NAME)
     if told is not None and told.detail is not None:
@@ -170,6 +172,7 @@ def _on_a_sample(
     latents: Sequence[Latent],
     whole: np.ndarray,
     chosen: np.ndarray,
+    effort: Effort,
 ) -> tuple[Subject, dict[str, Testimony]]:
     """Every witness on the chosen rows, and what they were heard on."""
     rows = x[torch.as_tensor(chosen, device=x.device)]
@@ -181,15 +184,19 @@ def _on_a_sample(
         density = RowDensity(fit, rows, latents)
         _, gradient = density.value_and_grad(z)
         position, slope = (a.double().cpu().numpy() for a in (z, gradient))
+        subject = replace(
+            subject, position=position, gradient=slope, density=density, seed=seed, effort=effort
+        )
+        if effort == "quick":
+            lacks = {**subject.lacks, "annealed": "left out for time: effort='quick'"}
+            return replace(subject, lacks=lacks), heard_on(replace(subject, lacks=lacks))
         affordable = ANNEALING / (len(rows) * TEMPERATURES * density.cost)
         chains = int(np.clip(affordable, *CHAINS))
         ends, log_w = annealed_from_prior(
             fit, rows, latents, chains=chains, temperatures=TEMPERATURES, seed=seed + 2
         )
-        subject = replace(
-            subject, position=position, gradient=slope, density=density, seed=seed,
-            annealed=(density.values(ends), log_w.double().cpu().numpy()),
-        )  # fmt: skip
+        found = density.values(ends), log_w.double().cpu().numpy()
+        subject = replace(subject, annealed=found)
     return subject, heard_on(subject)
 
 

@@ -35,6 +35,8 @@ SHARE_TRUSTED, SHARE_REWEIGHTED, SHARE_MARKED = 0.99, 0.95, 0.80
 """Of the rows of an amortised fit; the last, where each of the others is known not to be usable."""
 CHANCE = 0.05
 """A sample of the rows speaks against the rest where so many rows off are rarer than this."""
+WEIGHTED_ERRORS = 1.0
+"""Standard errors by which weighted draws must be within bounds where k-hat leaves them in doubt."""
 NOT_SEEN = "Inconclusive: no diagnostic could be computed"
 
 
@@ -146,7 +148,7 @@ def why_not_reweight(f: Findings) -> list[str]:
         absent = ", ".join(f.absent()) or "importance weights"
         return [f"The draws cannot be reweighted; not computed: {absent}."] * f.posteriors
     reasons, weak = _first(f, "against_weighted"), _first(f, "weak_weighted")
-    within = _any(f, _weighted_within)
+    within = _any(f, _weighted_within) & (_seen_far(f) | _usable(f))
     checked = _any(f, lambda t: t.checks)
     if f.sampled is not None:  # what the sample confirms holds for rows like it
         checked |= bool(checked[list(f.sampled)].all())
@@ -181,10 +183,10 @@ def _any(f: Findings, flags: Callable[[Testimony], np.ndarray | None]) -> np.nda
 
 
 def _weighted_within(t: Testimony) -> np.ndarray | None:
-    """Whether a confirming witness puts the weighted draws within bounds."""
+    """Whether a confirming witness that can judge the weighted draws puts them within bounds."""
     if t.role != "confirms" or t.weighted is None:
         return None
-    return t.weighted.within(0.0)
+    return t.weighted.able.all(-1) & t.weighted.within(WEIGHTED_ERRORS)
 
 
 def _confirmed(f: Findings) -> np.ndarray:
@@ -363,8 +365,8 @@ def _mended(f: Findings, weighted: list[str]) -> str:
         return f"After importance weighting {_share(weighted)} are within bounds."
     numbers = next(t.numbers for t in f.testimonies.values() if "khat" in t.numbers)
     return (
-        f"Importance weighting corrects this (k-hat {numbers['khat'][0]:.2f}, effective sample size "
-        f"{numbers['ess'][0]:.0f} of {f.draws} draws)."
+        f"Importance weighting corrects this (k-hat {numbers['khat'][0]:.2f} +- "
+        f"{numbers['khat_se'][0]:.2f}, effective sample size {numbers['ess'][0]:.0f} of {f.draws} draws)."
     )
 
 

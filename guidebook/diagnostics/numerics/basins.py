@@ -22,7 +22,7 @@ from functools import partial
 
 import numpy as np
 
-from guidebook.diagnostics.numerics.modes import Mode, find_modes, log_density
+from guidebook.diagnostics.numerics.modes import STARTS, Mode, find_modes, log_density
 from guidebook.diagnostics.numerics.psis import Importance, psis
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.labels import log_labellings
@@ -175,8 +175,9 @@ def _valley_between(potential: Potential, one: Mode, other: Mode) -> bool:
     return bool(value.min() < min(value[0], value[-1]) - VALLEY)
 
 
-def search(fit: Fit, seed: int = 0) -> Basins | None:
-    """The basins of a fit's density, searched around its draws; None where that cannot be done.
+def search(fit: Fit, seed: int = 0, starts: int = STARTS["full"]) -> Basins | None:
+    """The basins of a fit's density, searched around its draws from so many starts; None where that cannot
+    be done.
 
     `len(...)` is 0 where no mode was found.
     """
@@ -186,15 +187,21 @@ def search(fit: Fit, seed: int = 0) -> Basins | None:
     if "unconstrained" not in tree.children:
         return None
     position = tree["unconstrained"]["position"].values
-    return search_around(fit.potential, position.reshape(-1, position.shape[-1]), seed)
+    return search_around(
+        fit.potential, position.reshape(-1, position.shape[-1]), seed, starts=starts
+    )
 
 
 def search_around(
-    potential: Potential, u: np.ndarray, seed: int = 0, known: Basins | None = None
+    potential: Potential,
+    u: np.ndarray,
+    seed: int = 0,
+    known: Basins | None = None,
+    starts: int = STARTS["full"],
 ) -> Basins:
     """The basins of a density, searched around draws u (S, D), besides those that are known."""
     found = [] if known is None else [mode for group in known.modes for mode in group]
-    modes = find_modes(potential, u, seed, found)
+    modes = find_modes(potential, u, seed, found, starts)
     if not modes:
         nothing = np.zeros(0)
         return Basins([], nothing, nothing, np.zeros((0, u.shape[1])), nothing, nothing, nothing)

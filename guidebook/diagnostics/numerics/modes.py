@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,9 +22,19 @@ from guidebook.programs.labels import canonical_positions, log_labellings
 from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
 
-STARTS, GRADIENTS_PER_START, ITERATIONS = 36, 80, 200
+STARTS = {"full": 36, "quick": 9}
+"""By the effort; beside those at draws and on lines."""
+GRADIENTS_PER_START, ITERATIONS = 80, 60
+PATIENCE = 10
+"""Climbs without a mode after which there is taken to be none."""
+TOGETHER, LEAP, ARRIVED = 60, 3.0, 1e-3
+"""Steps that all starts make at once at most, each of at most so many standard deviations a coordinate;
+until no step is longer than the last."""
 AT_DRAWS = 4
 """Further starts, at draws: the modes that the draws lie around are among those found."""
+FIRST_STEP = 0.1
+AT_MODE = 0.5
+"""Standard deviations of a mode: a climb that ends so near has ended there."""
 WORK = 4e8
 """Numbers computed in the search, at single positions: some seconds."""
 
@@ -56,38 +67,114 @@ class Mode:
 
 
 def find_modes(
-    potential: Potential, u: np.ndarray, seed: int = 0, known: Sequence[Mode] = ()
+    potential: Potential,
+    u: np.ndarray,
+    seed: int = 0,
+    known: Sequence[Mode] = (),
+    starts: int = STARTS["full"],
 ) -> list[Mode]:
-    """Distinct modes reached from starts at and around the draws u (S, D), the origin and the prior, and
+    """Distinct modes reached from `starts` at and around the draws u (S, D), the origin and the prior, and
     from bumps of the density along each coordinate; after those that are known.
     """
     rng = np.random.default_rng(seed)
     climb = Climb(potential)
     found = list(known)
-    starts = np.concatenate([_starts(potential, u, rng), line_starts(potential, u, seed)])
-    for start in starts:
-        top = climb.mode_at(climb.from_point(start, ITERATIONS)[-1])
-        if top is None or not math.isfinite(top.log_mass):
+    begin = np.concatenate([_starts(potential, u, rng, starts), line_starts(potential, u, seed)])
+    together = False
+    for i in range(len(begin)):
+        if i == PATIENCE and not found:  # a density without a maximum, such as a funnel's
+            break
+        if found and not together:
+            begin[i:], together = _ascended(potential, begin[i:], found[0].factor), True
+        metric = found[0].factor if found else np.maximum(u.std(0), 1e-300)
+        mode = _climbed(climb, begin[i], found, metric, log_labellings(potential.model))
+        if mode is None or not math.isfinite(mode.log_mass):
             continue
-        top = _labelled(climb, top)
-        mode = _as_mode(top, log_labellings(potential.model))
         if not any(other.distance(mode.center[None])[0] < 1.0 for other in found):
             found.append(mode)
     return found
 
 
+def _ascended(potential: Potential, starts: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """The starts (n, D) moved uphill all at once, by the gradient in the metric of a mode's covariance.
+
+    Around a mode of that covariance a step is Newton's, and most starts are there after a few; a step
+    that does not lead up is taken again a third as long. Where they go is climbed on from.
+    """
+    if not potential.vectorised or not len(starts):
+        return starts
+    u, L = (torch.as_tensor(a, dtype=potential.dtype, device=potential.device)
+            for a in (starts, np.diag(factor) if factor.ndim == 1 else factor))  # fmt: skip
+    try:
+        height, slope = potential.value_and_grad(u)
+        rate = torch.ones_like(height)
+        for _ in range(TOGETHER):
+            white = slope @ L
+            length = white.norm(dim=1) / math.sqrt(u.shape[1])
+            scale = rate * (LEAP / length).clamp(max=1.0)
+            if float((scale * length).nan_to_num().max()) < ARRIVED:
+                break
+            white = white * scale[:, None]
+            trial = u + white @ L.T
+            up, steep = potential.value_and_grad(trial)
+            better = (up > height) & up.isfinite() & steep.isfinite().all(1)
+            u, slope = (torch.where(better[:, None], a, b) for a, b in ((trial, u), (steep, slope)))
+            height = torch.where(better, up, height)
+            rate = torch.where(better, (2 * rate).clamp(max=1.0), rate / 3)
+    except RuntimeError:  # a matrix that is not positive definite so far out
+        return starts
+    moved = u.double().cpu().numpy()
+    return np.where(np.isfinite(moved).all(1, keepdims=True), moved, starts)
+
+
 def reached(potential: Potential, modes: Sequence[Mode], u: np.ndarray) -> float:
     """The share of climbs from draws u (S, D) that end at one of these modes."""
     climb = Climb(potential)
-    ends = [climb.mode_at(climb.from_point(start, ITERATIONS)[-1]) for start in u]
-    tops = [_as_mode(_labelled(climb, top), 0.0).center[None] for top in ends if top is not None]
-    known = [any(mode.distance(top)[0] < 1.0 for mode in modes) for top in tops]
-    return sum(known) / len(ends)
+    tops = [_climbed(climb, start, modes, modes[0].factor, 0.0) for start in u]
+    known = [
+        top is not None and any(mode.distance(top.center[None])[0] < 1.0 for mode in modes)
+        for top in tops
+    ]
+    return sum(known) / len(tops)
 
 
-def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Starts (n, D) at several distances: modes lie at the scale of the draws, of 1, or of the prior."""
-    count = int(np.clip(WORK / (potential.cost * GRADIENTS_PER_START), 4, STARTS))
+def _climbed(
+    climb: Climb, start: np.ndarray, known: Sequence[Mode], metric: np.ndarray, log_copies: float
+) -> Mode | None:
+    """The mode above a start; one of those known where the climb ends at it. None where there is none.
+
+    The unit of the climb is a tenth of the standard deviations of its `metric` (those of the first mode
+    that was found, before that of the draws), which the first step does not exceed: it must not leap out
+    of a narrower mode's basin.
+    """
+    there = _at(known, start)
+    if there is not None:
+        return there
+    end = climb.from_point(start, ITERATIONS, FIRST_STEP * metric, partial(_at, known))[-1]
+    there = _at(known, end)
+    if there is not None:
+        return there
+    top = climb.mode_at(end)
+    return None if top is None else _as_mode(_labelled(climb, top), log_copies)
+
+
+def _at(known: Sequence[Mode], point: np.ndarray) -> Mode | None:
+    """The known mode that a climb has come to."""
+    return next((mode for mode in known if mode.distance(point[None])[0] < AT_MODE), None)
+
+
+def affordable(potential: Potential, most: int) -> int:
+    """How many starts of `most` are made, besides those at draws and on lines."""
+    return int(np.clip(WORK / (potential.cost * GRADIENTS_PER_START), 4, most))
+
+
+def _starts(
+    potential: Potential, u: np.ndarray, rng: np.random.Generator, most: int = STARTS["full"]
+) -> np.ndarray:
+    """Starts (n, D), at most so many beside those at draws, at several distances: modes lie at the scale
+    of the draws, of 1, or of the prior.
+    """
+    count = affordable(potential, most)
     middle, spread = u.mean(0), u.std(0)
     noise = rng.standard_normal((count, u.shape[1]))
     distance = np.array([3.0, 6.0, 12.0, 25.0])[np.arange(count) % 4, None]
@@ -97,7 +184,9 @@ def _starts(potential: Potential, u: np.ndarray, rng: np.random.Generator) -> np
     )
     prior = potential.prior_positions(count, int(rng.integers(2**31)))
     third = count // 3
-    return np.concatenate([u[:AT_DRAWS], around[:third], origin[:third], prior[:third]])
+    # in turn, so that the first ones are of every kind
+    others = np.stack([around[:third], origin[:third], prior[:third]], axis=1)
+    return np.concatenate([u[:AT_DRAWS], others.reshape(-1, u.shape[1])])
 
 
 def line_starts(potential: Potential, u: np.ndarray, seed: int) -> np.ndarray:

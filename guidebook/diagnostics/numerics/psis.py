@@ -37,6 +37,11 @@ class Importance:
     def usable(self) -> bool:
         return self.khat < khat_limit(len(self.weights))
 
+    @property
+    def undecided(self) -> bool:
+        """k-hat lies within its standard error of the limit: on which side of it is not known."""
+        return abs(self.khat - khat_limit(len(self.weights))) < self.khat_se
+
 
 def khat_limit(draws: int) -> float:
     """min(1 - 1 / log10 S, 0.7)."""
@@ -109,8 +114,9 @@ def tail_inflation(values: np.ndarray) -> np.ndarray:
     """
     if len(values) < LEAST_DRAWS * 4:
         return np.ones(values.shape[1])
-    shapes = [float(array_stats.pareto_khat(v[None], chain_axis=0, draw_axis=1)) if np.ptp(v) > 0
-              else 0.0 for v in values.T]  # fmt: skip
+    # r_eff=1: the draws are independent, and an effective sample size costs more than the fit
+    shapes = [float(array_stats.pareto_khat(v[None], chain_axis=0, draw_axis=1, r_eff=1))
+              if np.ptp(v) > 0 else 0.0 for v in values.T]  # fmt: skip
     return 1 + 4 * np.clip(np.nan_to_num(shapes) - 0.15, 0, None)
 
 

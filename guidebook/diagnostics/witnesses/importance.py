@@ -67,21 +67,30 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     estimate = _estimate(subject, found).widened(subject.tails)
     moments = _khat_of_moments(subject, found)
     numbers = evidence_numbers(subject.log_ratio) | {"khat": khat, "khat_se": khat_se, "ess": ess}
+    undecided = _undecided(found)
     tail = np.where(np.isfinite(moments), np.maximum(khat, moments), khat)
     return Testimony(
         NAME,
-        words=_words(subject, numbers, limit, estimate),
+        words=_words(subject, numbers, undecided, estimate),
         role="sharpens",
         estimate=estimate,
         doubt=_doubt(khat, limit),
         against=_against(subject, estimate, khat, limit),
-        against_weighted=_against_weighted(subject, khat, ess, limit),
-        weak_weighted=_weak_weighted(moments, limit),
+        against_weighted=_against_weighted(subject, numbers, undecided),
+        weak_weighted=_weak_weighted(numbers, undecided, moments, limit),
         alone=(tail + khat_se < KHAT_ALONE) & estimate.within(ERRORS),
         agreement=_agreement(khat, limit),
         numbers=numbers,
         detail=found,
     )
+
+
+def _undecided(found: list[Importance | None]) -> np.ndarray:
+    """Where k-hat does not decide alone (n,). Of many posteriors it does: its errors even out in the
+    share of rows that are within the limit, and few rows have another witness.
+    """
+    alone = len(found) == 1
+    return np.array([alone and one is not None and one.undecided for one in found])
 
 
 def _doubt(khat: np.ndarray, limit: float) -> np.ndarray:
@@ -181,10 +190,11 @@ def _against(subject: Subject, estimate: Estimate, khat: np.ndarray, limit: floa
 
 
 def _against_weighted(
-    subject: Subject, khat: np.ndarray, ess: np.ndarray, limit: float
+    subject: Subject, numbers: Mapping[str, np.ndarray], undecided: np.ndarray
 ) -> list[str]:
+    khat, ess, limit = numbers["khat"], numbers["ess"], khat_limit(subject.draws)
     unusable = where(
-        ~(khat < limit),
+        ~(khat < limit) & ~undecided,
         lambda i: (
             f"The importance weights are unreliable (k-hat {khat[i]:.2f}, limit {limit:.2f})."
         ),
@@ -199,20 +209,32 @@ def _against_weighted(
     return [a or b for a, b in zip(unusable, few, strict=True)]
 
 
-def _weak_weighted(moments: np.ndarray, limit: float) -> list[str]:
-    return where(
+def _weak_weighted(
+    numbers: Mapping[str, np.ndarray], undecided: np.ndarray, moments: np.ndarray, limit: float
+) -> list[str]:
+    khat, khat_se = numbers["khat"], numbers["khat_se"]
+    near = where(
+        undecided,
+        lambda i: (
+            f"k-hat {khat[i]:.2f} +- {khat_se[i]:.2f} is within its standard error of the limit "
+            f"{limit:.2f}, and the HMC check does not show that the weighted draws are within bounds."
+        ),
+    )
+    heavy = where(
         moments > limit,
         lambda i: (
             "Standard deviations cannot be estimated from the importance weights (k-hat of second "
             f"moments {moments[i]:.2f}, limit {limit:.2f})."
         ),
     )
+    return [a or b for a, b in zip(near, heavy, strict=True)]
 
 
 def _words(
-    subject: Subject, numbers: Mapping[str, np.ndarray], limit: float, estimate: Estimate
+    subject: Subject, numbers: Mapping[str, np.ndarray], undecided: np.ndarray, estimate: Estimate
 ) -> tuple[str, ...]:
     khat, khat_se, ess = numbers["khat"], numbers["khat_se"], numbers["ess"]
+    limit = khat_limit(subject.draws)
     finite = np.isfinite(khat)
     if not finite.any():
         equal = (khat == -math.inf).all()
@@ -229,6 +251,11 @@ def _words(
         if khat[0] < limit:
             said.append(
                 f"Largest error of the unweighted draws by the weights: {estimate.worst(subject.names)}."
+            )
+        if undecided[0]:
+            said.append(
+                "k-hat is within its standard error of the limit, so the HMC check decides whether the "
+                "weighted draws can be used."
             )
         return tuple(said)
     middle, high = np.quantile(khat[finite], [0.5, 0.95])

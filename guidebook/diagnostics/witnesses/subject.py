@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ def attribute(tree: xr.DataTree, name: str) -> Any:
     """What a file says of the fit that its draws come from; "" where it does not."""
     group = tree.children.get("vi_fit")
     return group.attrs.get(name, "") if group is not None else ""
+
+
+Effort = Literal["quick", "full"]
+"""How much time the checks may take."""
 
 
 class Density(Protocol):
@@ -171,6 +175,7 @@ class Subject:
     calibration: Calibration | None = None
     tails: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))
     seed: int = 0
+    effort: Effort = "full"
     lacks: Mapping[str, str] = field(default_factory=dict)
 
     @property

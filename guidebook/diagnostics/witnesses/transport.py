@@ -16,7 +16,8 @@ kernel that leaves its target invariant: Gorham, Duncan, Vollmer and Mackey 2019
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,16 @@ from torch import Tensor
 from guidebook.diagnostics.numerics.basins import Basins, visited
 from guidebook.diagnostics.numerics.drift import Transport, compared, within_basins
 from guidebook.diagnostics.numerics.psis import weighted_moments
-from guidebook.diagnostics.witnesses import modes, stein
+from guidebook.diagnostics.witnesses import importance, modes, stein
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.diagnostics.witnesses.subject import Density, Subject
 from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
 NAME = "HMC check"
 CHAINS, LEAST_CHAINS = 8192, 512
-"""Of one posterior; of many, the least is an eighth."""
+"""Of one posterior; of many, an eighth."""
+FIRST = 2048
+"""Chains of one posterior that run first, the others only where these leave it open."""
 TRANSITIONS = 12
 ACCEPTANCE = 0.8
 TUNING_CHAINS = 256
@@ -51,7 +54,12 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     try:
         covariance = _metric(subject.position, found.detail if found else None)
         moved = transport(
-            subject.density, subject.position, covariance, subject.seed, _between(subject, heard)
+            subject.density,
+            subject.position,
+            covariance,
+            subject.seed,
+            _between(subject, heard),
+            partial(_clear, subject, heard),
         )
     except np.linalg.LinAlgError:
         return Testimony(NAME, absent="the covariance of the draws is singular")
@@ -59,9 +67,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         return Testimony(
             NAME, absent="the density is not finite at the draws, or every proposal is rejected"
         )
-    raw = Estimate(
-        moved.shift, moved.shift_se, np.log(moved.sd_ratio), moved.sd_ratio_se, moved.able
-    ).widened(subject.tails)
+    raw = _raw(subject, moved)
     weights = weights_of(heard)
     weighted = None
     if weights is not None:
@@ -81,6 +87,24 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         agreement="a short HMC run started at the draws leaves means and standard deviations in place",
         detail=moved,
     )
+
+
+def _raw(subject: Subject, moved: Transport) -> Estimate:
+    """Errors of the raw draws."""
+    log_ratio = np.log(moved.sd_ratio)
+    return Estimate(moved.shift, moved.shift_se, log_ratio, moved.sd_ratio_se, moved.able).widened(
+        subject.tails
+    )
+
+
+def _clear(subject: Subject, heard: Mapping[str, Testimony], moved: Transport) -> bool:
+    """Whether more chains could change nothing: the raw draws are right, or off while the weights cannot
+    be used for another reason. With two errors either way a quarter of the chains is asked no less.
+    """
+    raw = _raw(subject, moved)
+    told = heard.get(importance.NAME)
+    unusable = told is None or told.absent or any(told.against_weighted)
+    return bool(raw.good().all() or (raw.bad().all() and unusable))
 
 
 class Between(NamedTuple):
@@ -137,35 +161,55 @@ def transport(
     covariance: np.ndarray,
     seed: int = 0,
     between: Between | None = None,
+    clear: Callable[[Transport], bool] | None = None,
 ) -> Transport | None:
     """Runs HMC from draws u (S, n, D) of n posteriors, preconditioned by covariances (n, D, D).
 
     Of draws in several basins (`between`) the run moves them within each, which is what is compared;
-    the errors of their shares are added.
+    the errors of their shares are added. Where `clear` is given, the run of the first chains of one
+    posterior is asked whether the rest is needed.
 
     None where the density or its gradient is not finite at most of the draws, or no step size is
     accepted.
     """
-    gradients, n = TRANSITIONS * 6, u.shape[1]
-    affordable = WORK / gradients / density.cost
-    most, least = (CHAINS, LEAST_CHAINS) if n == 1 else (CHAINS // 8, LEAST_CHAINS // 8)
-    chains = int(min(len(u), most, max(least, affordable / n / (1 if n == 1 else 4))))
+    n = u.shape[1]
+    chains = min(len(u), affordable(density, n))
+    first = min(chains, FIRST) if clear is not None and n == 1 else chains
     run = _Hamiltonian(density, covariance, seed)
-    before = torch.as_tensor(u[:chains], dtype=density.dtype, device=density.device)
-    state = run.begin(before)
-    if state is None:
-        return None
-    step = run.tuned_step(state)
-    if step is None:
-        return None
-    accepted = []
-    for _ in range(TRANSITIONS):
-        state, rate = run.transition(state, step)
-        accepted.append(rate)
+    step: float | None = None
+    parts: list[tuple[Tensor, Tensor, np.ndarray]] = []
+    moved = None
+    for block in (slice(0, first), slice(first, chains)):
+        before = torch.as_tensor(u[block], dtype=density.dtype, device=density.device)
+        state = run.begin(before)
+        step = run.tuned_step(state) if state is not None and step is None else step
+        if state is None or step is None:
+            return None
+        parts.append((before, *run.through(state, step)))
+        moved = _compared(density, parts, between)
+        if first == chains or (clear is not None and clear(moved)):
+            break
+    return moved
+
+
+def affordable(density: Density, posteriors: int) -> int:
+    """Chains of each posterior whose gradients stay within the budget."""
+    of_one = posteriors == 1
+    most, least = (CHAINS, LEAST_CHAINS) if of_one else (CHAINS // 8, LEAST_CHAINS // 8)
+    within = WORK / (TRANSITIONS * 6) / density.cost / posteriors / (1 if of_one else 4)
+    return int(min(most, max(least, within)))
+
+
+def _compared(
+    density: Density, parts: list[tuple[Tensor, Tensor, np.ndarray]], between: Between | None
+) -> Transport:
+    """The marginals before and after the run of every block of chains (before, after, acceptance)."""
+    before, after = torch.cat([b for b, _, _ in parts]), torch.cat([a for _, a, _ in parts])
+    rates, sizes = [rate for _, _, rate in parts], [len(b) for b, _, _ in parts]
+    acceptance = np.average(rates, axis=0, weights=sizes)
     # components that exchanged places on the way are put back in the order of the draws
-    after = density.ordered(state[0])
+    after = density.ordered(after)
     old, new = density.values(before), density.values(after)
-    acceptance = np.mean(accepted, axis=0)
     if between is None:
         return compared(old, new, acceptance)
     places = [between.basins.of(x[:, 0].double().cpu().numpy()) for x in (before, after)]
@@ -190,6 +234,14 @@ class _Hamiltonian:
         if fine.double().mean() < 0.99:
             return None
         return u, value.nan_to_num(-1e300), grad.nan_to_num(0.0, 0.0, 0.0)
+
+    def through(self, state: State, step: float) -> tuple[Tensor, np.ndarray]:
+        """Positions (C, n, D) after all transitions, and the mean acceptance (n,)."""
+        accepted = []
+        for _ in range(TRANSITIONS):
+            state, rate = self.transition(state, step)
+            accepted.append(rate)
+        return state[0], np.mean(accepted, axis=0)
 
     def _normal(self, like: Tensor) -> Tensor:
         noise = torch.randn(like.shape, generator=self.random, dtype=torch.float64)

@@ -47,7 +47,7 @@ def weights(
         against_weighted=["" if usable and not few else "Unusable."],
         weak_weighted=["" if moments < 0.7 else "No variance."],
         alone=np.array([khat + 0.08 < 0.5]) & raw.within(2.0),
-        numbers={"khat": np.array([khat]), "ess": np.array([ess])},
+        numbers={"khat": np.array([khat]), "khat_se": np.array([0.08]), "ess": np.array([ess])},
     )  # fmt: skip
 
 

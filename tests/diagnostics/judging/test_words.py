@@ -20,7 +20,9 @@ def run(able: list[bool], shift: float = 0.0) -> Testimony:
 
 def weights(khat: float, **more: Any) -> Testimony:
     return Testimony(
-        "Weights", numbers={"khat": np.array([khat]), "ess": np.array([450.0])}, **more
+        "Weights",
+        numbers={"khat": np.array([khat]), "khat_se": np.array([0.0]), "ess": np.array([450.0])},
+        **more,
     )
 
 

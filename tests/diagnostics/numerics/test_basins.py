@@ -233,8 +233,8 @@ def test_the_basins_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     modes: list[Any] = []
 
-    def find(potential: Any, u: np.ndarray, seed: int) -> Any:
-        asked.append((potential, u.tolist(), seed))
+    def find(potential: Any, u: np.ndarray, seed: int, known: Any, starts: int) -> Any:
+        asked.append((potential, u.tolist(), seed, list(known), starts))
         return modes
 
     monkeypatch.setattr(room, "find_modes", find)
@@ -243,7 +243,7 @@ def test_the_basins_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = search(fit, 3)
     assert nothing is not None and len(nothing) == 0 and nothing.u.shape == (0, 3)
     assert nothing.log_mass.shape == nothing.weight.shape == nothing.sampled.shape == (0,)
-    assert asked == [(200, 3), ("potential", position.reshape(8, 3).tolist(), 3)]
+    assert asked == [(200, 3), ("potential", position.reshape(8, 3).tolist(), 3, [], 36)]
     modes.append("mode")
     given: Any = search(fit, 3)
     assert given[:2] == ("potential", modes) and given[3] == 3

@@ -61,6 +61,13 @@ def test_the_limit_of_very_few_draws_is_that_of_eleven() -> None:
     assert khat_limit(12) > khat_limit(11)
 
 
+def test_khat_within_its_error_of_the_limit_is_undecided() -> None:
+    weights = np.full(100, 0.01)  # a limit of 1 - 1 / log10 100
+    for khat, undecided in ((0.39, False), (0.41, True), (0.5, True), (0.59, True), (0.61, False)):
+        assert Importance(weights, khat, 0.1, 100.0).undecided is undecided
+    assert not Importance(weights, -math.inf, 0.0, 100.0).undecided
+
+
 def test_weights_are_usable_below_the_limit() -> None:
     weights = np.full(100, 0.01)  # a limit of 1 - 1 / log10 100
     for khat, usable in ((0.4999, True), (0.5, False), (0.5001, False), (-math.inf, True)):

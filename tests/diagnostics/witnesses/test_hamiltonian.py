@@ -261,6 +261,57 @@ def test_how_many_chains_can_be_afforded(
     assert density.asked == [chains]
 
 
+class One(Gaussian):
+    """The first of the two posteriors alone."""
+
+    cost = 1
+
+    def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        value, grad = super().value_and_grad(u.expand(-1, 2, -1))
+        return value[:, :1], grad[:, :1]
+
+
+def test_more_chains_run_only_where_the_first_leave_it_open() -> None:
+    """Tuned once, on the first; of all of them the moments are those of one run."""
+    u = start(3000).numpy()[:, :1]
+    for clear, chains in ((True, [2048]), (False, [2048, 952])):
+        density: Any = One()
+        seen: list[Transport] = []
+
+        def asked(moved: Transport, clear: bool = clear, seen: list[Transport] = seen) -> bool:
+            seen.append(moved)
+            return clear
+
+        found = room.transport(density, u, COVARIANCES[:1], 0, None, asked)
+        assert found is not None and len(seen) == len(chains)
+        assert [n for n in dict.fromkeys(density.asked) if n != 256] == chains
+        sd = np.sqrt(np.diagonal(COVARIANCES[0]))
+        error = 5 / math.sqrt(sum(chains))  # at five standard errors: 1e-6 each
+        assert np.abs(found.sd[0] / sd - 1).max() < error
+        assert found.shift_se.max() < 2 / math.sqrt(sum(chains))
+    density = One()
+    assert room.transport(density, u, COVARIANCES[:1]) is not None
+    assert 3000 in density.asked and 2048 not in density.asked  # nobody is asked: all at once
+
+
+@pytest.mark.parametrize(
+    ("shift", "usable", "clear"),
+    [
+        (0.0, True, True), (0.0, False, True),  # right
+        (0.07, True, False), (0.07, False, False),  # 0.07 + 2 * 0.02: open
+        (0.3, True, False), (0.3, False, True),  # off: of use where the weights may mend it
+    ],
+)  # fmt: skip
+def test_what_is_clear_after_the_first_chains(shift: float, usable: bool, clear: bool) -> None:
+    one = np.ones((1, 2))
+    moved = Transport(0 * one, one, shift * one, 0.02 * one, one, 0.01 * one, one > 0, np.ones(1))
+    told = Testimony(importance.NAME, against_weighted=["" if usable else "Few are effective."])
+    assert room._clear(subject(), {importance.NAME: told}, moved) is clear
+    assert room._clear(subject(), {}, moved) is (shift != 0.07)
+    unseen = Transport(**(vars(moved) | {"able": one < 0}))
+    assert not room._clear(subject(), {}, unseen)
+
+
 def test_a_whole_run_of_two_posteriors_in_single_precision() -> None:
     """Moments of posteriors apart, in the density's own precision; labels are put in order after it."""
 
@@ -417,7 +468,7 @@ def test_what_a_run_states(monkeypatch: pytest.MonkeyPatch) -> None:
     one = subject()
     assert one.position is not None
     found = room.hear(one, {})
-    ((density, position, covariance, seed, between),) = given
+    ((density, position, covariance, seed, between, _),) = given
     assert between is None and density is one.density and position is one.position and seed == 5
     np.testing.assert_allclose(covariance, np.cov(one.position[:, 0], rowvar=False)[None])
     assert found.estimate is not None and found.weighted is None

@@ -162,7 +162,26 @@ def test_weighted_draws_need_a_khat_below_the_limit_and_a_tenth_of_the_draws(
     assert found[0] == "" and "unreliable" in found[1] and "0.50" in found[1]
     (few,) = given(0.4, ess=9.99).against_weighted
     assert "10 of 100" in few
-    assert "unreliable" in given(LIMIT, ess=9.0).against_weighted[0]
+    assert "unreliable" in given(LIMIT, khat_se=0.0, ess=9.0).against_weighted[0]
+
+
+def test_within_its_error_of_the_limit_khat_of_one_posterior_does_not_decide(
+    given: Callable[..., Testimony],
+) -> None:
+    """Its reason then stands only where the HMC check does not confirm; of rows each is as it is."""
+    for khat in (LIMIT - 0.0999, LIMIT, LIMIT + 0.0999):
+        found = given(khat)
+        assert found.against_weighted == [""] and "HMC check decides" in found.words[-1]
+        (weak,) = found.weak_weighted
+        assert f"{khat:.2f} +- 0.10" in weak and "0.50" in weak
+        assert given(khat, moments=0.9).weak_weighted == [weak]
+    for khat in (LIMIT - 0.1001, LIMIT + 0.1001, -math.inf, math.inf):
+        found = given(khat)
+        assert found.weak_weighted == [""] and "decides" not in " ".join(found.words)
+        assert bool(found.against_weighted[0]) is (khat > LIMIT)
+    rows = given(LIMIT - 0.05, LIMIT + 0.05)
+    assert rows.weak_weighted == ["", ""]
+    assert [bool(words) for words in rows.against_weighted] == [False, True]
 
 
 def test_second_moments_at_the_limit_are_no_reason(given: Callable[..., Testimony]) -> None:
@@ -184,7 +203,7 @@ def test_numbers_of_one_posterior(given: Callable[..., Testimony]) -> None:
     assert all(n in first for n in ("0.43", "0.07", "100", "0.50", "76"))
     assert "0.3 sd too high" in second
     for khat in (LIMIT, 0.9):  # weights that say nothing of the errors
-        assert len(given(khat, shift=0.3).words) == 1
+        assert len(given(khat, khat_se=0.0, shift=0.3).words) == 1
 
 
 def test_numbers_of_rows(given: Callable[..., Testimony]) -> None:
