@@ -67,10 +67,18 @@ def placed(model: Callable[..., None], data: dict[str, Any], mean: Any, sd: Any)
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the usual draws, chains and starts."""
+    """A few of the usual draws and chains."""
     monkeypatch.setattr("guidebook.diagnostics.inputs.MOST_DRAWS", 4000)
     monkeypatch.setattr("guidebook.diagnostics.witnesses.transport.CHAINS", 1000)
-    monkeypatch.setattr("guidebook.diagnostics.numerics.modes.STARTS", 12)
+
+
+def test_a_peak_above_a_wide_shelf_is_not_trusted() -> None:
+    """Half of the mass is 150 times as wide as the other half, which q fits: its weights are equal."""
+    data = {"width": torch.tensor(3.0, dtype=torch.float64)}
+    found = gb.compare({"peak": placed(shelf, data, [0.0, 0.0], [0.02, 0.02])})
+    assert found.verdicts["peak"] is Verdict.REJECT
+    reason = found.table.loc["peak", "reason"]
+    assert "beyond all draws" in reason and "wide shelf" in found.table.loc["peak", "next"]
 
 
 @pytest.fixture(scope="module")

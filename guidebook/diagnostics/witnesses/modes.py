@@ -136,7 +136,7 @@ def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> str:
     """What lies beyond all draws where that makes standard deviations wrong (`numerics.shells`); else ""."""
     assert subject.potential is not None and subject.position is not None
     potential = subject.potential
-    if not potential.vectorised:
+    if subject.density is None:  # a density that is evaluated one position at a time
         return ""
     found = shells(lambda u: log_density(potential, u), subject.position[:, 0], subject.seed)
     if found is None:
