@@ -190,6 +190,20 @@ def test_a_bound_that_is_not_finite_is_no_look():
     assert said == [True, False] and len(held.taken) == 1
 
 
+@pytest.mark.parametrize(("first", "second", "rises"), [
+    (-18.5, -18.0, True), (-18.0, -18.0, False), (-20.0, -19.5, False), (-18.0, -18.5, False),
+])  # fmt: skip
+def test_the_end_still_rises_where_it_is_above_its_first_half_and_the_best_look(
+    first, second, rises
+):
+    held, _ = looked([-20, -19])
+    halves = {1.0: first, 2.0: second}
+    found = held.still_rises(
+        torch.tensor([1.0]), torch.tensor([2.0]), lambda flat: at(halves[float(flat)])
+    )
+    assert found is rises
+
+
 HISTORY = np.concatenate([np.full(200, 20.0), np.full(400, 15.0)]) * 215
 END = torch.tensor([[9.0]])
 
