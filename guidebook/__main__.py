@@ -338,7 +338,10 @@ def _add_fitting(parser: argparse.ArgumentParser) -> None:
         help=f"draws in the files (default {DRAWS}; {DRAWS_OF_ROWS} where each row has latents)",
     )
     parser.add_argument(
-        "--steps", type=_positive, metavar="N", help="steps of SVI (default: while the ELBO rises)"
+        "--steps",
+        type=_positive,
+        metavar="N",
+        help="steps of SVI (default: as long as the ELBO rises)",
     )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: the data's)")
     parser.add_argument(

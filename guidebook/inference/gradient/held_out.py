@@ -166,6 +166,14 @@ class HeldOut:
         found = self.look(step, bounds(flat), flat)
         return found is None or found.rises(GOES_ON)
 
+    def still_rises(self, first: Tensor, second: Tensor, bounds: Bounds) -> bool:
+        """Whether the bound at the second half's parameters (P,) is clearly above that at the first's, and
+        above that of the best look: else what rises is what was lost since.
+        """
+        now, best = bounds(second), self.best
+        rises = change(bounds(first), now).rises(STILL)
+        return rises and (best is None or change(best.bounds, now).rises(STILL))
+
     def ends(
         self, result: Tensor, bounds: Bounds, history: np.ndarray, window: int
     ) -> tuple[Tensor, dict[str, Any]]:

@@ -23,7 +23,6 @@ from guidebook.inference.gradient.activity import watch
 from guidebook.inference.gradient.adam import Optimiser, schedule_table
 from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
 from guidebook.inference.gradient.course import Course, still_falls
-from guidebook.inference.gradient.held_out import STILL, change
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
 from guidebook.programs.owned import Joined
 from guidebook.scope import quiet, validation
@@ -175,7 +174,7 @@ class _Halves:
         if self.course.spent:
             return False
         if self.problem.held is not None:
-            return not change(self.bounds(self.first), self.bounds(self.second)).rises(STILL)
+            return not self.problem.held.still_rises(self.first, self.second, self.bounds)
         last = np.array(history[-self.course.planned :])
         return len(last) >= 100 and flat_at_the_end(last)
 

@@ -24,7 +24,7 @@ from guidebook.inference.gradient.arrival import (
     restarts_rhat,
 )
 from guidebook.inference.gradient.course import still_falls
-from guidebook.inference.gradient.held_out import STILL, Bounds, change
+from guidebook.inference.gradient.held_out import Bounds
 from guidebook.inference.gradient.problem import (
     LOOK_EVERY,
     Outcome,
@@ -189,8 +189,7 @@ def _arrived(step: Step, best: int | None = None) -> bool:
         best = int(_scores(step).argmin())
     halves = {"first": state["first"][best], "second": state["second"][best]}
     if held is not None:
-        bounds = _bounds(step)
-        return not change(bounds(halves["first"]), bounds(halves["second"])).rises(STILL)
+        return not held.still_rises(halves["first"], halves["second"], _bounds(step))
     history = state["history"][: course.end, best][-course.planned :]
     return converged(step.problem.guide, history, halves, state["gradient"][best])
 

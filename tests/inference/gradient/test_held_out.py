@@ -9,6 +9,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import guidebook as gb
+from guidebook.datasets.small import digits
 from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.guides.autoguides.defaults import Defaults
 from guidebook.guides.exact.conjugate import LinearGaussianPosterior
@@ -20,7 +21,8 @@ from guidebook.inference.gradient.held_out import (
     change,
     rows_apart,
 )
-from guidebook.models.decoders.latent import LinearVAE
+from guidebook.models.decoders.latent import VAE, LinearVAE
+from guidebook.models.decoders.networks import mlp
 from guidebook.programs.batches.source import Source
 from guidebook.programs.owned import copied
 from guidebook.programs.rows import ArrayRows
@@ -190,6 +192,20 @@ def test_a_bound_that_is_not_finite_is_no_look():
     assert said == [True, False] and len(held.taken) == 1
 
 
+@pytest.mark.parametrize(("first", "second", "rises"), [
+    (-18.5, -18.0, True), (-18.0, -18.0, False), (-20.0, -19.5, False), (-18.0, -18.5, False),
+])  # fmt: skip
+def test_the_end_still_rises_where_it_is_above_its_first_half_and_the_best_look(
+    first, second, rises
+):
+    held, _ = looked([-20, -19])
+    halves = {1.0: first, 2.0: second}
+    found = held.still_rises(
+        torch.tensor([1.0]), torch.tensor([2.0]), lambda flat: at(halves[float(flat)])
+    )
+    assert found is rises
+
+
 HISTORY = np.concatenate([np.full(200, 20.0), np.full(400, 15.0)]) * 215
 END = torch.tensor([[9.0]])
 
@@ -242,3 +258,20 @@ def test_both_paths_take_the_same_steps():
     assert ours.notes["held_out_bound"] == pytest.approx(theirs.notes["held_out_bound"], abs=1e-3)
     assert ours.notes["held_out_rows"] == 24
     assert ours.data["x"] is X  # the fit has all of its data
+
+
+@pytest.mark.slow
+def test_a_decoder_of_few_digits_overfits_and_the_fit_ends_before():
+    """128 hidden units and 270 digits: the parameters are of a look at the constant rate, and it is said."""
+    torch.manual_seed(0)
+    model, guide = VAE(64, 8, (128,)), AmortizedNormal(mlp((64, 128, 16)), 8)
+    guide.defaults = Defaults(steps=1000, rate=0.005)
+    data = {"x": digits("train", binary=True)["x"][:300]}
+    with pytest.warns(UserWarning, match="Overfitting: after .* 30 rows held out fell"):
+        fit = gb.svi(model, guide, data, batch_size=100, compile="graph", progress=False)
+    assert fit.status is gb.Status.CONVERGED
+    assert fit.notes["training_bound"] > fit.notes["held_out_bound"] + 1
+    apart = rows_apart(model, guide, ArrayRows(data), 100, 0)
+    held = HeldOut(Trace_ELBO(), {"x": data["x"][apart], "size": 0}, ("x",), (30, 270), 0)
+    again = float(held.bounds(fit.model, fit.guide).mean())
+    assert again == pytest.approx(fit.notes["held_out_bound"], rel=1e-5)
