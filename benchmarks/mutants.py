@@ -77,6 +77,16 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_hamiltonian.py",
         "tests/diagnostics/witnesses/test_transport.py",
     ),
+    "guidebook/diagnostics/numerics/matching.py": ("tests/diagnostics/numerics/test_matching.py",),
+    "guidebook/diagnostics/numerics/calibration.py": (
+        "tests/diagnostics/numerics/test_calibration.py",
+    ),
+    "guidebook/diagnostics/numerics/uniformity.py": (
+        "tests/diagnostics/numerics/test_uniformity.py",
+    ),
+    "guidebook/diagnostics/witnesses/calibration.py": (
+        "tests/diagnostics/witnesses/test_calibration.py",
+    ),
     "guidebook/diagnostics/numerics/basins.py": ("tests/diagnostics/numerics/test_basins.py",),
     "guidebook/diagnostics/witnesses/modes.py": ("tests/diagnostics/witnesses/test_modes.py",),
     "guidebook/diagnostics/witnesses/annealed.py": (
