@@ -58,19 +58,9 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     basins = subject.modes
     if basins is None or subject.position is None or subject.potential is None:
         return Testimony(NAME, absent=subject.lacks.get("modes", ""))
-    beyond = _beyond(subject, heard)
-    if beyond:
-        words, against = (beyond,), [beyond]
-        return Testimony(NAME, words=words, against=against, against_weighted=against, remedy=WIDER)
-    if not len(basins):
-        return Testimony(NAME, words=("No maximum of the density was found from any start.",))
-    if len(basins) == 1:
-        return Testimony(NAME, words=(ONE,), far=np.ones(1, bool), agreement=AGREEMENT)
-    listed = _listed(subject, basins)
-    if listed < LISTED:
-        return Testimony(
-            NAME, words=(MORE,), against=[MORE], against_weighted=[MORE], remedy=ELSEWHERE
-        )
+    told = _without_shares(subject, basins, heard)
+    if told is not None:
+        return told
     masses = _masses(subject, basins, heard)
     place = basins.of(subject.position[:, 0])
     means, variances = _moments(subject, basins, place)
@@ -100,6 +90,26 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         remedy="" if raw.within(ERRORS)[0] else _remedy(subject, basins, shares, expected, means),
         detail=basins,
     )
+
+
+def _without_shares(
+    subject: Subject, basins: Basins, heard: Mapping[str, Testimony]
+) -> Testimony | None:
+    """What is stated where there are no shares to compare; None where there are."""
+    beyond = _beyond(subject, heard)
+    if beyond:
+        words, against = (beyond,), [beyond]
+        return Testimony(NAME, words=words, against=against, against_weighted=against, remedy=WIDER)
+    if not len(basins):
+        return Testimony(NAME, words=("No maximum of the density was found from any start.",))
+    if len(basins) == 1:
+        return Testimony(NAME, words=(ONE,), far=np.ones(1, bool), agreement=AGREEMENT)
+    listed = _listed(subject, basins)
+    if listed < LISTED:
+        return Testimony(
+            NAME, words=(MORE,), against=[MORE], against_weighted=[MORE], remedy=ELSEWHERE
+        )
+    return None
 
 
 LISTED, CLIMBS = 0.5, 8
