@@ -330,3 +330,53 @@ def test_tails_widen_errors() -> None:
     values = np.column_stack([rng.normal(size=20_000), rng.standard_t(3, size=20_000)])
     light, heavy = tail_inflation(values)
     assert light == pytest.approx(1, abs=0.3) and heavy > 1.5
+
+
+# weights that are nearly equal ---------------------------------------------------------------------
+
+
+def spread(a: float) -> np.ndarray:
+    """Half 1 + a, half 1 - a: the share 1 / (1 + a^2) of the draws is effective."""
+    return np.repeat([1 + a, 1 - a], 500)
+
+
+def topped(t: float) -> np.ndarray:
+    """One weight is t and 999 are 1: 1000 t / (999 + t) times the mean."""
+    return np.append(np.ones(999), t)
+
+
+@pytest.mark.parametrize(
+    ("weights", "even"),
+    [
+        (spread(0.1003), True),  # 0.99004
+        (spread(0.1008), False),  # 0.98994
+        (topped(1.99), True),  # 1.988
+        (topped(2.01), False),  # 2.008
+        (np.append(np.ones(900), np.full(100, 0.1)), False),  # none above twice the mean
+    ],
+)
+@pytest.mark.parametrize("khat", [0.66, None, 1.5])
+def test_nearly_equal_weights_need_no_tail(
+    weights: np.ndarray, even: bool, khat: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """99 % of the draws effective, none above twice the mean, and k-hat at its limit of 2 / 3 or above."""
+    khat = khat_limit(1000) if khat is None else khat
+    share = weights / weights.sum()
+    monkeypatch.setattr(psis_module.array_stats, "psislw", lambda x, r_eff: (np.log(share), khat))
+    found = psis(np.log(weights) - 7.0)
+    assert found is not None
+    if even and khat > 0.66:
+        assert (found.khat, found.khat_se) == (-math.inf, 0.0)
+        assert found.ess == pytest.approx(weights.sum() ** 2 / np.square(weights).sum())
+    else:
+        assert found.khat == khat and found.khat_se > 0
+    np.testing.assert_allclose(found.weights, share)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_within_its_error_of_the_limit_khat_is_undecided(side: int) -> None:
+    weights = np.full(1000, 1e-3)
+    off = abs(khat_limit(1000) + side * 0.25 - khat_limit(1000))
+    for error, undecided in ((off * 1.001, True), (off, False), (off * 0.999, False)):
+        one = Importance(weights, khat_limit(1000) + side * 0.25, error, 500.0)
+        assert one.undecided is undecided
