@@ -10,7 +10,9 @@ import xarray as xr
 from guidebook.diagnostics.assess import assess, subject_of
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics.basins import Basins
+from guidebook.diagnostics.witnesses import calibration, chains, enumeration, hearing, importance
 from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject, Whole
+from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.inference.fits.status import Status
 
 CHAINS, DRAWS = 2, 3
@@ -222,3 +224,32 @@ def test_seconds_of_the_file_come_before_those_of_the_fit() -> None:
     fit: Any = Fitted(vectorised=None, model=None)
     assert assess(normal_file(seconds=3.0), fit).seconds == 3.0
     assert assess(normal_file(), fit).seconds == 8.0
+
+
+# the witnesses ---------------------------------------------------------------------------------------
+
+
+def test_which_witnesses_every_row_can_be_given() -> None:
+    """Those that ask neither for gradients nor for new positions; the others where nothing is cheap."""
+    every = {one.name for one in hearing.WITNESSES if one.every}
+    assert every == {chains.NAME, calibration.NAME, importance.NAME, enumeration.NAME}
+
+
+def test_witnesses_are_heard_in_order_each_with_what_was_heard_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before: dict[str, list[str]] = {}
+
+    def witness(name: str, **settings: bool) -> hearing.Witness:
+        def hear(subject: Subject, heard: Any) -> Testimony:
+            before[name] = list(heard)
+            return Testimony(name)
+
+        return hearing.Witness(name, hear, **settings)
+
+    three = witness("a", every=True), witness("b"), witness("c", every=True)
+    monkeypatch.setattr(hearing, "WITNESSES", three)
+    subject: Any = None
+    assert list(hearing.heard_on(subject)) == ["a", "b", "c"]
+    assert before == {"a": [], "b": ["a"], "c": ["a", "b"]}
+    assert list(hearing.heard_on(subject, cheap=True)) == ["a", "c"] and before["c"] == ["a"]
