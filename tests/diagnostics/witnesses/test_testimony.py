@@ -125,7 +125,7 @@ def test_the_worst_is_that_relative_to_its_limit() -> None:
 
 # of many rows -------------------------------------------------------------------------------------
 
-ARRAYS = ("doubt", "vouches", "alone", "supports", "checks")
+ARRAYS = ("doubt", "vouches", "alone", "supports", "checks", "far")
 SENTENCES = ("against", "against_weighted", "weak_weighted")
 ESTIMATES = ("estimate", "weighted")
 MARGINALS = 2
@@ -152,6 +152,7 @@ def stated(rows: np.ndarray, **more: Any) -> Testimony:
         alone=rows >= 0,
         supports=rows >= 0,
         checks=rows >= 0,
+        far=rows >= 0,
         agreement="agrees",
         numbers={"stein": rows + 0.25},
         detail=list(rows),
@@ -211,7 +212,7 @@ def test_of_rows_that_were_not_looked_at_nothing_is_stated() -> None:
         words = getattr(found, name)
         assert [words[i] for i in chosen] == [getattr(whole, name)[i] for i in chosen]
         assert len(words) == 5 and not any(words[i] for i in others)
-    for name in ("vouches", "alone", "supports", "checks"):
+    for name in ("vouches", "alone", "supports", "checks", "far"):
         assert getattr(found, name).tolist() == [False, True, False, True, False]
     assert found.doubt is not None
     assert found.doubt.tolist() == [np.inf, 2.0, np.inf, 4.0, np.inf]
