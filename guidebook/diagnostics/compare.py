@@ -303,13 +303,17 @@ def _basins_of(fits: Mapping[str, Any], seed: int, starts: int) -> dict[str, Bas
 
 
 def thinned(tree: xr.DataTree, index: np.ndarray) -> xr.DataTree:
-    """The draws of these places, chains joined, as one chain (1, S)."""
+    """The draws of these places, chains joined, as one chain (1, S); groups with draws of their own,
+    as predictions of fewer, are left out.
+    """
     import xarray as xr
 
     result = {}
     for name, group in tree.children.items():
         data = group.to_dataset()
         if {"chain", "draw"} <= set(data.dims):
+            if data.sizes["chain"] * data.sizes["draw"] != _size(tree):
+                continue
             joined = data.stack(both=("chain", "draw")).isel(both=index)
             joined = joined.drop_vars(["both", "chain", "draw"], errors="ignore")
             joined = joined.rename_dims(both="draw").expand_dims(chain=[0])

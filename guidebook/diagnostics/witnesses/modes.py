@@ -37,7 +37,7 @@ from guidebook.diagnostics.witnesses.testimony import (
     where,
 )
 from guidebook.programs.gaussian import Start, elbo
-from guidebook.programs.labels import log_labellings
+from guidebook.programs.labels import exchangeable, log_labellings
 from guidebook.programs.potential import Potential
 
 NAME = "Modes"
@@ -146,12 +146,12 @@ def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> str:
     """What lies beyond all draws where that makes standard deviations wrong (`numerics.shells`); else ""."""
     assert subject.potential is not None and subject.position is not None
     potential = subject.potential
-    if subject.density is None:  # a density that is evaluated one position at a time
-        return ""
+    if subject.density is None or exchangeable(potential.model) is not None:
+        return ""  # evaluated one position at a time; or the lines run into other labellings
     found = shells(lambda u: log_density(potential, u), subject.position[:, 0], subject.seed)
     if found is None:
         return ""
-    least = _lower_bound(subject, heard) - log_labellings(potential.model)
+    least = _lower_bound(subject, heard)
     error = ERRORS * found.log_ratio_se * float(subject.tails.max())
     if found.log_mass < least - UNDER or -found.log_ratio - error <= math.log(SD_HIGH):
         return ""
