@@ -93,8 +93,10 @@ def test_report_writes_page_table_and_draws(
 
 
 def test_report_of_an_amortised_pair_compares_with_the_exact_posterior(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("guidebook.diagnostics.amortized.assess.MOST_ROWS", 200)
+    monkeypatch.setattr("guidebook.diagnostics.amortized.assess.LEDGER_ROWS", 20)
     command = ["report", "linear-vae", "--out", str(tmp_path), "--guides", "linear-full"]
     assert main([*command, *SHORT]) == 0
     table = pd.read_csv(tmp_path / "linear-vae.csv", index_col="approximation")
