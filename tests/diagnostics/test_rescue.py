@@ -81,6 +81,27 @@ def test_a_peak_above_a_wide_shelf_is_not_trusted() -> None:
     assert "beyond all draws" in reason and "wide shelf" in found.table.loc["peak", "next"]
 
 
+def groups(y: torch.Tensor) -> None:
+    """Six means, their scale with a prior that is nearly flat on the logarithm: 3 % of it near nil."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    log_s = pyro.sample("log_s", dist.Normal(0.0, 10.0))
+    with pyro.plate("group", len(y)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu + log_s.exp() * z, 0.8), obs=y)
+
+
+def test_a_shelf_along_one_coordinate_is_found_by_a_gibbs_step() -> None:
+    data = {"y": 1.4 * torch.tensor([2.1, -0.4, 0.9, 1.8, -1.1, 0.2])}
+    fit = placed(
+        groups, data, [0.8, 0.4, 1.2, -1.0, 0.3, 0.9, -1.3, -0.3],
+        [0.6, 0.3, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6],
+    )  # fmt: skip
+    found = gb.compare({"peak": fit})
+    assert found.verdicts["peak"] is Verdict.REJECT
+    reason = found.table.loc["peak", "reason"]
+    assert "of log_s given the others" in reason and "beyond the farthest draw" in reason
+
+
 @pytest.fixture(scope="module")
 def factorised() -> gb.Fit:
     """The mean-field optimum: the mean, and the conditional standard deviations."""

@@ -11,7 +11,7 @@ the same of q with a_k, and the two are compared as those of any other witness. 
 the mass may double a standard deviation; a near one of 5 % may not matter.
 
 A peak above a wide shelf is one mode with two scales: what the shelf holds beyond all draws is integrated
-along straight lines out of them (`numerics.shells`).
+along straight lines out of them, and along every coordinate (`numerics.shells`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from guidebook.diagnostics.numerics.basins import Basins
 from guidebook.diagnostics.numerics.modes import log_density, reached
 from guidebook.diagnostics.numerics.psis import khat_limit
-from guidebook.diagnostics.numerics.shells import shells
+from guidebook.diagnostics.numerics.shells import Along, Shells, along, shells
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.diagnostics.witnesses.subject import Subject, Whole
@@ -148,7 +148,17 @@ def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> str:
     potential = subject.potential
     if subject.density is None or exchangeable(potential.model) is not None:
         return ""  # evaluated one position at a time; or the lines run into other labellings
-    found = shells(lambda u: log_density(potential, u), subject.position[:, 0], subject.seed)
+    u = subject.position[:, 0]
+
+    def log_p(at: np.ndarray) -> np.ndarray:
+        return log_density(potential, at)
+
+    return _off_the_lines(subject, heard, shells(log_p, u, subject.seed)) or _along(
+        subject, along(log_p, u, subject.seed)
+    )
+
+
+def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shells | None) -> str:
     if found is None:
         return ""
     least = _lower_bound(subject, heard)
@@ -159,6 +169,20 @@ def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> str:
         f"The posterior has mass beyond all draws: of the density integrated along straight lines out of "
         f"them {_percent(found.beyond)} lies beyond the farthest draw, and without it standard deviations "
         f"are too small by a factor of about {math.exp(-found.log_ratio):.3g}."
+    )
+
+
+def _along(subject: Subject, found: Along | None) -> str:
+    if found is None:
+        return ""
+    j = int(np.argmin(found.log_ratio))
+    if -found.log_ratio[j] <= math.log(SD_HIGH):
+        return ""
+    return (
+        f"The posterior has mass beyond all draws: of {subject.coordinates[j]} given the others (a Gibbs "
+        f"step from some of the draws) {_percent(found.beyond[j])} lies beyond the farthest draw, and "
+        f"without it its standard deviation is too small by a factor of "
+        f"{math.exp(-found.log_ratio[j]):.3g} or more."
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.numerics.shells import shells
+from guidebook.diagnostics.numerics.shells import along, shells
 
 
 def normal(u: np.ndarray, sd: float = 1.0) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_heavy_tails_that_the_draws_reach_are_no_error() -> None:
 
 
 def test_a_shelf_along_one_of_many_directions_is_not_seen() -> None:
-    """No random line in twenty dimensions runs along it: what is integrated is the peak alone."""
+    """No random line in twenty dimensions runs along it; a Gibbs step of its coordinate does."""
 
     def long(u: np.ndarray) -> np.ndarray:
         wide = u.copy()
@@ -82,6 +82,57 @@ def test_a_shelf_along_one_of_many_directions_is_not_seen() -> None:
 
     found = shells(long, draws(20))
     assert found is not None and abs(found.log_ratio) < 1e-3
+    steps = along(long, draws(20))
+    assert steps is not None and steps.log_ratio.argmin() == 0 and steps.log_ratio[0] < -1
+    assert (steps.log_ratio[1:] > -0.01).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "wide", "center"), [(0.03, 50.0, 0.0), (0.2, 8.0, 0.0), (0.05, 20.0, 60.0)]
+)
+def test_a_gibbs_step_has_the_moments_of_the_conditional(
+    share: float, wide: float, center: float
+) -> None:
+    """Coordinate 1 of five is (1 - a) N(0, 1) + a N(c, s^2), independent of the others."""
+
+    def density(u: np.ndarray) -> np.ndarray:
+        own = u[:, 1]
+        parts = (
+            math.log1p(-share) + stats.norm.logpdf(own),
+            math.log(share) + stats.norm.logpdf(own, center, wide),
+        )
+        rest = np.delete(u, 1, axis=1)
+        found: np.ndarray = np.logaddexp(*parts) + normal(rest)
+        return found
+
+    u = draws(5)
+    found = along(density, u)
+    assert found is not None
+    line = np.linspace(-600, 600, 2_000_001)
+    p = np.exp(density(np.stack([line * 0, line, *[line * 0] * 3], 1)))
+    edge = 0.025 * np.ptp(u[:, 1])
+    p[(line > u[:, 1].min() - edge) & (line < u[:, 1].max() + edge)] *= 0
+    whole = math.exp(normal(np.zeros((1, 4)))[0]) / (line[1] - line[0])
+    assert found.beyond[1] == pytest.approx(p.sum() / whole, rel=0.1)
+    added = p @ np.square(line - u[:, 1].mean()) / whole
+    expected = -0.5 * math.log1p(added / u[:, 1].var())
+    assert found.log_ratio[1] == pytest.approx(expected, abs=0.1)
+    assert (np.delete(found.log_ratio, 1) > -0.01).all()
+
+
+def test_a_gibbs_step_of_right_draws_goes_nowhere() -> None:
+    root = np.linalg.cholesky(np.array([[1.0, 0.99], [0.99, 1.0]]))
+    inverse = np.linalg.inv(root)
+    found = along(lambda v: normal(v @ inverse.T), draws(2) @ root.T)
+    assert found is not None and (found.log_ratio > -0.01).all()
+    t = stats.t(4)
+    found = along(lambda v: t.logpdf(v).sum(1), t.rvs((20_000, 3), random_state=0))
+    assert found is not None and (found.log_ratio > -0.05).all()
+
+
+def test_lines_that_would_be_too_many_are_not_drawn() -> None:
+    assert along(normal, draws(257, 300)) is None and along(normal, draws(256, 300)) is not None
+    assert along(normal, draws(2, 7)) is None
 
 
 def test_draws_without_a_volume_and_densities_of_nothing_say_nothing() -> None:
