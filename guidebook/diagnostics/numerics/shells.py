@@ -29,6 +29,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import gammaln
 
+from guidebook.diagnostics.numerics.psis import weighted_moments
+
 DIRECTIONS, RADII = 32, 160
 """Pairs of opposite directions, and radii along each: some ten thousand densities."""
 NEAREST, FARTHEST = 0.02, 1e4
@@ -123,7 +125,12 @@ class Along(NamedTuple):
     log_ratio: np.ndarray
 
 
-def along(log_p: Callable[[np.ndarray], np.ndarray], u: np.ndarray, seed: int = 0) -> Along | None:
+def along(
+    log_p: Callable[[np.ndarray], np.ndarray],
+    u: np.ndarray,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+) -> Along | None:
     r"""One Gibbs step of each coordinate from some of the draws u (S, D), on a grid that reaches far.
 
     The posterior is invariant under it: with t distributed as p(u_j | the other coordinates of a draw),
@@ -132,16 +139,17 @@ def along(log_p: Callable[[np.ndarray], np.ndarray], u: np.ndarray, seed: int = 
     .. math:: \tfrac12 \log \frac{v_j}{v_j + \mathrm{mean}_s E[(t - m_j)^2;\ t \text{ beyond}]},
 
     m_j and v_j the mean and variance of the draws. A step along a coordinate crosses any distance; what is
-    narrower than a quarter of its distance falls between the places of the grid. None where the lines would
-    be too many.
+    narrower than a quarter of its distance falls between the places of the grid. With `weights` (S,), which
+    sum to 1, draws are taken by them, and m_j and v_j are the weighted ones. None where the lines would be
+    too many.
     """
     size, D = u.shape
     lines = min(PLACES, MOST_LINES // D, size)
     if lines < 8:
         return None
     rng = np.random.default_rng(seed)
-    start = u[rng.choice(size, lines, replace=False)]
-    mean, sd = u.mean(0), u.std(0)
+    start = u[rng.choice(size, lines, replace=weights is not None, p=weights)]
+    mean, sd = weighted_moments(u, weights)
     low, high = u.min(0), u.max(0)
     edge = 0.5 * (MARGIN - 1) * (high - low)
     away = np.exp(np.linspace(math.log(CLOSEST), math.log(FARTHEST), STEPS))

@@ -41,10 +41,10 @@ class Ranker:
 
         None where a quantity is not a number.
         """
-        u = torch.cat([self.truths[row : row + 1], draws])
+        u = torch.cat([self.truths[row : row + 1].to(draws), draws])
         columns = [v.reshape(len(u), -1) for v in potential.constrain(u).values()]
         log_joint, _ = potential(u)
-        distance = ((u - self.points[row]) / self.scale).square().sum(1)
+        distance = ((u - self.points[row].to(u)) / self.scale.to(u)).square().sum(1)
         every = torch.cat([*columns, log_joint[:, None], distance[:, None]], 1)
         values = every.double().cpu().numpy()
         return None if np.isnan(values).any() else ranks(values[0], values[1:], self.rng)

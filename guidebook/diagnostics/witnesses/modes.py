@@ -96,10 +96,17 @@ def _without_shares(
     subject: Subject, basins: Basins, heard: Mapping[str, Testimony]
 ) -> Testimony | None:
     """What is stated where there are no shares to compare; None where there are."""
-    beyond = _beyond(subject, heard)
-    if beyond:
-        words, against = (beyond,), [beyond]
-        return Testimony(NAME, words=words, against=against, against_weighted=against, remedy=WIDER)
+    raw, weighted = _beyond(subject, heard)
+    if raw and not weighted and len(basins) > 1:
+        weighted = raw  # shares of modes would have to be checked besides
+    if raw or weighted:
+        return Testimony(
+            NAME,
+            words=tuple(dict.fromkeys(filter(None, (raw, weighted)))),
+            against=[raw],
+            against_weighted=[weighted],
+            remedy=WIDER,
+        )
     if not len(basins):
         return Testimony(NAME, words=("No maximum of the density was found from any start.",))
     if len(basins) == 1:
@@ -142,20 +149,24 @@ WIDER = (
 )
 
 
-def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> str:
-    """What lies beyond all draws where that makes standard deviations wrong (`numerics.shells`); else ""."""
+def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]:
+    """What lies beyond all draws where that makes the standard deviations of the raw and of the weighted
+    draws wrong (`numerics.shells`); else "".
+    """
     assert subject.potential is not None and subject.position is not None
     potential = subject.potential
     if subject.density is None or exchangeable(potential.model) is not None:
-        return ""  # evaluated one position at a time; or the lines run into other labellings
-    u = subject.position[:, 0]
+        return "", ""  # evaluated one position at a time; or the lines run into other labellings
+    u, seed, weights = subject.position[:, 0], subject.seed, weights_of(heard)
 
     def log_p(at: np.ndarray) -> np.ndarray:
         return log_density(potential, at)
 
-    return _off_the_lines(subject, heard, shells(log_p, u, subject.seed)) or _along(
-        subject, along(log_p, u, subject.seed)
-    )
+    off = _off_the_lines(subject, heard, shells(log_p, u, seed))
+    raw = off or _along(subject, along(log_p, u, seed))
+    if weights is None:
+        return raw, raw
+    return raw, off or _along(subject, along(log_p, u, seed, weights[:, 0]))
 
 
 def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shells | None) -> str:

@@ -79,7 +79,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Judgement]:
         monkeypatch.setattr(transport, "_metric", lambda *_: np.eye(1)[None])
         monkeypatch.setattr(transport, "transport", lambda *_: _moved(run))
         monkeypatch.setattr(transport, "of_weighted", lambda *_: facts["weighted_transport"])
-        monkeypatch.setattr(modes, "_beyond", lambda *_: "")
+        monkeypatch.setattr(modes, "_beyond", lambda *_: ("", ""))
         monkeypatch.setattr(modes, "_listed", lambda *_: facts["listed"])
         monkeypatch.setattr(modes, "_masses", lambda *_: np.zeros(2))
         monkeypatch.setattr(modes, "_moments", lambda *_: (np.zeros((2, width)),) * 2)

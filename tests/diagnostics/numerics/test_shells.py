@@ -130,6 +130,23 @@ def test_a_gibbs_step_of_right_draws_goes_nowhere() -> None:
     assert found is not None and (found.log_ratio > -0.05).all()
 
 
+def test_weighted_draws_are_held_against_their_own_moments() -> None:
+    """Draws of N(0, 1.2^2) for 0.97 N(0, 1) + 0.03 N(0, 30^2) that weights bring to the peak."""
+    u = 1.2 * draws(1)
+    peak = stats.norm.pdf(u[:, 0]) / stats.norm.pdf(u[:, 0], 0, 1.2)
+
+    def both(v: np.ndarray) -> np.ndarray:
+        parts = math.log(0.97) + normal(v), math.log(0.03) + normal(v, 30.0)
+        found: np.ndarray = np.logaddexp(*parts)
+        return found
+
+    raw, weighted = along(both, u), along(both, u, 0, peak / peak.sum())
+    assert raw is not None and weighted is not None
+    # the same mass is added, to a variance of 1.44 and to one of 1
+    ratio = math.expm1(-2 * weighted.log_ratio[0]) / math.expm1(-2 * raw.log_ratio[0])
+    assert ratio == pytest.approx(1.44, rel=0.1)
+
+
 def test_lines_that_would_be_too_many_are_not_drawn() -> None:
     assert along(normal, draws(257, 300)) is None and along(normal, draws(256, 300)) is not None
     assert along(normal, draws(2, 7)) is None
