@@ -169,8 +169,9 @@ def _codes(f: Findings, found: Weighed) -> Judgement:
             f"{told}; the means of the weighted draws are for {weighted.mean():.0%}.{after}",
             "Use the means of each row's weighted draws as its code.",
         )
-    more = f"; {_worst(f, unit, bad & ~cut)}" if (bad & ~cut).any() or not cut.any() else ""
-    if cut.any():
+    often = cut[sampled].any()
+    more = f"; {_worst(f, unit, bad & ~cut)}" if (bad & ~cut).any() or not often else ""
+    if often:
         more += (
             f". In {cut[sampled].mean():.0%} of the rows looked at closely the encoder picked one of "
             "several explanations, and its code is that of this one"

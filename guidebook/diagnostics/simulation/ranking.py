@@ -5,6 +5,8 @@ Draws are independent (a sampler's are thinned), so the rank of a truth from the
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,8 @@ class Ranker:
 
         None where a quantity is not a number.
         """
-        u = torch.cat([self.truths[row : row + 1].to(draws), draws])
+        place: Any = {"device": potential.device, "dtype": potential.dtype}
+        u = torch.cat([self.truths[row : row + 1].to(**place), draws.to(**place)])
         columns = [v.reshape(len(u), -1) for v in potential.constrain(u).values()]
         log_joint, _ = potential(u)
         distance = ((u - self.points[row].to(u)) / self.scale.to(u)).square().sum(1)

@@ -30,6 +30,8 @@ OUTSIDE = 4.0
 """Of q's standard deviations, from its mean: a chain that ends beyond sqrt D + 4 is elsewhere."""
 ELSEWHERE = 0.05
 """Of the weight: a row with more of it elsewhere has an explanation that q leaves out."""
+OFTEN = 0.05
+"""Of the rows: where more have one, that is what to mend first."""
 
 
 def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
@@ -69,7 +71,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         else _against(subject, weighted, left_out, elsewhere),
         far=able & ~raw.bad(),
         agreement="chains annealed from the prior end where the draws are" if able.all() else "",
-        remedy=REMEDY if left_out.any() else "",
+        remedy=REMEDY if left_out.mean() > OFTEN else "",
         detail=np.where(left_out, elsewhere, 0.0),
     )
 

@@ -64,6 +64,17 @@ def test_a_branch_without_draws_is_found() -> None:
     assert "100% of the rows" in found.words[1] and "AmortizedFlow" in found.remedy
 
 
+@pytest.mark.parametrize("rows", [20, 19])
+def test_one_row_of_twenty_does_not_decide_what_to_mend(rows: int) -> None:
+    """A twentieth of the rows is not more than 5 %, a nineteenth is."""
+    rng = np.random.default_rng(0)
+    draws, ends = (3 + 0.2 * rng.standard_normal((n, rows, 1)) for n in (DRAWS, CHAINS))
+    ends[: CHAINS // 2, 0] *= -1
+    found = room.hear(subject(draws, ends), {})
+    assert (found.detail > 0).tolist() == [True] + [False] * (rows - 1)
+    assert ("AmortizedFlow" in found.remedy) is (rows == 19)
+
+
 def test_an_error_without_another_branch_is_named() -> None:
     found = room.hear(subject(2.0 + normal(DRAWS, 1), normal(CHAINS, 0)), {})
     assert found.estimate is not None
