@@ -76,7 +76,8 @@ def judge(f: Findings) -> Judgement:
 
 NOTHING = "Use the draws as they are."
 MARKED = (
-    "The weights of the others cannot be used: row_verdicts marks every row (comparison.amortized)."
+    "The weights of the others cannot be used; comparison.amortized[name].row_verdicts has the verdict on "
+    "each row."
 )
 
 

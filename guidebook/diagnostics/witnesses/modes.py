@@ -170,6 +170,7 @@ def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]
 
 
 def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shells | None) -> str:
+    """The reason where the integral along random lines can be used and the error is shown to matter."""
     if found is None:
         return ""
     least = _lower_bound(subject, heard)
@@ -184,6 +185,7 @@ def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shel
 
 
 def _along(subject: Subject, found: Along | None) -> str:
+    """The reason of the coordinate that lacks most beyond its farthest draw, where that matters."""
     if found is None:
         return ""
     j = int(np.argmin(found.log_ratio))
