@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers, LeftOut
 
 
-_ELBO, _AMORTISATION, _APPROXIMATION = "#c9ced6", PALETTE[1], PALETTE[0]
+_AMORTISATION, _APPROXIMATION = PALETTE[1], PALETTE[0]
 
 
 _MOST_BARS = 60
