@@ -6,8 +6,8 @@
 Each fit is compared without a reference, as a user would who has none, and its verdict is then held
 against the truth. An approximation is *truly good* when the raw draws have every marginal mean
 within 0.1 posterior standard deviations and every standard deviation within 20 %, *truly
-reweightable* when that holds for its importance-weighted draws. Every result is appended to
-benchmarks/.cache/verdicts.jsonl, so that an interrupted run continues; results of other versions of
+reweightable* when that holds for its importance-weighted draws, after moment matching where it
+moved them. Every result is appended to benchmarks/.cache/verdicts.jsonl, so that an interrupted run continues; results of other versions of
 the engines, of the diagnostics or of the posteriors are not used.
 """
 
@@ -105,14 +105,17 @@ def _judged(task: Task) -> dict[str, Any]:
         guide = getattr(gb.guides, task.family)(model)
         fit = gb.svi(model, guide, data, seed=task.seed, progress=False)
     started = time.perf_counter()
-    row = gb.compare({"fit": fit}).table.loc["fit"]
+    comparison = gb.compare({"fit": fit})
+    row = comparison.table.loc["fit"]
     compared = time.perf_counter() - started
     tree = fit.posterior(draws=DRAWS, seed=task.seed + 1_000)
     draws = _draws(tree, model, data, mean)
     raw = errors(draws, np.full(DRAWS, 1 / DRAWS), mean, sd)
-    stats = tree["sample_stats"]
-    weights = _smoothed(np.asarray(stats["lp"] - stats["log_q"]).reshape(-1))
-    weighted = errors(draws, weights, mean, sd)
+    moved = comparison.matched.get("fit", tree)
+    weights = _smoothed(
+        np.asarray(moved["sample_stats"]["lp"] - moved["sample_stats"]["log_q"]).reshape(-1)
+    )
+    weighted = errors(_draws(moved, model, data, mean), weights, mean, sd)
     numbers = {k: _number(row[k]) for k in ("khat", "khat_se", "ess", "stein", "elbo")}
     return {
         "verdict": str(getattr(row["verdict"], "value", row["verdict"])),
