@@ -113,8 +113,8 @@ Truth: {source}.
 Every fit is judged by `gb.compare` **without** a reference. *Truly good*: the
 20,000 raw draws have every marginal mean within 0.1 posterior standard deviations and every
 standard deviation within 20 %. *Truly reweightable*: the same of the
-Pareto-smoothed importance-weighted draws, after moment matching where it moved them. Wrong trust: *trust* and not truly good. Wrong reweight:
-*reweight* and not truly reweightable.
+Pareto-smoothed importance-weighted draws, after moment matching where it moved them.
+Wrong trust: *trust* and not truly good. Wrong reweight: *reweight* and not truly reweightable.
 
 Command: `{command}`, {jobs} fits at a time, one thread each.
 Machine: {where}; Python {platform.python_version()}, {versions}.

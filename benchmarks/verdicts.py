@@ -7,8 +7,9 @@ Each fit is compared without a reference, as a user would who has none, and its 
 against the truth. An approximation is *truly good* when the raw draws have every marginal mean
 within 0.1 posterior standard deviations and every standard deviation within 20 %, *truly
 reweightable* when that holds for its importance-weighted draws, after moment matching where it
-moved them. Every result is appended to benchmarks/.cache/verdicts.jsonl, so that an interrupted run continues; results of other versions of
-the engines, of the diagnostics or of the posteriors are not used.
+moved them. Every result is appended to benchmarks/.cache/verdicts.jsonl, so that an interrupted run
+continues; results of other versions of the engines, of the diagnostics or of the posteriors are not
+used.
 """
 
 import argparse
