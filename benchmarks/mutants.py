@@ -49,10 +49,10 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/amortized/weights.py": (
         "tests/diagnostics/amortized/test_row_weights.py",
     ),
-    "guidebook/diagnostics/witnesses/testimony.py": (
-        "tests/diagnostics/witnesses/test_testimony.py",
+    "guidebook/diagnostics/evidence/testimony.py": (
+        "tests/diagnostics/evidence/test_testimony.py",
     ),
-    "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
+    "guidebook/diagnostics/evidence/subject.py": ("tests/diagnostics/evidence/test_subject.py",),
     "guidebook/diagnostics/numerics/psis.py": ("tests/diagnostics/numerics/test_psis.py",),
     "guidebook/diagnostics/witnesses/importance.py": (
         "tests/diagnostics/witnesses/test_importance_testimony.py",

@@ -7,10 +7,10 @@ import pytest
 
 from guidebook import selftest as module
 from guidebook.__main__ import main
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.witnesses import hearing, modes
 from guidebook.diagnostics.witnesses.hearing import Witness
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.selftest import PLANTED, Planting
 
 

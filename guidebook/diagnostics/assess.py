@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import (
+    Effort,
+    Reference,
+    Subject,
+    Whole,
+    attribute,
+    marginals_of,
+)
 from guidebook.diagnostics.judging.assessment import Assessment, findings_of, numbers_of
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
@@ -19,14 +27,6 @@ from guidebook.diagnostics.numerics.psis import tail_inflation
 from guidebook.diagnostics.witnesses import importance, transport
 from guidebook.diagnostics.witnesses.chains import chains_of
 from guidebook.diagnostics.witnesses.hearing import heard_on
-from guidebook.diagnostics.witnesses.subject import (
-    Effort,
-    Reference,
-    Subject,
-    Whole,
-    attribute,
-    marginals_of,
-)
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 

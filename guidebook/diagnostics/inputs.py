@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guidebook.diagnostics.amortized.rows import reads
+from guidebook.diagnostics.evidence.subject import Effort, Reference, marginals_of
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.numerics.psis import psis
 from guidebook.diagnostics.witnesses.chains import effective_draws
 from guidebook.diagnostics.witnesses.importance import REWEIGHT_SHARE
-from guidebook.diagnostics.witnesses.subject import Effort, Reference, marginals_of
 from guidebook.errors import DataError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import check

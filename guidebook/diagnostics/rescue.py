@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from guidebook.diagnostics.assess import assess
+from guidebook.diagnostics.evidence.subject import Reference, marginals_of
 from guidebook.diagnostics.judging.assessment import Assessment
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics import matching
@@ -28,7 +29,6 @@ from guidebook.diagnostics.numerics.matching import Affine, Density, Matching
 from guidebook.diagnostics.numerics.modes import log_density
 from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.witnesses import importance, stein, transport
-from guidebook.diagnostics.witnesses.subject import Reference, marginals_of
 from guidebook.inference.fits.approximation import Approximation
 from guidebook.inference.fits.datatree import to_datatree
 from guidebook.inference.fits.fit import Fit

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidebook.diagnostics.compare import Compared, compared
+from guidebook.diagnostics.compare import compared
+from guidebook.diagnostics.compared import Compared
+from guidebook.diagnostics.evidence.subject import Effort
 from guidebook.diagnostics.numerics.calibration import Calibration
-from guidebook.diagnostics.witnesses.subject import Effort
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.reports.elements.section import Section

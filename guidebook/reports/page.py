@@ -35,7 +35,7 @@ from guidebook.reports.sections.model import model
 from guidebook.reports.verdicts import headings, headline, limits, rows_of, subtitle
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 Make = Callable[["Compared"], Section | None]
 

@@ -12,7 +12,7 @@ from guidebook.reports.elements.numbers import MISSING, listing
 from guidebook.reports.elements.summaries import names_of, unsound, verdict_word
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 _COLOURS = {
     "trust": "\033[32m",

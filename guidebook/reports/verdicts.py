@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guidebook.diagnostics.amortized.uses import CODES, MODEL
-from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
+from guidebook.diagnostics.evidence.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.reports.elements.columns import Column, columns_of, sentence
 from guidebook.reports.elements.numbers import MISSING, listing, minus, span
 from guidebook.reports.elements.style import colours
 from guidebook.reports.elements.summaries import khat_limit_of, names_of, unsound, verdict_word
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 FACTS = ("checks", "k-hat", "mean error", "sd ratios", "time")
 """The columns that stand on the card; the first of them only there, for the table is wide enough."""

@@ -13,7 +13,7 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.scope import random_state
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
     from guidebook.reports.elements.section import Section
 
 T = TypeVar("T")

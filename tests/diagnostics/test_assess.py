@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 
 from guidebook.diagnostics.assess import assess, subject_of
+from guidebook.diagnostics.evidence.subject import Marginals, Reference, Subject, Whole
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics.basins import Basins
 from guidebook.diagnostics.witnesses import calibration, chains, enumeration, hearing, importance
-from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject, Whole
-from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.inference.fits.status import Status
 
 CHAINS, DRAWS = 2, 3

@@ -15,10 +15,10 @@ import xarray as xr
 import guidebook as gb
 from guidebook.diagnostics import rescue
 from guidebook.diagnostics.assess import assess
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.judging.assessment import Assessment
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.numerics.drift import Transport
-from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.inference.fits.opening import opened
 from guidebook.inference.fits.status import Status

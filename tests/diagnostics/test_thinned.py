@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from guidebook.diagnostics.compare import thinned
+from guidebook.diagnostics.compared import thinned
 
 
 def test_places_of_joined_chains_and_groups_with_draws_of_their_own() -> None:

@@ -40,6 +40,7 @@ from guidebook.diagnostics.amortized.rows import (
 )
 from guidebook.diagnostics.amortized.uses import uses_of
 from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
+from guidebook.diagnostics.evidence.subject import Effort
 from guidebook.diagnostics.judging.assessment import Assessment, numbers_of
 from guidebook.diagnostics.judging.findings import Findings
 from guidebook.diagnostics.judging.verdict import judge, verdicts_of_rows
@@ -48,7 +49,6 @@ from guidebook.diagnostics.measures.similarity import warning_images
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.witnesses import calibration as calibrated
 from guidebook.diagnostics.witnesses.calibration import of_calibration
-from guidebook.diagnostics.witnesses.subject import Effort
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of

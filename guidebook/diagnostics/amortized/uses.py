@@ -37,9 +37,9 @@ import numpy as np
 from guidebook.diagnostics.amortized.gap import GapLedger
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.weights import Weighed
+from guidebook.diagnostics.evidence.testimony import ERRORS, Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.judging.verdict import enough_of_sample
-from guidebook.diagnostics.witnesses.testimony import ERRORS, Estimate, Testimony
+from guidebook.diagnostics.judging.shares import enough_of_sample
 
 MODEL, CODES, ROWS = "model", "codes", "each row's posterior"
 EVIDENCE_LIMIT = 0.1

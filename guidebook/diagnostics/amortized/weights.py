@@ -27,10 +27,10 @@ from guidebook.diagnostics.amortized.rows import (
     some_rows,
     terms_of_draws,
 )
+from guidebook.diagnostics.evidence.subject import Effort, Subject
+from guidebook.diagnostics.evidence.testimony import Testimony, among, joined
 from guidebook.diagnostics.witnesses import annealed, importance
 from guidebook.diagnostics.witnesses.hearing import heard_on
-from guidebook.diagnostics.witnesses.subject import Effort, Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony, among, joined
 from guidebook.errors import ModelError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior

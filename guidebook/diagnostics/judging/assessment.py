@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
 if TYPE_CHECKING:
     import xarray as xr

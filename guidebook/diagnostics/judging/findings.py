@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from guidebook.diagnostics.witnesses.testimony import Testimony
+from guidebook.diagnostics.evidence.testimony import Testimony
 
 
 class Verdict(Enum):

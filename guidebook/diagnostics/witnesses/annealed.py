@@ -15,10 +15,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony, where
 from guidebook.diagnostics.numerics.psis import weighted_moments
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
 NAME = "Annealing from the prior"
 LEAST_ESS = 16.0

@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.numerics.uniformity import counts, grid
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 
 NAME = "Calibration"
 MATTERS = 0.04

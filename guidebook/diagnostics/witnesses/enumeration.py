@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony, where
 from guidebook.diagnostics.witnesses import importance
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony, where
 
 NAME = "Enumeration"
 EVIDENCE_LIMIT, EVIDENCE_NOISE = 0.05, 0.025

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.witnesses import (
     annealed,
     calibration,
@@ -16,8 +18,6 @@ from guidebook.diagnostics.witnesses import (
     stein,
     transport,
 )
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 
 
 class Witness(NamedTuple):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import ERRORS, Estimate, Testimony, where
 from guidebook.diagnostics.numerics.psis import (
     Importance,
     khat_limit,
@@ -17,8 +19,6 @@ from guidebook.diagnostics.numerics.psis import (
     psis,
     weighted_moments,
 )
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import ERRORS, Estimate, Testimony, where
 
 NAME = "Importance weights"
 KHAT_ALONE = 0.5

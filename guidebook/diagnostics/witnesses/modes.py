@@ -10,8 +10,7 @@ and a marginal's mean m_k and variance v_k in each,
 the same of q with a_k, and the two are compared as those of any other witness. A far mode of 0.6 % of
 the mass may double a standard deviation; a near one of 5 % may not matter.
 
-A peak above a wide shelf is one mode with two scales: what the shelf holds beyond all draws is integrated
-along straight lines out of them, and along every coordinate (`numerics.shells`).
+Mass beyond all draws, as on a shelf around a peak, is looked for first (`witnesses.beyond`).
 """
 
 from __future__ import annotations
@@ -22,23 +21,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from guidebook.diagnostics.evidence.subject import Subject, Whole
+from guidebook.diagnostics.evidence.testimony import ERRORS, Estimate, Testimony, percent, where
 from guidebook.diagnostics.numerics.basins import Basins
-from guidebook.diagnostics.numerics.modes import log_density, reached
-from guidebook.diagnostics.numerics.psis import khat_limit
-from guidebook.diagnostics.numerics.shells import Along, Shells, along, shells
-from guidebook.diagnostics.witnesses import importance
+from guidebook.diagnostics.numerics.modes import reached
+from guidebook.diagnostics.witnesses.beyond import WIDER, beyond, lower_bound
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.diagnostics.witnesses.subject import Subject, Whole
-from guidebook.diagnostics.witnesses.testimony import (
-    ERRORS,
-    SD_HIGH,
-    Estimate,
-    Testimony,
-    where,
-)
-from guidebook.programs.gaussian import Start, elbo
-from guidebook.programs.labels import exchangeable, log_labellings
-from guidebook.programs.potential import Potential
 
 NAME = "Modes"
 REPLICATES = 400
@@ -96,7 +84,7 @@ def _without_shares(
     subject: Subject, basins: Basins, heard: Mapping[str, Testimony]
 ) -> Testimony | None:
     """What is stated where there are no shares to compare; None where there are."""
-    raw, weighted = _beyond(subject, heard)
+    raw, weighted = beyond(subject, heard)
     if raw and not weighted and len(basins) > 1:
         weighted = raw  # shares of modes would have to be checked besides
     if raw or weighted:
@@ -141,64 +129,6 @@ def _listed(subject: Subject, basins: Basins) -> float:
     return reached(subject.potential, every, subject.position[chosen, 0])
 
 
-UNDER = 1.0
-"""Nats by which the integral along lines may be below a lower bound of the evidence and still be used."""
-WIDER = (
-    "A peak above a wide shelf often comes of a scale near zero: give the scale a prior away from zero, or "
-    "reparameterise (the non-centred model); else use gb.pathfinder, or nuts from scattered starts."
-)
-
-
-def _beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]:
-    """What lies beyond all draws where that makes the standard deviations of the raw and of the weighted
-    draws wrong (`numerics.shells`); else "".
-    """
-    assert subject.potential is not None and subject.position is not None
-    potential = subject.potential
-    if subject.density is None or exchangeable(potential.model) is not None:
-        return "", ""  # evaluated one position at a time; or the lines run into other labellings
-    u, seed, weights = subject.position[:, 0], subject.seed, weights_of(heard)
-
-    def log_p(at: np.ndarray) -> np.ndarray:
-        return log_density(potential, at)
-
-    off = _off_the_lines(subject, heard, shells(log_p, u, seed))
-    raw = off or _along(subject, along(log_p, u, seed))
-    if weights is None:
-        return raw, raw
-    return raw, off or _along(subject, along(log_p, u, seed, weights[:, 0]))
-
-
-def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shells | None) -> str:
-    """The reason where the integral along random lines can be used and the error is shown to matter."""
-    if found is None:
-        return ""
-    least = _lower_bound(subject, heard)
-    error = ERRORS * found.log_ratio_se * float(subject.tails.max())
-    if found.log_mass < least - UNDER or -found.log_ratio - error <= math.log(SD_HIGH):
-        return ""
-    return (
-        f"The posterior has mass beyond all draws: of the density integrated along straight lines out of "
-        f"them {_percent(found.beyond)} lies beyond the farthest draw, and without it standard deviations "
-        f"are too small by a factor of about {math.exp(-found.log_ratio):.3g}."
-    )
-
-
-def _along(subject: Subject, found: Along | None) -> str:
-    """The reason of the coordinate that lacks most beyond its farthest draw, where that matters."""
-    if found is None:
-        return ""
-    j = int(np.argmin(found.log_ratio))
-    if -found.log_ratio[j] <= math.log(SD_HIGH):
-        return ""
-    return (
-        f"The posterior has mass beyond all draws: of {subject.coordinates[j]} given the others (a Gibbs "
-        f"step from some of the draws) {_percent(found.beyond[j])} lies beyond the farthest draw, and "
-        f"without it its standard deviation is too small by a factor of "
-        f"{math.exp(-found.log_ratio[j]):.3g} or more."
-    )
-
-
 # masses and moments --------------------------------------------------------------------------------
 
 
@@ -206,39 +136,13 @@ def _masses(subject: Subject, basins: Basins, heard: Mapping[str, Testimony]) ->
     """Log masses (K,). What a lower bound of the evidence has above their sum lies around the draws."""
     assert subject.position is not None
     masses = basins.log_mass.copy()
-    least = _lower_bound(subject, heard)
+    least = lower_bound(subject, heard)
     total = float(np.logaddexp.reduce(masses))
     if least > total:
         home = int(np.bincount(basins.of(subject.position[:, 0])).argmax())
         excess = least + math.log(-math.expm1(total - least))
         masses[home] = np.logaddexp(masses[home], excess)
     return masses
-
-
-def _lower_bound(subject: Subject, heard: Mapping[str, Testimony]) -> float:
-    """A lower bound of log p(x): an ELBO, or the evidence estimate where weights are usable."""
-    assert subject.potential is not None and subject.position is not None
-    bounds = [gaussian_elbo(subject.potential, subject.position[:, 0])]
-    numbers = heard[importance.NAME].numbers if importance.NAME in heard else {}
-    if "elbo" in numbers and np.isfinite(numbers["elbo"][0]):
-        usable = "khat" in numbers and numbers["khat"][0] < khat_limit(subject.draws)
-        bounds.append(float(numbers["log_evidence" if usable else "elbo"][0]))
-    return max(bounds)
-
-
-def gaussian_elbo(potential: Potential, u: np.ndarray) -> float:
-    """The ELBO of the Gaussian with the moments of the draws u (S, D); -inf where it has none."""
-    covariance = np.atleast_2d(np.cov(u, rowvar=False))
-    try:
-        factor = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        return -math.inf
-    center, factor_ = (
-        torch.as_tensor(a, dtype=potential.dtype, device=potential.device)
-        for a in (u.mean(0), factor)
-    )
-    own = elbo(potential, Start(center, factor_, -math.inf, mode=False))
-    return own + log_labellings(potential.model)
 
 
 def _moments(subject: Subject, basins: Basins, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -321,8 +225,8 @@ def _described(
     named = np.argsort(-away)[:3]
     place = ", ".join(f"{subject.names[i]} = {means[k][i]:.3g}" for i in named if away[i] > 0)
     return (
-        f"the mode at {place} should hold about {_percent(expected[k])} of the posterior mass and "
-        f"holds {_percent(shares[k])} of the draws"
+        f"the mode at {place} should hold about {percent(expected[k])} of the posterior mass and "
+        f"holds {percent(shares[k])} of the draws"
     )
 
 
@@ -355,10 +259,6 @@ def _remedy(
             "the model, and fit again."
         )
     return "Use a guide that can hold several modes (flow), or nuts with chains started in each of them."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def _harm(subject: Subject, raw: Estimate) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from arviz_stats import wasserstein
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony, where
 from guidebook.diagnostics.numerics.psis import weighted_moments
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
 NAME = "Reference"
 LARGEST = 200

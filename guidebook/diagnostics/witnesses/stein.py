@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony, where
 from guidebook.diagnostics.numerics.basins import visited
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony, where
 
 NAME = "Stein's identities"
 STEIN_LIMIT = 0.35

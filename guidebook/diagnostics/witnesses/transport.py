@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.evidence.subject import Density, Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony, where
 from guidebook.diagnostics.numerics.basins import Basins, visited
 from guidebook.diagnostics.numerics.drift import Transport, compared, within_basins
 from guidebook.diagnostics.numerics.psis import weighted_moments
 from guidebook.diagnostics.witnesses import importance, modes, stein
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.diagnostics.witnesses.subject import Density, Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
 NAME = "HMC check"
 CHAINS, LEAST_CHAINS = 8192, 512

@@ -11,7 +11,7 @@ from guidebook.reports.elements.style import colours
 from guidebook.reports.figures.calibration import ecdf_differences, worst
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 def calibration(comparison: Compared) -> Section | None:

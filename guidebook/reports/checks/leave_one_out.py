@@ -23,7 +23,7 @@ from guidebook.reports.elements.style import (
 )
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 BAND = 0.94
 """Of the simultaneous band around a uniform distribution function."""

@@ -15,7 +15,7 @@ from guidebook.reports.elements.style import colours, figure, gridlines, shorten
 from guidebook.reports.elements.summaries import MOST_PARAMETERS
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 NAMED = 6
 """Parameters named in a sentence; of more, their number."""

@@ -20,7 +20,7 @@ from guidebook.reports.elements.summaries import names_of
 from guidebook.scope import alone, quiet
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 P = ParamSpec("P")
 R = TypeVar("R")

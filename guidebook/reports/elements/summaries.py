@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 Array = np.ndarray
 

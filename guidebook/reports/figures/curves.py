@@ -25,7 +25,7 @@ from guidebook.reports.elements.style import (
 from guidebook.reports.elements.summaries import Array, khat_limit_of, names_of
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 MOST_SITES = 16
 JOINTLY = "all sites jointly"

@@ -29,7 +29,7 @@ from guidebook.reports.elements.summaries import (
 )
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 @styled

@@ -33,7 +33,7 @@ from guidebook.reports.elements.summaries import (
 )
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 #: Standard deviations at either side: one approximation far off may not squash the others.
 _FARTHEST = 5.0

@@ -23,7 +23,7 @@ from guidebook.reports.elements.summaries import Array
 from guidebook.reports.figures.curves import smoothed
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 TICKS = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000)
 

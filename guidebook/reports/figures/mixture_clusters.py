@@ -17,7 +17,7 @@ from guidebook.reports.elements.style import GREY, colours, shorten, styled
 from guidebook.reports.elements.summaries import Array
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 #: Of the components, not of the approximations: "muted" of Paul Tol (2021), Colour Schemes.
 TONES = ("#CC6677", "#332288", "#117733", "#DDAA33", "#88CCEE", "#AA4499", "#44AA99", "#999933",

@@ -15,7 +15,7 @@ from guidebook.reports.elements.style import INK, colours, shorten, styled
 from guidebook.reports.elements.summaries import Array
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 MOST_ROWS = 300
 

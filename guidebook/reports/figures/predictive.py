@@ -12,7 +12,7 @@ from guidebook.reports.elements.style import REFERENCE, colours, figure, gridlin
 from guidebook.reports.elements.summaries import Array, labels
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 _MOST_VARIABLES = 3
 _MOST_DATA = 40

@@ -11,7 +11,7 @@ from guidebook.reports.sections.gap_tables import tables
 
 if TYPE_CHECKING:
     from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 def amortized(comparison: Compared) -> Section | None:

@@ -10,7 +10,7 @@ from guidebook.reports.elements.numbers import minus, number
 from guidebook.reports.elements.section import Section, Table
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 def data(comparison: Compared) -> Section | None:

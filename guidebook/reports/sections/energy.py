@@ -14,7 +14,7 @@ from guidebook.reports.elements.section import Picture, Section, drawn
 from guidebook.reports.sections import energy_figures
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 Shape = tuple[int, int] | None
 

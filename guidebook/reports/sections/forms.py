@@ -12,7 +12,7 @@ from guidebook.reports.elements.numbers import minus, with_error
 from guidebook.reports.elements.section import Section, Table
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 HEADINGS = (
     "Energy\nE_q log p(x, z)",

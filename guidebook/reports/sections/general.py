@@ -12,7 +12,7 @@ from guidebook.reports.figures.forest import forest
 from guidebook.reports.figures.predictive import predictive_check
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 def overview(comparison: Compared) -> Section | None:

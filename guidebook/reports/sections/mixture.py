@@ -12,7 +12,7 @@ from guidebook.reports.figures.mixture_clusters import clusters
 from guidebook.reports.figures.mixture_rows import responsibilities
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 def mixture(comparison: Compared) -> Section | None:

@@ -8,7 +8,7 @@ from guidebook.reports.elements.section import Section, Table, drawn
 from guidebook.reports.figures.graph_drawing import draw_graph
 
 if TYPE_CHECKING:
-    from guidebook.diagnostics.compare import Compared
+    from guidebook.diagnostics.compared import Compared
 
 
 def model(comparison: Compared) -> Section:

@@ -14,9 +14,9 @@ import guidebook as gb
 from guidebook.diagnostics.amortized import weights as room
 from guidebook.diagnostics.amortized.rows import Latent
 from guidebook.diagnostics.amortized.weights import Weighed, codes, names_of, weigh
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.witnesses import enumeration, importance
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.errors import ModelError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
 from guidebook.guides.amortized.normal import AmortizedNormal

@@ -14,8 +14,8 @@ from guidebook.diagnostics.amortized.assess import assess_rows
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.uses import CODES, MODEL, ROWS, uses_of
 from guidebook.diagnostics.amortized.weights import Weighed
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 from guidebook.guides import LinearGaussianPosterior
 from guidebook.models import LinearVAE
 

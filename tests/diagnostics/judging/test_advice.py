@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.advice import advice, richer
 from guidebook.diagnostics.judging.findings import Findings
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
 
 def estimate(shift: float, se: float = 0.01) -> Estimate:

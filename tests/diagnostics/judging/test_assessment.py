@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment, findings_of, numbers_of
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 from guidebook.inference.fits.status import Status
 
 NAN = math.nan

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.subject import Marginals, Reference, Subject
+from guidebook.diagnostics.evidence.testimony import Estimate
 from guidebook.diagnostics.judging.assessment import findings_of
 from guidebook.diagnostics.judging.findings import Judgement, Verdict
 from guidebook.diagnostics.judging.verdict import judge
@@ -21,8 +23,6 @@ from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance, modes, reference, stein, transport
 from guidebook.diagnostics.witnesses.hearing import heard_on
 from guidebook.diagnostics.witnesses.stein import Stein
-from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate
 from guidebook.inference.fits.status import Status
 
 TRUST, REWEIGHT, REJECT = Verdict.TRUST, Verdict.REWEIGHT, Verdict.REJECT
@@ -79,7 +79,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Judgement]:
         monkeypatch.setattr(transport, "_metric", lambda *_: np.eye(1)[None])
         monkeypatch.setattr(transport, "transport", lambda *_: _moved(run))
         monkeypatch.setattr(transport, "of_weighted", lambda *_: facts["weighted_transport"])
-        monkeypatch.setattr(modes, "_beyond", lambda *_: ("", ""))
+        monkeypatch.setattr(modes, "beyond", lambda *_: ("", ""))
         monkeypatch.setattr(modes, "_listed", lambda *_: facts["listed"])
         monkeypatch.setattr(modes, "_masses", lambda *_: np.zeros(2))
         monkeypatch.setattr(modes, "_moments", lambda *_: (np.zeros((2, width)),) * 2)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Verdict
-from guidebook.diagnostics.judging.verdict import enough, judge, pooled, why_not_trust
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
+from guidebook.diagnostics.judging.reasons import pooled, why_not_trust
+from guidebook.diagnostics.judging.shares import enough
+from guidebook.diagnostics.judging.verdict import judge
 
 NAN = math.nan
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.judging.verdict import enough_of_sample, judge
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
+from guidebook.diagnostics.judging.shares import enough_of_sample
+from guidebook.diagnostics.judging.verdict import judge
 
 TRUST, REWEIGHT, REJECT = Verdict.TRUST, Verdict.REWEIGHT, Verdict.REJECT
 ROWS = 1000

@@ -12,9 +12,9 @@ from arviz_base import from_dict
 from scipy import stats
 
 import guidebook as gb
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony, where
 from guidebook.diagnostics.judging.findings import Findings, Verdict
 from guidebook.diagnostics.judging.verdict import judge
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony, where
 
 
 def estimate(

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
-from guidebook.diagnostics.judging.verdict import NOT_SEEN, NOTHING, judge
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
+from guidebook.diagnostics.judging.reasons import NOT_SEEN
+from guidebook.diagnostics.judging.verdict import NOTHING, judge
 
 
 def run(able: list[bool], shift: float = 0.0) -> Testimony:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import annealed as room
 from guidebook.diagnostics.witnesses import importance
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 
 ROWS, CHAINS, DRAWS = 8, 400, 2000
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import MEAN_LIMIT, SD_HIGH, Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Verdict
 from guidebook.diagnostics.judging.verdict import judge
 from guidebook.diagnostics.numerics.calibration import Calibration
@@ -16,8 +18,6 @@ from guidebook.diagnostics.witnesses.calibration import (
     hear,
     of_calibration,
 )
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, Estimate, Testimony
 
 NAMES = ["a", "b"]
 

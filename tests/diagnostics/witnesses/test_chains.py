@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.witnesses.chains import (
     NAME,
     chains_of,
@@ -15,8 +17,6 @@ from guidebook.diagnostics.witnesses.chains import (
     hear,
     sampler_convergence,
 )
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 from guidebook.inference.fits.status import Status
 
 RHAT = {"x": np.array([1.002, 1.01]), "y": np.array([1.004, 1.001])}

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.witnesses import enumeration, importance
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
 
 def heard(

@@ -10,14 +10,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.numerics import drift
 from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance, stein
 from guidebook.diagnostics.witnesses import transport as room
 from guidebook.diagnostics.witnesses.stein import Stein
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 
 COVARIANCES = np.array(
     [[[4.0, 1.0, 0.0], [1.0, 2.0, -0.5], [0.0, -0.5, 1.0]], np.diag([1.0, 9.0, 0.04])]

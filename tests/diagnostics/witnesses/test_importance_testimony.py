@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.numerics.psis import Importance, khat_of_moment, psis
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import (
@@ -19,8 +21,6 @@ from guidebook.diagnostics.witnesses.importance import (
     khat_by_site,
     weights_of,
 )
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Estimate, Testimony
 
 LIMIT = 0.5
 """Of k-hat for 100 draws."""

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from guidebook.diagnostics.evidence.subject import Marginals, Reference, Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses import reference as room
 from guidebook.diagnostics.witnesses.reference import wasserstein_in_sds
-from guidebook.diagnostics.witnesses.subject import Marginals, Reference, Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 
 
 @pytest.mark.parametrize(("shift", "factor"), [(0.5, 1.0), (0.0, 2.0)])

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import stein as module
 from guidebook.diagnostics.witnesses.importance import NAME as WEIGHTS
@@ -17,8 +19,6 @@ from guidebook.diagnostics.witnesses.stein import (
     stein,
     stein_from_surface,
 )
-from guidebook.diagnostics.witnesses.subject import Subject
-from guidebook.diagnostics.witnesses.testimony import Testimony
 
 COVARIANCE = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.3], [0.0, 0.3, 4.0]])
 MEAN = np.array([1.0, -2.0, 30.0])

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.evidence.subject import Whole
 from guidebook.diagnostics.numerics import drift
 from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.witnesses import transport as room
-from guidebook.diagnostics.witnesses.subject import Whole
 from guidebook.programs.potential import Potential
 from guidebook.scope import precision
 

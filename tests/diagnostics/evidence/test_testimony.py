@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidebook.diagnostics.witnesses.testimony import (
+from guidebook.diagnostics.evidence.testimony import (
     SD_HIGH,
     SD_LOW,
     Estimate,

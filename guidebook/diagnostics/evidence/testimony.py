@@ -217,3 +217,8 @@ def joined(parts: Sequence[Testimony]) -> Testimony:
         numbers={n: np.concatenate([part.numbers[n] for part in parts]) for n in first.numbers},
         detail=[part.detail for part in parts],
     )
+
+
+def percent(share: float) -> str:
+    """A share in words, to three digits: of the mass, or of the draws."""
+    return f"{100 * share:.3g} %"

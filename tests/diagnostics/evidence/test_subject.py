@@ -8,7 +8,7 @@ import pytest
 import torch
 import xarray as xr
 
-from guidebook.diagnostics.witnesses.subject import (
+from guidebook.diagnostics.evidence.subject import (
     Marginals,
     Subject,
     Whole,

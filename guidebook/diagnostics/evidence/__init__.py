@@ -1,0 +1,1 @@
+"""What a witness is given, and what it says."""
