@@ -29,12 +29,18 @@ from guidebook.programs.graphs.recorded import (
     recording,
     spared,
 )
+from guidebook.programs.nodes import (
+    depends_on_latents,
+    is_deterministic,
+    plate_nesting,
+    sample_nodes,
+    scaled_log_prob,
+)
 from guidebook.programs.sites import (
     Inverse,
     PriorDraw,
     Site,
     Substitute,
-    is_enumerated,
     latent_sites,
 )
 from guidebook.scope import local_parameters, precision, random_state
@@ -65,9 +71,9 @@ class Potential:
         self.model, self.data, self.changing = model, dict(data), changing
         with local_parameters(), precision(self.dtype), torch.no_grad():
             self.sites = sites or latent_sites(model, self.data)
-            nodes = _sample_nodes(model, self.data)
-        self.plate_nesting = _plate_nesting(nodes)
-        self.derived = tuple(n for n, node in nodes.items() if _depends_on_latents(node))
+            nodes = sample_nodes(model, self.data)
+        self.plate_nesting = plate_nesting(nodes)
+        self.derived = tuple(n for n, node in nodes.items() if depends_on_latents(node))
         self.observed = tuple(
             n for n, node in nodes.items() if node["is_observed"] and not is_deterministic(node)
         )
@@ -307,48 +313,6 @@ def _with_inputs(graph: Callable[..., Any], given: list[Tensor], u: Tensor) -> A
 def _second_derivative(potential: Potential, u: Tensor) -> Tensor:
     hessian: Tensor = torch.func.jacrev(torch.func.grad(potential._log_density))(u)
     return hessian
-
-
-def _sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    with poutine.block(), Substitute():
-        trace = poutine.trace(model).get_trace(**data)
-    return {
-        name: node
-        for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not site_is_subsample(node)
-    }
-
-
-def is_deterministic(node: Any) -> bool:
-    """Whether the node is a pyro.deterministic statement."""
-    return node["infer"].get("_deterministic", False)
-
-
-def _depends_on_latents(node: Any) -> bool:
-    value = node["value"]
-    return is_deterministic(node) and isinstance(value, Tensor) and value.is_floating_point()
-
-
-def enumeration_depth(model: Callable[..., Any], data: Mapping[str, Any]) -> int | None:
-    """max_plate_nesting for TraceEnum_ELBO where the model sums a site out, else None."""
-    with torch.no_grad():
-        return _plate_nesting(_sample_nodes(model, data))
-
-
-def _plate_nesting(nodes: Mapping[str, Any]) -> int | None:
-    """How deep the plates go, for a model with enumerated sites; None for one without."""
-    if not any(is_enumerated(n) and not n["is_observed"] for n in nodes.values()):
-        return None
-    dims = [f.dim for n in nodes.values() for f in n["cond_indep_stack"] if f.vectorized]
-    return -min(dims, default=0)
-
-
-def scaled_log_prob(node: Any) -> Tensor:
-    """The site's log density with its mask and plate scale."""
-    from pyro.distributions.util import scale_and_mask
-
-    log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
-    return scale_and_mask(log_prob, node["scale"], node["mask"])
 
 
 def _first(n: int, value: Tensor) -> Tensor:

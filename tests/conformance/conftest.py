@@ -22,7 +22,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import guidebook as gb
 from guidebook.programs import mode
 from guidebook.programs.data import as_tensors
-from guidebook.programs.potential import enumeration_depth
+from guidebook.programs.nodes import enumeration_depth
 from guidebook.scope import local_parameters, precision
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from guidebook.catalogue import PAIRS, pair
 from guidebook.errors import NameNotFound
 from guidebook.guides.exact.conjugate import ConjugateRegression
 from guidebook.models.regression import linear_regression
-from guidebook.programs.potential import Potential, enumeration_depth
+from guidebook.programs.nodes import enumeration_depth
+from guidebook.programs.potential import Potential
 
 MACHINES = ("ising", "boltzmann-machine", "hopfield")
 EVERY = pytest.mark.parametrize("name", PAIRS)

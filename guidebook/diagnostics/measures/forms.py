@@ -24,7 +24,7 @@ from guidebook.errors import GuidebookError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 from guidebook.programs.labels import log_labellings
-from guidebook.programs.potential import scaled_log_prob
+from guidebook.programs.nodes import scaled_log_prob
 
 DRAWS = 2000
 

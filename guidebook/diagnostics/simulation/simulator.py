@@ -23,8 +23,8 @@ from torch import Tensor
 from guidebook.errors import ModelError
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import reason
+from guidebook.programs.nodes import is_deterministic
 from guidebook.programs.owned import Owned
-from guidebook.programs.potential import is_deterministic
 from guidebook.programs.sites import trace_at
 from guidebook.scope import local_parameters, precision, random_state
 

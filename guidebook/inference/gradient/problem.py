@@ -24,8 +24,9 @@ from guidebook.programs.batches.source import Batches, Source
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
+from guidebook.programs.nodes import enumeration_depth
 from guidebook.programs.owned import Joined
-from guidebook.programs.potential import Potential, enumeration_depth
+from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site, latent_sites
 
 START_ROWS = 10_000

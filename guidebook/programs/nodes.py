@@ -1,0 +1,56 @@
+"""The sample statements of a program: which are there, observed, derived or summed out, and their density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from guidebook.programs.sites import Substitute, is_enumerated
+
+
+def sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Name to node of one run's sample statements, subsampling left out."""
+    with poutine.block(), Substitute():
+        trace = poutine.trace(model).get_trace(**data)
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not site_is_subsample(node)
+    }
+
+
+def is_deterministic(node: Any) -> bool:
+    """Whether the node is a pyro.deterministic statement."""
+    return node["infer"].get("_deterministic", False)
+
+
+def depends_on_latents(node: Any) -> bool:
+    """Whether the node is a pyro.deterministic statement of a floating-point tensor."""
+    value = node["value"]
+    return is_deterministic(node) and isinstance(value, Tensor) and value.is_floating_point()
+
+
+def enumeration_depth(model: Callable[..., Any], data: Mapping[str, Any]) -> int | None:
+    """max_plate_nesting for TraceEnum_ELBO where the model sums a site out, else None."""
+    with torch.no_grad():
+        return plate_nesting(sample_nodes(model, data))
+
+
+def plate_nesting(nodes: Mapping[str, Any]) -> int | None:
+    """How deep the plates go, for a model with enumerated sites; None for one without."""
+    if not any(is_enumerated(n) and not n["is_observed"] for n in nodes.values()):
+        return None
+    dims = [f.dim for n in nodes.values() for f in n["cond_indep_stack"] if f.vectorized]
+    return -min(dims, default=0)
+
+
+def scaled_log_prob(node: Any) -> Tensor:
+    """The site's log density with its mask and plate scale."""
+    log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
+    return scale_and_mask(log_prob, node["scale"], node["mask"])
