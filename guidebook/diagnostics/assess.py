@@ -56,9 +56,8 @@ def assess(
         calibration: of the engine and guide that made the fit, where it was computed.
         effort: how much time the witnesses may take.
     """
-    subject = subject_of(tree, fit, reference, modes, seed, effort)
-    if calibration is not None:
-        subject = replace(subject, calibration=calibration)
+    drawn = subject_of(tree, fit, reference, modes, seed, effort)
+    subject = replace(drawn, calibration=calibration, moved=bool(fitted))
     heard = heard_on(subject)
     family, engine = attribute(tree, "family"), _engine(tree, subject.kind)
     findings = findings_of(subject, heard, family, engine, fitted=fitted)

@@ -152,6 +152,7 @@ class Subject:
             evidence: log p(x_i) (n,), exact. annealed: values (C, n, M) at the ends of chains that were
             annealed from the prior, and their log weights (C, n).
         calibration: ranks of truths among draws of the same engine or guide, where one was given.
+        moved: the draws were moved after the fit: they are used with their weights or not at all.
     """
 
     kind: str
@@ -173,6 +174,7 @@ class Subject:
     evidence: np.ndarray | None = None
     annealed: tuple[np.ndarray, np.ndarray] | None = None
     calibration: Calibration | None = None
+    moved: bool = False
     tails: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))
     seed: int = 0
     effort: Effort = "full"

@@ -113,6 +113,9 @@ PLACES, STEPS, CLOSEST = 256, 64, 1e-3
 standard deviations of the draws."""
 MOST_LINES = 2048
 """Lines, of as many draws as that allows; fewer than 8 draws are too few."""
+FIRST, NOTHING = 16, 0.05
+"""Lines that are looked at first along a coordinate; where the mean second moment that they add is below
+this share of the variance, the others are left out: a harmful one adds 0.44 of it."""
 
 
 class Along(NamedTuple):
@@ -152,22 +155,38 @@ def along(
     mean, sd = weighted_moments(u, weights)
     low, high = u.min(0), u.max(0)
     edge = 0.5 * (MARGIN - 1) * (high - low)
+    beyond, added, error = (np.zeros(D) for _ in range(3))
+    for j in range(D):
+        outside = low[j] - edge[j], high[j] + edge[j]
+        first = _steps_along(log_p, start[:FIRST], j, mean[j], sd[j], outside)
+        if lines > FIRST and first[1].mean() > NOTHING * sd[j] ** 2:
+            rest = _steps_along(log_p, start[FIRST:], j, mean[j], sd[j], outside)
+            first = np.concatenate([first, rest], axis=1)
+        beyond[j], added[j] = first.mean(1)
+        error[j] = first[1].std(ddof=1) / math.sqrt(first.shape[1])
+    ratio = -0.5 * np.log1p(np.maximum(added - 2 * error, 0.0) / np.square(sd))
+    return Along(beyond, ratio)
+
+
+def _steps_along(
+    log_p: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray,
+    j: int,
+    mean: float,
+    sd: float,
+    outside: tuple[float, float],
+) -> np.ndarray:
+    """(2, lines): the share of p(u_j | the others) that lies outside, and E[(t - mean)^2; t outside]."""
     away = np.exp(np.linspace(math.log(CLOSEST), math.log(FARTHEST), STEPS))
     steps = np.concatenate([-away[::-1], [0.0], away])
     log_width = np.log(np.concatenate([away[::-1], [2 * CLOSEST], away]))
     log_width[np.arange(len(steps)) != STEPS] += math.log(math.log(away[1] / away[0]))
-    beyond, added = np.zeros((lines, D)), np.zeros((lines, D))
-    for j in range(D):
-        places = np.repeat(start, len(steps), axis=0)
-        places[:, j] += np.tile(sd[j] * steps, lines)
-        value = log_p(places).reshape(lines, len(steps)) + log_width
-        value = np.where(np.isnan(value), -math.inf, value)
-        w = np.exp(value - value.max(1, keepdims=True))
-        w /= w.sum(1, keepdims=True)
-        t = places[:, j].reshape(lines, -1)
-        w *= (t < low[j] - edge[j]) | (t > high[j] + edge[j])
-        beyond[:, j] = w.sum(1)
-        added[:, j] = (w * np.square(t - mean[j])).sum(1)
-    least = added.mean(0) - 2 * added.std(0, ddof=1) / math.sqrt(lines)
-    ratio = -0.5 * np.log1p(np.maximum(least, 0.0) / np.square(sd))
-    return Along(beyond.mean(0), ratio)
+    places = np.repeat(start, len(steps), axis=0)
+    places[:, j] += np.tile(sd * steps, len(start))
+    value = log_p(places).reshape(len(start), len(steps)) + log_width
+    value = np.where(np.isnan(value), -math.inf, value)
+    w = np.exp(value - value.max(1, keepdims=True))
+    w /= w.sum(1, keepdims=True)
+    t = places[:, j].reshape(len(start), -1)
+    w *= (t < outside[0]) | (t > outside[1])
+    return np.stack([w.sum(1), (w * np.square(t - mean)).sum(1)])

@@ -34,7 +34,8 @@ WIDER = (
 
 def beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]:
     """What lies beyond all draws where that makes the standard deviations of the raw and of the weighted
-    draws wrong (`numerics.shells`); else "".
+    draws wrong (`numerics.shells`); else "". Raw draws that were moved after the fit are never used, and not
+    looked at.
     """
     assert subject.potential is not None and subject.position is not None
     potential = subject.potential
@@ -46,10 +47,12 @@ def beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]:
         return log_density(potential, at)
 
     off = _off_the_lines(subject, heard, shells(log_p, u, seed))
-    raw = off or _along(subject, along(log_p, u, seed))
+    if off:
+        return off, off
+    raw = "" if subject.moved else _along(subject, along(log_p, u, seed))
     if weights is None:
         return raw, raw
-    return raw, off or _along(subject, along(log_p, u, seed, weights[:, 0]))
+    return raw, _along(subject, along(log_p, u, seed, weights[:, 0]))
 
 
 def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shells | None) -> str:

@@ -147,6 +147,33 @@ def test_weighted_draws_are_held_against_their_own_moments() -> None:
     assert ratio == pytest.approx(1.44, rel=0.1)
 
 
+@pytest.mark.parametrize(("added", "more"), [(0.045, False), (0.055, True)])
+def test_more_lines_only_where_the_first_add_a_twentieth_of_the_variance(
+    added: float, more: bool
+) -> None:
+    """A spike of known mass at 50 standard deviations, beside N(0, 1): a * 50^2 is what it adds."""
+    asked: list[int] = []
+    share, u = added / 50.0**2, draws(3)
+    sd = u[:, 2].std(ddof=0)
+
+    def spiked(v: np.ndarray) -> np.ndarray:
+        asked.append(len(v))
+        parts = (
+            math.log1p(-share) + stats.norm.logpdf(v[:, 2]),
+            math.log(share) + stats.norm.logpdf(v[:, 2], 50 * sd, 8 * sd),
+        )
+        found: np.ndarray = np.logaddexp(*parts) + normal(v[:, :2])
+        return found
+
+    found = along(spiked, u)
+    assert found is not None
+    grid = 2 * 64 + 1
+    # a normal of sd 8 about 50 adds 50^2 + 8^2, and all of it lies beyond the draws
+    whole = added * (1 + (8 / 50) ** 2)
+    assert (whole > 0.05) is more
+    assert asked == [16 * grid] * 3 + ([240 * grid] if more else [])
+
+
 def test_lines_that_would_be_too_many_are_not_drawn() -> None:
     assert along(normal, draws(257, 300)) is None and along(normal, draws(256, 300)) is not None
     assert along(normal, draws(2, 7)) is None
