@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ class Transport:
 
     shift: error of the mean of q in posterior sds, with standard error; sd_ratio: sd of q over that
     of the posterior, with relative error; able: which of them the run could judge. mean and sd are
-    those of the posterior as the run estimates them; acceptance (n,).
+    those of the posterior as the run estimates them; acceptance (n,); nested_rhat, see there.
     """
 
     mean: np.ndarray
@@ -42,6 +42,7 @@ class Transport:
     sd_ratio_se: np.ndarray
     able: np.ndarray
     acceptance: np.ndarray
+    nested_rhat: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))
 
 
 def compared(old: np.ndarray, new: np.ndarray, acceptance: np.ndarray) -> Transport:
@@ -65,6 +66,7 @@ def compared(old: np.ndarray, new: np.ndarray, acceptance: np.ndarray) -> Transp
         sd_ratio_se=0.5 * (square_old - square_new).std(0) / math.sqrt(size),
         able=(np.abs(r) < AUTOCORRELATION_LIMIT) & (acceptance > LEAST_ACCEPTANCE)[:, None],
         acceptance=acceptance,
+        nested_rhat=nested_rhat(r),
     )
 
 
@@ -100,7 +102,25 @@ def within_basins(
         sd_ratio_se=np.hypot(inner.sd_ratio_se * part**2, shares.log_ratio_se),
         able=inner.able,
         acceptance=acceptance,
+        nested_rhat=inner.nested_rhat,
     )
+
+
+def nested_rhat(r: np.ndarray) -> np.ndarray:
+    r"""Nested R-hat of many short chains, from the autocorrelation r over the run.
+
+    Of chains that start together the end has the variance (1 - r^2) sigma^2, and its mean over
+    them, from start to start, r^2 sigma^2:
+
+    .. math:: \sqrt{1 + \frac{r^2}{1 - r^2}} = \frac{1}{\sqrt{1 - r^2}};
+
+    with r the rank correlation it is that of ranks, and no chain has to be run twice from one start.
+
+    Source: Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman 2024, "Nested R-hat:
+    assessing the convergence of Markov chain Monte Carlo when running many short chains".
+    """
+    rhat: np.ndarray = 1 / np.sqrt(np.maximum(1 - np.square(r), 1e-12))
+    return rhat
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -77,7 +77,8 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     return Testimony(
         NAME,
         words=(
-            f"Acceptance {moved.acceptance.mean():.2f}, {mixed}; largest error: {raw.worst(names)}.",
+            f"Acceptance {moved.acceptance.mean():.2f}, {mixed}, nested R-hat at most "
+            f"{moved.nested_rhat.max():.2f}; largest error: {raw.worst(names)}.",
         ),
         role="confirms",
         estimate=raw,

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arviz_stats import rhat_nested
 
-from guidebook.diagnostics.numerics.drift import compared, within_basins
+from guidebook.diagnostics.numerics.drift import compared, nested_rhat, within_basins
 
 RATE = np.array([0.8])
 NONE: Any = SimpleNamespace(**dict.fromkeys(("shift", "log_ratio"), np.zeros((1, 1))),
@@ -109,3 +110,24 @@ def test_a_basin_without_a_mean_of_its_own_takes_that_of_the_fullest() -> None:
     found = within_basins(old, new, RATE, [place, after], NONE)
     part = min(float(inner.sd[0, 0] / old.std()), 1.0)
     np.testing.assert_allclose(found.shift, inner.shift * part)
+
+
+@pytest.mark.parametrize("r", [0.0, 0.3, 0.6, 0.9])
+def test_nested_rhat_is_that_of_many_chains_from_each_start(r: float) -> None:
+    """200 starts of N(0, 1), 100 chains from each, an autoregression to their ends: ArviZ's estimate, whose
+    own error is 1 / sqrt(2 * 200) of the variance between the starts; the chains stand still after that.
+    """
+    rng = np.random.default_rng(0)
+    starts, together = 200, 100
+    start = np.repeat(rng.standard_normal(starts), together)
+    end = r * start + np.sqrt(1 - r**2) * rng.standard_normal(start.size)
+    still = end[:, None] + 1e-6 * rng.standard_normal((start.size, 4))
+    ids = np.repeat(np.arange(starts), together)
+    arviz = float(rhat_nested(still, superchain_ids=ids, method="identity"))
+    own = float(nested_rhat(np.array([r]))[0])
+    # (R^2 - 1) (1 - r^2) = r^2, up to 1 / 100 of noise within superchains
+    assert (arviz**2 - 1) * (1 - r**2) == pytest.approx(r**2 + (1 - r**2) / together, rel=0.3)
+    assert own**2 - 1 == pytest.approx(r**2 / (1 - r**2))
+    found = compared(start[:, None, None], end[:, None, None], np.array([0.8]))
+    ranks = nested_rhat(6 / np.pi * np.arcsin(np.array([r]) / 2))[0]  # Spearman's of two normals
+    assert found.nested_rhat[0, 0] == pytest.approx(ranks, rel=0.01)
