@@ -30,6 +30,8 @@ from guidebook.diagnostics.amortized.rows import (
 from guidebook.errors import DataError, GuideError
 from guidebook.inference.fits.fit import Fit
 
+DIAGONAL, FULL = "diagonal normal", "full normal"
+"""The families of which the best member is sought, by the name that is shown."""
 COARSE, FINE, MOST_ROUNDS, SETTLED = 0.3, (0.1, 0.03), 8, 3.0
 """Rates of the rounds of the search; most coarse rounds; what no row may travel in the last one."""
 
@@ -49,10 +51,10 @@ def family_of(fit: Fit, x: Tensor, latents: tuple[Latent, ...]) -> tuple[Tensor,
         )
     inner: Any = None if q is None else unwrapped(q)
     if isinstance(inner, MultivariateNormal) and len(latents) == 1:
-        return inner.loc.clone(), inner.scale_tril.clone(), "full normal"
+        return inner.loc.clone(), inner.scale_tril.clone(), FULL
     if type(inner) in (Normal, dist.Normal) and q.event_shape.numel() == inner.loc[0].numel():
         flat = inner.loc.reshape(len(x), -1), inner.scale.expand_as(inner.loc).reshape(len(x), -1)
-        return flat[0].clone(), torch.diag_embed(flat[1]), "diagonal normal"
+        return flat[0].clone(), torch.diag_embed(flat[1]), DIAGONAL
     z, _ = draw_rows(fit, x, 400)
     mean = z.mean(0)
     centred = z - mean

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.annealing import Sandwich, annealed_evidence
-from guidebook.diagnostics.amortized.best_normal import best_normal, family_of
+from guidebook.diagnostics.amortized.best_normal import DIAGONAL, best_normal, family_of
 from guidebook.diagnostics.amortized.rows import (
     Latent,
     draw_rows,
@@ -206,7 +206,7 @@ def _own_and_best(
         latents = latents_of(fit, x)
         mean, tril, family = family_of(fit, x, latents)
     if family:
-        found = best_normal(fit, x, mean, tril, family == "diagonal normal", latents, steps)
+        found = best_normal(fit, x, mean, tril, family == DIAGONAL, latents, steps)
         own, best = _both_elbos(fit, x, (mean, tril), found, latents)
         return own, best, found, family
     with recording():

@@ -45,14 +45,18 @@ def marginals_of(tree: xr.DataTree, only: set[str] | None = None) -> Marginals:
             continue
         ordered = variable.transpose("chain", "draw", ...)
         values = ordered.values.reshape(ordered.shape[0] * ordered.shape[1], -1)
-        shape = ordered.shape[2:]
-        for place, index in enumerate(np.ndindex(*shape)):
-            label = f"[{', '.join(map(str, index))}]" if shape else ""
-            names.append(f"{name}{label}")
-            columns.append(values[:, place])
+        names += scalar_names(str(name), ordered.shape[2:])
+        columns += list(values.T)
     return Marginals(
         names, np.column_stack(columns).astype(float), bool(attribute(tree, "discrete"))
     )
+
+
+def scalar_names(name: str, shape: Sequence[int]) -> list[str]:
+    """The name of each scalar of a variable: 'beta[0]' to 'beta[2]' of the shape (3,), 'mu' of ()."""
+    if not len(shape):
+        return [name]
+    return [f"{name}[{', '.join(map(str, index))}]" for index in np.ndindex(*shape)]
 
 
 def attribute(tree: xr.DataTree, name: str) -> Any:

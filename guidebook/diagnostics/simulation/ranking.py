@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from guidebook.diagnostics.evidence.subject import scalar_names
 from guidebook.diagnostics.numerics.calibration import DENSITY, DISTANCE
 from guidebook.programs.labels import canonical_positions
 from guidebook.programs.potential import Potential
@@ -57,9 +58,5 @@ def names_of(potential: Potential, u: Tensor) -> list[str]:
     """'beta[0]', ...: the scalar marginals of the sites and of what the model derives, and `JOINT`."""
     names = []
     for name, value in potential.constrain(u[:1]).items():
-        shape = tuple(value.shape[1:])
-        labels = (
-            [f"[{', '.join(map(str, index))}]" for index in np.ndindex(*shape)] if shape else [""]
-        )
-        names += [f"{name}{label}" for label in labels]
+        names += scalar_names(name, value.shape[1:])
     return [*names, *JOINT]
