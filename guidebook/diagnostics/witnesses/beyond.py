@@ -79,8 +79,8 @@ def _along(subject: Subject, found: Along | None) -> str:
         return ""
     return (
         f"The posterior has mass beyond all draws: of {subject.coordinates[j]} given the others (a Gibbs "
-        f"step from some of the draws) {percent(found.beyond[j])} lies beyond the farthest draw, and "
-        f"without it its standard deviation is too small by a factor of "
+        f"step from some of the draws, on the unconstrained scale) {percent(found.beyond[j])} lies beyond "
+        f"the farthest draw, and without it its standard deviation there is too small by a factor of "
         f"{math.exp(-found.log_ratio[j]):.3g} or more."
     )
 
