@@ -146,47 +146,88 @@ def along(
     sum to 1, draws are taken by them, and m_j and v_j are the weighted ones. None where the lines would be
     too many.
     """
+    start = _starts(u, seed, weights)
+    if start is None:
+        return None
+    mean, sd = weighted_moments(u, weights)
+    beyond, added, error = (np.zeros(u.shape[1]) for _ in range(3))
+    for j in range(u.shape[1]):
+
+        def of_lines(some: np.ndarray, j: int = j) -> np.ndarray:
+            places, w = _outside(log_p, some, u, j, sd[j])
+            square = np.square(places[..., j] - mean[j])
+            return np.stack([w.sum(1), (w * square).sum(1)])
+
+        found = of_lines(start[:FIRST])
+        if len(start) > FIRST and found[1].mean() > NOTHING * sd[j] ** 2:
+            found = np.concatenate([found, of_lines(start[FIRST:])], axis=1)
+        beyond[j], added[j] = found.mean(1)
+        error[j] = found[1].std(ddof=1) / math.sqrt(found.shape[1])
+    return Along(beyond, _too_small(added, error, sd))
+
+
+def along_in_marginals(
+    log_p: Callable[[np.ndarray], np.ndarray],
+    marginals: Callable[[np.ndarray], np.ndarray],
+    u: np.ndarray,
+    j: int,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """`log_ratio` (M,) of the marginals z(u), `marginals` of positions (n, D), by a Gibbs step of coordinate
+    j alone: what lies far out on the unconstrained scale may be near on the model's own.
+    """
+    start = _starts(u, seed, weights)
+    own = marginals(u)
+    mean, sd = weighted_moments(own, weights)
+    if start is None:
+        return np.zeros(len(mean))
+    places, w = _outside(
+        log_p, start, u, j, float(weighted_moments(u[:, j : j + 1], weights)[1][0])
+    )
+    line, step = np.nonzero(w)
+    added = np.zeros((len(start), len(mean)))
+    if len(line):
+        square = np.square(marginals(places[line, step]) - mean)
+        np.add.at(added, line, w[line, step, None] * np.nan_to_num(square, posinf=1e300))
+    error = added.std(0, ddof=1) / math.sqrt(len(start))
+    return _too_small(added.mean(0), error, np.maximum(sd, 1e-300))
+
+
+def _too_small(added: np.ndarray, error: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """log of the factor by which sds are too small without second moments `added`, less two errors."""
+    ratio: np.ndarray = -0.5 * np.log1p(np.maximum(added - 2 * error, 0.0) / np.square(sd))
+    return ratio
+
+
+def _starts(u: np.ndarray, seed: int, weights: np.ndarray | None) -> np.ndarray | None:
+    """The draws through which lines run; None where they would be too few."""
     size, D = u.shape
     lines = min(PLACES, MOST_LINES // D, size)
     if lines < 8:
         return None
     rng = np.random.default_rng(seed)
-    start = u[rng.choice(size, lines, replace=weights is not None, p=weights)]
-    mean, sd = weighted_moments(u, weights)
-    low, high = u.min(0), u.max(0)
-    edge = 0.5 * (MARGIN - 1) * (high - low)
-    beyond, added, error = (np.zeros(D) for _ in range(3))
-    for j in range(D):
-        outside = low[j] - edge[j], high[j] + edge[j]
-        first = _steps_along(log_p, start[:FIRST], j, mean[j], sd[j], outside)
-        if lines > FIRST and first[1].mean() > NOTHING * sd[j] ** 2:
-            rest = _steps_along(log_p, start[FIRST:], j, mean[j], sd[j], outside)
-            first = np.concatenate([first, rest], axis=1)
-        beyond[j], added[j] = first.mean(1)
-        error[j] = first[1].std(ddof=1) / math.sqrt(first.shape[1])
-    ratio = -0.5 * np.log1p(np.maximum(added - 2 * error, 0.0) / np.square(sd))
-    return Along(beyond, ratio)
+    chosen: np.ndarray = u[rng.choice(size, lines, replace=weights is not None, p=weights)]
+    return chosen
 
 
-def _steps_along(
-    log_p: Callable[[np.ndarray], np.ndarray],
-    start: np.ndarray,
-    j: int,
-    mean: float,
-    sd: float,
-    outside: tuple[float, float],
-) -> np.ndarray:
-    """(2, lines): the share of p(u_j | the others) that lies outside, and E[(t - mean)^2; t outside]."""
+def _outside(
+    log_p: Callable[[np.ndarray], np.ndarray], start: np.ndarray, u: np.ndarray, j: int, sd: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places (lines, T, D) along coordinate j, and p(u_j | the others) there (lines, T) where they lie
+    beyond all draws u, else 0.
+    """
     away = np.exp(np.linspace(math.log(CLOSEST), math.log(FARTHEST), STEPS))
     steps = np.concatenate([-away[::-1], [0.0], away])
     log_width = np.log(np.concatenate([away[::-1], [2 * CLOSEST], away]))
     log_width[np.arange(len(steps)) != STEPS] += math.log(math.log(away[1] / away[0]))
-    places = np.repeat(start, len(steps), axis=0)
-    places[:, j] += np.tile(sd * steps, len(start))
-    value = log_p(places).reshape(len(start), len(steps)) + log_width
+    places = np.repeat(start[:, None], len(steps), axis=1)
+    places[..., j] += sd * steps
+    value = log_p(places.reshape(-1, start.shape[1])).reshape(len(start), len(steps)) + log_width
     value = np.where(np.isnan(value), -math.inf, value)
     w = np.exp(value - value.max(1, keepdims=True))
     w /= w.sum(1, keepdims=True)
-    t = places[:, j].reshape(len(start), -1)
-    w *= (t < outside[0]) | (t > outside[1])
-    return np.stack([w.sum(1), (w * np.square(t - mean)).sum(1)])
+    low, high = u[:, j].min(), u[:, j].max()
+    edge = 0.5 * (MARGIN - 1) * (high - low)
+    t = places[..., j]
+    return places, w * ((t < low - edge) | (t > high + edge))

@@ -8,7 +8,7 @@ evidence says whether the lines have found the mass that there is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from guidebook.diagnostics.evidence.subject import Subject
 from guidebook.diagnostics.evidence.testimony import ERRORS, SD_HIGH, Testimony, percent
 from guidebook.diagnostics.numerics.modes import log_density
 from guidebook.diagnostics.numerics.psis import khat_limit
-from guidebook.diagnostics.numerics.shells import Along, Shells, along, shells
+from guidebook.diagnostics.numerics.shells import Shells, along, along_in_marginals, shells
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.programs.gaussian import Start, elbo
@@ -49,10 +49,10 @@ def beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]:
     off = _off_the_lines(subject, heard, shells(log_p, u, seed))
     if off:
         return off, off
-    raw = "" if subject.moved else _along(subject, along(log_p, u, seed))
+    raw = "" if subject.moved else _along(subject, log_p, None)
     if weights is None:
         return raw, raw
-    return raw, _along(subject, along(log_p, u, seed, weights[:, 0]))
+    return raw, _along(subject, log_p, weights[:, 0])
 
 
 def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shells | None) -> str:
@@ -70,19 +70,35 @@ def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shel
     )
 
 
-def _along(subject: Subject, found: Along | None) -> str:
-    """The reason of the coordinate that lacks most beyond its farthest draw, where that matters."""
+def _along(
+    subject: Subject, log_p: Callable[[np.ndarray], np.ndarray], weights: np.ndarray | None
+) -> str:
+    """The reason of the coordinate that lacks most beyond its farthest draw, where that makes a marginal's
+    standard deviation too small.
+    """
+    assert subject.position is not None and subject.density is not None
+    u, density = subject.position[:, 0], subject.density
+    found = along(log_p, u, subject.seed, weights)
     if found is None:
         return ""
-    j = int(np.argmin(found.log_ratio))
-    if -found.log_ratio[j] <= math.log(SD_HIGH):
-        return ""
-    return (
-        f"The posterior has mass beyond all draws: of {subject.coordinates[j]} given the others (a Gibbs "
-        f"step from some of the draws, on the unconstrained scale) {percent(found.beyond[j])} lies beyond "
-        f"the farthest draw, and without it its standard deviation there is too small by a factor of "
-        f"{math.exp(-found.log_ratio[j]):.3g} or more."
-    )
+
+    def marginals(at: np.ndarray) -> np.ndarray:
+        place = torch.as_tensor(at[:, None], dtype=density.dtype, device=density.device)
+        return density.values(place)[:, 0]
+
+    for j in np.argsort(found.log_ratio):
+        if -found.log_ratio[j] <= math.log(SD_HIGH):
+            break
+        ratio = along_in_marginals(log_p, marginals, u, int(j), subject.seed, weights)
+        m = int(np.argmin(ratio))
+        if -ratio[m] > math.log(SD_HIGH):
+            return (
+                f"The posterior has mass beyond all draws: of {subject.coordinates[j]} given the others (a "
+                f"Gibbs step from some of the draws) {percent(found.beyond[j])} lies beyond the farthest "
+                f"draw, and without it the standard deviation of {subject.names[m]} is too small by a "
+                f"factor of {math.exp(-ratio[m]):.3g} or more."
+            )
+    return ""
 
 
 # the evidence ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.numerics.shells import along, shells
+from guidebook.diagnostics.numerics.shells import along, along_in_marginals, shells
 
 
 def normal(u: np.ndarray, sd: float = 1.0) -> np.ndarray:
@@ -145,6 +145,36 @@ def test_weighted_draws_are_held_against_their_own_moments() -> None:
     # the same mass is added, to a variance of 1.44 and to one of 1
     ratio = math.expm1(-2 * weighted.log_ratio[0]) / math.expm1(-2 * raw.log_ratio[0])
     assert ratio == pytest.approx(1.44, rel=0.1)
+
+
+def test_what_is_far_on_the_unconstrained_scale_may_be_near_on_the_models() -> None:
+    """tau = exp(u) half-normal, draws of N(-0.5, 0.5^2) for u: beyond them to the left lies tau near 0.
+
+    The exact factors: with E[.; u beyond] from the half-normal's own distribution of tau.
+    """
+    u = -0.5 + 0.5 * draws(1, 20_000)
+
+    def density(v: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            found: np.ndarray = v[:, 0] - 0.5 * np.exp(2 * v[:, 0])
+        return found
+
+    edge = 0.025 * np.ptp(u)
+    line = np.linspace(-40, 3, 4_000_001)
+    p = 2 * stats.norm.pdf(np.exp(line)) * np.exp(line) * (line[1] - line[0])
+    p[(line > u.min() - edge) & (line < u.max() + edge)] = 0
+
+    def exact(t: np.ndarray, own: np.ndarray) -> float:
+        return -0.5 * math.log1p(p @ np.square(t - own.mean()) / own.var())
+
+    far = along(density, u)
+    assert far is not None and far.log_ratio[0] < -math.log(1.2)
+    assert far.log_ratio[0] == pytest.approx(exact(line, u), abs=0.05)
+    for of in (np.exp, np.negative):  # the second is the same scale, with another sign
+        near = along_in_marginals(density, of, u, 0)
+        assert near.shape == (1,)
+        assert near[0] == pytest.approx(exact(of(line), of(u)), abs=0.05)
+    assert -along_in_marginals(density, np.exp, u, 0)[0] < math.log(1.2)
 
 
 @pytest.mark.parametrize(("added", "more"), [(0.045, False), (0.055, True)])
