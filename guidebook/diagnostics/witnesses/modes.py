@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,9 +47,14 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     basins = subject.modes
     if basins is None or subject.position is None or subject.potential is None:
         return Testimony(NAME, absent=subject.lacks.get("modes", ""))
-    told = _without_shares(subject, basins, heard)
-    if told is not None:
-        return told
+    left = beyond(subject, heard)
+    told = _without_shares(subject, basins) or _of_shares(subject, basins, heard)
+    return _with_beyond(told, *left)
+
+
+def _of_shares(subject: Subject, basins: Basins, heard: Mapping[str, Testimony]) -> Testimony:
+    """What the shares of several modes make of means and standard deviations."""
+    assert subject.position is not None
     masses = _masses(subject, basins, heard)
     place = basins.of(subject.position[:, 0])
     means, variances = _moments(subject, basins, place)
@@ -80,21 +86,8 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     )
 
 
-def _without_shares(
-    subject: Subject, basins: Basins, heard: Mapping[str, Testimony]
-) -> Testimony | None:
+def _without_shares(subject: Subject, basins: Basins) -> Testimony | None:
     """What is stated where there are no shares to compare; None where there are."""
-    raw, weighted = beyond(subject, heard)
-    if raw and not weighted and len(basins) > 1:
-        weighted = raw  # shares of modes would have to be checked besides
-    if raw or weighted:
-        return Testimony(
-            NAME,
-            words=tuple(dict.fromkeys(filter(None, (raw, weighted)))),
-            against=[raw],
-            against_weighted=[weighted],
-            remedy=WIDER,
-        )
     if not len(basins):
         return Testimony(NAME, words=("No maximum of the density was found from any start.",))
     if len(basins) == 1:
@@ -105,6 +98,21 @@ def _without_shares(
             NAME, words=(MORE,), against=[MORE], against_weighted=[MORE], remedy=ELSEWHERE
         )
     return None
+
+
+def _with_beyond(told: Testimony, raw: str, weighted: str) -> Testimony:
+    """The same with what lies beyond all draws, against the raw and against the weighted ones."""
+    if not raw and not weighted:
+        return told
+    return replace(
+        told,
+        words=tuple(dict.fromkeys(filter(None, (*told.words, raw, weighted)))),
+        against=[(*told.against, "")[0] or raw],
+        against_weighted=[(*told.against_weighted, "")[0] or weighted],
+        far=None,
+        agreement="",
+        remedy=told.remedy or WIDER,
+    )
 
 
 LISTED, CLIMBS = 0.5, 8

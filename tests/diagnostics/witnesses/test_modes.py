@@ -329,3 +329,29 @@ def test_positions_are_given_in_the_precision_of_the_model() -> None:
     assert given.modes is not None
     room._moments(given, given.modes, np.zeros(100, int))
     assert potential.asked is torch.float32
+
+
+@pytest.mark.usefixtures("unbounded")
+@pytest.mark.parametrize(("raw", "weighted"), [("R", "W"), ("R", ""), ("", "W"), ("", "")])
+def test_mass_beyond_the_draws_is_stated_besides_the_modes(
+    raw: str, weighted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts where shares are right; where they are wrong they are the reason that is given."""
+    heard = {
+        importance.NAME: Testimony(importance.NAME, detail=[weighted_by(np.full(10_000, 1e-4))])
+    }
+    monkeypatch.setattr(room, "beyond", lambda *_: (raw, weighted))
+    one = room.hear(subject(draws([100], [0.0]), basins([0.0], [1.0])), {})
+    two = basins([0.0, 20.0], [0.7, 0.3])
+    right = room.hear(subject(draws([7000, 3000], [0.0, 20.0]), two), heard)
+    wrong = room.hear(subject(draws([9000, 1000], [0.0, 20.0]), two), heard)
+    some = bool(raw or weighted)
+    for found in (one, right):
+        assert (list(found.against) or [""]) == [raw]
+        assert (list(found.against_weighted) or [""]) == [weighted]
+        assert (found.far is None) is some and (found.agreement == "") is some
+        assert (found.remedy == room.WIDER) is some
+        assert {raw, weighted} - {""} <= set(found.words)
+    assert "wrong shares" in wrong.against[0] and "wrong shares" in wrong.against_weighted[0]
+    assert "hold several modes" in wrong.remedy
+    assert (wrong.far is None) is some
