@@ -33,6 +33,11 @@ from benchmarks.mutations import mutants_of
 ROOT = Path(__file__).resolve().parent.parent
 REASONS = ROOT / "benchmarks" / "survivors.json"
 
+HAMILTONIAN = tuple(
+    f"tests/diagnostics/witnesses/hamiltonian/test_{name}.py"
+    for name in ("trajectories", "tuning", "how_many_chains", "before_and_after", "testimony")
+)
+
 PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/judging/verdict.py": (
         "tests/diagnostics/judging/test_limits.py",
@@ -65,7 +70,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/transport.py": (
-        "tests/diagnostics/witnesses/test_hamiltonian.py",
+        *HAMILTONIAN,
         "tests/diagnostics/witnesses/test_transport.py",
     ),
     "guidebook/diagnostics/numerics/modes.py": (
@@ -74,7 +79,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/diagnostics/numerics/drift.py": (
         "tests/diagnostics/numerics/test_drift.py",
-        "tests/diagnostics/witnesses/test_hamiltonian.py",
+        *HAMILTONIAN,
         "tests/diagnostics/witnesses/test_transport.py",
     ),
     "guidebook/diagnostics/numerics/matching.py": ("tests/diagnostics/numerics/test_matching.py",),
