@@ -11,9 +11,7 @@ from scipy.special import logsumexp
 
 import guidebook as gb
 from guidebook import Status
-from guidebook.guides.conjugate.moments import (
-    Tilted,
-)
+from guidebook.guides.conjugate.moments import Tilted
 from guidebook.guides.conjugate.sites import ClutterSites, LogisticSites, ProbitSites
 from guidebook.inference.ep import ep
 from guidebook.models.clutter import clutter

@@ -7,11 +7,7 @@ import scipy.integrate
 import scipy.stats
 import torch
 
-from guidebook.guides.conjugate.moments import (
-    clutter_moments,
-    logistic_moments,
-    probit_moments,
-)
+from guidebook.guides.conjugate.moments import clutter_moments, logistic_moments, probit_moments
 from guidebook.models.clutter import clutter
 from guidebook.models.probit import probit_regression
 from tests.inference.ep.stories import log_joint_of_clutter, quadrature

@@ -1,4 +1,4 @@
-"""The Gaussian mixture: its densities against torch and SciPy, its simulations against moments."""
+"""The Gaussian mixture: its density, its order of components and its draws."""
 
 import math
 
@@ -12,38 +12,21 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from scipy import stats
 
-from guidebook.errors import DataError, SettingError
 from guidebook.models.mixture import (
     GaussianMixture,
     LogCholeskyWishart,
-    PrecisionNormal,
     cholesky_of,
     log_cholesky_of,
 )
 from guidebook.scope import precision
+from tests.models.mixture.mixtures import LOC, SCALE, definite, draw, mixture
 
 COVARIANCES = ("unit", "diagonal", "full")
-LOC = (0.3, -0.4, 0.1)
-SCALE = torch.tensor([[1.5, 0.2, 0.1], [0.2, 0.9, -0.3], [0.1, -0.3, 2.0]], dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
 def seed():
     pyro.set_rng_seed(0)
-
-
-def mixture(covariance, concentration=0.7, K=2, df=4.5):
-    scale = SCALE if covariance == "full" else SCALE.diagonal()
-    return GaussianMixture(K, 3, covariance, concentration, LOC, 0.5, df, scale)
-
-
-def draw(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def definite(*shape):
-    root = draw(*shape, shape[-1])
-    return root @ root.mT + torch.eye(shape[-1], dtype=torch.float64)
 
 
 def some_globals(covariance, concentration=0.7, K=2):
@@ -72,100 +55,7 @@ def log_joint(model, values, **data):
     return trace.log_prob_sum()
 
 
-# distributions of its own -----------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:Low df values")  # of torch: its sampler is not used
-@pytest.mark.parametrize("D", [1, 2, 3])
-@pytest.mark.parametrize("df", [0.5, 3.0])
-def test_log_cholesky_density_is_the_wishart_with_the_jacobian_of_autodiff(D, df):
-    inverse_scale, nu = definite(D), torch.tensor(D - 1 + df, dtype=torch.float64)
-    flat = draw(D * (D + 1) // 2)
-    row, column = torch.tril_indices(D, D)
-
-    def lower(coordinates):
-        factor = cholesky_of(coordinates, D)
-        return (factor @ factor.mT)[row, column]
-
-    jacobian = torch.autograd.functional.jacobian(lower, flat)
-    factor = cholesky_of(flat, D)
-    wishart = td.Wishart(nu, precision_matrix=inverse_scale)
-    expected = wishart.log_prob(factor @ factor.mT) + torch.linalg.slogdet(jacobian)[1]
-    found = LogCholeskyWishart(nu, inverse_scale).log_prob(flat)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_log_cholesky_density_agrees_with_scipys_wishart():
-    flat = draw(6)
-    factor = cholesky_of(flat, 3)
-    scipys = stats.wishart(5.5, np.linalg.inv(SCALE.numpy())).logpdf((factor @ factor.mT).numpy())
-    diagonal = factor.diagonal()
-    log_jacobian = 3 * math.log(2) + float((torch.tensor([4.0, 3, 2]) * diagonal.log()).sum())
-    found = LogCholeskyWishart(torch.tensor(5.5).double(), SCALE).log_prob(flat)
-    assert float(found) == pytest.approx(float(scipys) + log_jacobian, abs=1e-9)
-
-
-@pytest.mark.parametrize("df", [2.5, 7.0])
-def test_wishart_draws_have_mean_df_v_and_chi_squared_forms(df):
-    # Nine means within 5 standard errors and three Kolmogorov-Smirnov tests at 1e-5: false alarm
-    # below 1e-4 for each df, fixed seed.
-    drawn = LogCholeskyWishart(torch.tensor(df).double(), SCALE).sample(torch.Size([20_000]))
-    factor = cholesky_of(drawn, 3)
-    L = factor @ factor.mT
-    V = torch.linalg.inv(SCALE)
-    error = L.std(0) / math.sqrt(len(L))
-    assert bool(((L.mean(0) - df * V).abs() < 5 * error).all())
-    for direction in (torch.tensor([1.0, 0, 0]), torch.ones(3), torch.tensor([1.0, -2, 0.5])):
-        c = direction.double()  # c' L c / c' V c is chi squared with df degrees of freedom
-        form = (L @ c @ c / (V @ c @ c)).numpy()
-        assert stats.kstest(form, stats.chi2(df).cdf).pvalue > 1e-5
-
-
-def test_log_cholesky_coordinates_are_inverted():
-    matrix = definite(4, 2, 3)
-    factor = cholesky_of(log_cholesky_of(matrix), 3)
-    torch.testing.assert_close(factor @ factor.mT, matrix, rtol=1e-12, atol=1e-12)
-    flat = draw(4, 6)
-    factor = cholesky_of(flat, 3)
-    torch.testing.assert_close(log_cholesky_of(factor @ factor.mT), flat, rtol=1e-9, atol=1e-9)
-
-
-def test_gradient_of_the_factor_is_finite_where_an_exponential_would_overflow():
-    flat = torch.tensor([0.1, 2000.0, -0.2], dtype=torch.float64, requires_grad=True)
-    factor = cholesky_of(flat, 2)
-    (gradient,) = torch.autograd.grad(factor.sum(), flat)
-    assert bool(factor.isfinite().all()) and bool(gradient.isfinite().all())
-
-
-def test_precision_normal_is_torchs_multivariate_normal():
-    matrix, loc, x = definite(2, 3), draw(2, 3), draw(5, 2, 3)
-    found = PrecisionNormal(loc, torch.linalg.cholesky(matrix))
-    reference = td.MultivariateNormal(loc, precision_matrix=matrix)
-    torch.testing.assert_close(found.log_prob(x), reference.log_prob(x), rtol=1e-10, atol=1e-10)
-
-
-def test_precision_normal_draws_are_white_after_its_factor():
-    # Three Kolmogorov-Smirnov tests and three correlations, each at 1e-5: fixed seed.
-    factor, loc = torch.linalg.cholesky(definite(3)), draw(3)
-    drawn = PrecisionNormal(loc, factor).sample(torch.Size([5000]))
-    white = ((drawn - loc) @ factor).numpy()
-    for column in white.T:
-        assert stats.kstest(column, stats.norm.cdf).pvalue > 1e-5
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        assert stats.pearsonr(white[:, i], white[:, j]).pvalue > 1e-5
-
-
-@pytest.mark.parametrize("shape", [(4,), (3, 4)])
-def test_expanded_distributions_keep_density_and_shape(shape):
-    wishart = LogCholeskyWishart(torch.tensor(5.0).double(), SCALE)
-    normal = PrecisionNormal(draw(3), torch.linalg.cholesky(SCALE))
-    for one, value in ((wishart, draw(6)), (normal, draw(3))):
-        many = one.expand(torch.Size(shape))
-        assert many.batch_shape == shape and many.sample().shape == shape + value.shape
-        torch.testing.assert_close(many.log_prob(value), one.log_prob(value).expand(shape))
-
-
-# the model --------------------------------------------------------------------------------------
+# the model ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -301,56 +191,7 @@ def test_dtype_follows_the_data():
         assert trace.nodes["loc"]["value"].dtype is dtype
 
 
-# bad input --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"K": 0}, "at least 1"),
-        ({"D": 0}, "at least 1"),
-        ({"covariance": "tied"}, "'unit', 'diagonal' or 'full'"),
-        ({"concentration": 0.0}, "concentration"),
-        ({"concentration": math.nan}, "concentration"),
-        ({"concentration": math.inf}, "concentration"),
-        ({"mean_precision": -1.0}, "mean_precision"),
-        ({"mean_precision": math.nan}, "mean_precision"),
-        ({"df": 1.0}, "above 1"),
-        ({"df": 0.0, "covariance": "diagonal"}, "above 0"),
-    ],
-)
-def test_settings_out_of_range(wrong, message):
-    with pytest.raises(SettingError, match=message):
-        GaussianMixture(**{"K": 2, "D": 2, **wrong})
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"df": math.inf}, "df"),
-        ({"loc": (0.0, 1.0, 2.0)}, "loc"),
-        ({"loc": math.nan}, "loc"),
-        ({"inverse_scale": -1.0}, "inverse_scale"),
-        ({"inverse_scale": (1.0, 0.0)}, "inverse_scale"),
-        ({"inverse_scale": (1.0, 1.0, 1.0)}, "inverse_scale"),
-        ({"inverse_scale": torch.tensor([[1.0, 2.0], [2.0, 1.0]])}, "inverse_scale"),
-        ({"inverse_scale": torch.tensor([[1.0, 0.5], [0.0, 1.0]])}, "inverse_scale"),
-    ],
-)
-def test_priors_of_the_wrong_shape_or_not_proper(wrong, message):
-    with pytest.raises(SettingError, match=message):
-        GaussianMixture(2, 2, **wrong)
-
-
-@pytest.mark.parametrize("shape", [(4,), (4, 2), (4, 3, 1)])
-def test_rows_of_another_width(shape):
-    with pytest.raises(DataError, match=r"needs \(rows, 3\)"):
-        mixture("full")(torch.zeros(shape))
-
-
-def test_fewer_rows_in_all_than_are_present():
-    with pytest.raises(SettingError, match="size=3"):
-        mixture("unit")(draw(5, 3), size=3)
+# bad input ---------------------------------------------------------------------------------------
 
 
 def test_weights_are_uniform_where_they_are_not_a_site():
