@@ -55,7 +55,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/witnesses/subject.py": ("tests/diagnostics/witnesses/test_subject.py",),
     "guidebook/diagnostics/numerics/psis.py": ("tests/diagnostics/numerics/psis",),
     "guidebook/diagnostics/witnesses/importance.py": (
-        "tests/diagnostics/witnesses/test_importance_testimony.py",
+        "tests/diagnostics/witnesses/importance",
         "tests/diagnostics/numerics/psis",
         "tests/diagnostics/judging/test_limits.py",
     ),
