@@ -14,8 +14,6 @@ from guidebook.errors import SettingError
 from guidebook.models.hierarchical import eight_schools
 from tests.inference.svi.stories import QUIET, SCHOOLS, normal_mean
 
-# guides a user brings ----------------------------------------------------------------------------
-
 
 def schools_by_hand(sigma, y=None):
     scale = constraints.positive
@@ -158,7 +156,7 @@ def test_a_guide_without_parameters_says_so():
         gb.svi(normal_mean, guide, data, steps=10, **QUIET)
 
 
-# the record --------------------------------------------------------------------------------------
+# plates and enumerated sites ---------------------------------------------------------------------
 
 
 def intercepts_and_slopes(group, x, y=None):

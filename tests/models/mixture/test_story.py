@@ -55,9 +55,6 @@ def log_joint(model, values, **data):
     return trace.log_prob_sum()
 
 
-# the model ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("concentration", [None, 0.7])
 def test_log_joint_is_the_equation_in_the_docstring(covariance, concentration):
@@ -189,9 +186,6 @@ def test_dtype_follows_the_data():
     for dtype in (torch.float32, torch.float64):
         trace = poutine.trace(mixture("full")).get_trace(torch.zeros(3, 3, dtype=dtype))
         assert trace.nodes["loc"]["value"].dtype is dtype
-
-
-# bad input ---------------------------------------------------------------------------------------
 
 
 def test_weights_are_uniform_where_they_are_not_a_site():

@@ -151,9 +151,6 @@ def test_second_moments_need_lighter_weights_than_first() -> None:
     assert khat_of_moment(log_ratio, z) > joint.khat - joint.khat_se
 
 
-# weights that are nearly equal -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("side", [-1, 1])
 def test_within_its_error_of_the_limit_khat_is_undecided(side: int) -> None:
     weights = np.full(1000, 1e-3)

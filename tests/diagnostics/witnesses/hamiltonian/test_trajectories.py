@@ -17,9 +17,6 @@ def run_of(density: Any, covariance: np.ndarray = COVARIANCES, seed: int = 0) ->
     return room._Hamiltonian(density, covariance, seed)
 
 
-# trajectories ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("step", [0.4, 1.1])
 def test_a_trajectory_in_a_gaussian_is_a_rotation(step: float) -> None:
     """In whitened coordinates leapfrog steps of size h turn by theta, cos theta = 1 - h^2 / 2:
@@ -125,9 +122,6 @@ def test_a_hundredth_of_the_draws_may_lack_a_density(what: str) -> None:
     assert run.begin(torch.zeros(100, 1, 1))[2][0] == 0.0
     grad[0] = math.inf
     assert run.begin(torch.zeros(100, 1, 1))[2][0] == 0.0
-
-
-# tuning ------------------------------------------------------------------------------------------
 
 
 def test_a_whole_run_of_two_posteriors_in_single_precision() -> None:

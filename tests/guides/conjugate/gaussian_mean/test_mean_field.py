@@ -22,9 +22,6 @@ def seed():
     pyro.set_rng_seed(0)
 
 
-# mean field --------------------------------------------------------------------------------------
-
-
 def elbo_by_quadrature(guide):
     """E_q[log p - log q] with SciPy's densities, Gauss-Hermite in mu, Gauss-Laguerre in tau."""
     m, v, a, b = (float(getattr(guide, f"q_{n}")) for n in ("loc", "variance", "shape", "rate"))
@@ -100,9 +97,6 @@ def test_the_mean_field_guide_is_refused_as_exact_and_keeps_its_state():
     assert other.elbo(DATA).item() == guide.elbo(DATA).item()
     drawn = other(torch.zeros(3))  # single precision rows, whatever they hold
     assert drawn["mu"].dtype is torch.float32 and list(other.parameters()) == []
-
-
-# Gibbs -------------------------------------------------------------------------------------------
 
 
 def test_draws_of_the_factorised_guide_have_the_density_of_its_buffers():

@@ -122,7 +122,7 @@ def test_posterior_errors():
         gb.exact(gaussian_mean, guide, {"x": np.array([0.0, np.nan])})
 
 
-# Gibbs -------------------------------------------------------------------------------------------
+# its prior and its data --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [NormalGammaPosterior, GaussianMeanField])
