@@ -114,9 +114,9 @@ def few() -> Iterator[None]:
 
 
 @pytest.fixture
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures in a few dots, where only the words are looked at."""
-    monkeypatch.setattr("guidebook.reports.elements.images.FINE", 20)
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and their pictures left empty, where only the words are looked at."""
+    monkeypatch.setattr("guidebook.reports.elements.images.png", lambda *_: b"")
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,14 @@ from guidebook.reports.page import fragment, to_html, whole_page
 from tests.reports.drawn import renamed, with_table
 from tests.reports.reader import Reader
 
+WORDS = {"title": "Eight <i>schools</i>", "command": "guidebook report eight-schools --out 'a & b'"}
+"""What a user may say of the page of `comparison`."""
+
 
 @pytest.fixture(scope="module")
-def pages() -> dict[str, str]:
+def pages(page: str) -> dict[str, str]:
     """Whole pages by the name of their comparison, each rendered once."""
-    return {}
+    return {"comparison": page}
 
 
 def page_of(name: str, request: pytest.FixtureRequest) -> str:
@@ -30,8 +33,7 @@ def page_of(name: str, request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def page(comparison: gb.Comparison, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "new" / "directory" / "schools.html"
-    command = "guidebook report eight-schools --out 'a & b'"
-    written = to_html(comparison, path, title="Eight <i>schools</i>", command=command)
+    written = to_html(comparison, path, **WORDS)
     assert written == path
     assert [file.name for file in path.parent.iterdir()] == ["schools.html"]
     return path.read_text(encoding="utf-8")
@@ -124,7 +126,7 @@ def test_rendering_computes_nothing(name: str, request: pytest.FixtureRequest) -
     first = (comparison.mixture, comparison.energy, comparison.structure)
     state = np.random.get_state()[1].copy()
     with Counted() as counted:
-        one = whole_page(comparison)
+        one = whole_page(comparison, **(WORDS if name == "comparison" else {}))
     # the data, which the user gave as tensors, are read
     assert set(counted.operations) <= {"aten.detach.default", "aten.alias.default"}
     np.testing.assert_array_equal(np.random.get_state()[1], state)
@@ -132,7 +134,7 @@ def test_rendering_computes_nothing(name: str, request: pytest.FixtureRequest) -
     assert page_of(name, request) == one
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("unpainted")
 def test_everything_a_user_names_is_escaped(
     comparison: gb.Comparison, amortized_comparison: gb.Comparison
 ) -> None:

@@ -13,7 +13,7 @@ from tests.reports.drawn import only, with_table
 from tests.reports.reader import Reader
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("unpainted")
 def test_sections_of_ones_own_come_before_the_model(comparison: gb.Comparison) -> None:
     def own(found: gb.Comparison) -> Section:
         rows = [[name, f"{len(found.histories[name])}"] for name in found.histories]
@@ -37,7 +37,7 @@ def test_a_new_diagnostic_needs_no_edit(comparison: gb.Comparison) -> None:
     assert "Ksd" in text and "0.12 ± 0.01" in text and "KSD: 0.123." in text
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("unpainted")
 def test_without_reference_model_and_numbers(comparison: gb.Comparison) -> None:
     bare = replace(
         comparison, reference=None, model=None, data=None, khat_sites={}, witnesses={},
