@@ -20,6 +20,7 @@ PROGRAMS = (
     "memory",
     "import_time",
     "mixture_speed",
+    "mixture_memory",
     "boltzmann_sweeps",
 )
 README = Path(__file__).with_name("README.md")

@@ -53,10 +53,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/evidence/test_testimony.py",
     ),
     "guidebook/diagnostics/evidence/subject.py": ("tests/diagnostics/evidence/test_subject.py",),
-    "guidebook/diagnostics/numerics/psis.py": ("tests/diagnostics/numerics/test_psis.py",),
+    "guidebook/diagnostics/numerics/psis.py": ("tests/diagnostics/numerics/psis",),
     "guidebook/diagnostics/witnesses/importance.py": (
-        "tests/diagnostics/witnesses/test_importance_testimony.py",
-        "tests/diagnostics/numerics/test_psis.py",
+        "tests/diagnostics/witnesses/importance",
+        "tests/diagnostics/numerics/psis",
         "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/stein.py": (
@@ -65,16 +65,16 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_limits.py",
     ),
     "guidebook/diagnostics/witnesses/transport.py": (
-        "tests/diagnostics/witnesses/test_hamiltonian.py",
+        "tests/diagnostics/witnesses/hamiltonian",
         "tests/diagnostics/witnesses/test_transport.py",
     ),
     "guidebook/diagnostics/numerics/modes.py": (
-        "tests/diagnostics/numerics/test_mode_search.py",
-        "tests/diagnostics/numerics/test_basins.py",
+        "tests/diagnostics/numerics/mode_search",
+        "tests/diagnostics/numerics/basins",
     ),
     "guidebook/diagnostics/numerics/drift.py": (
         "tests/diagnostics/numerics/test_drift.py",
-        "tests/diagnostics/witnesses/test_hamiltonian.py",
+        "tests/diagnostics/witnesses/hamiltonian",
         "tests/diagnostics/witnesses/test_transport.py",
     ),
     "guidebook/diagnostics/numerics/matching.py": ("tests/diagnostics/numerics/test_matching.py",),
@@ -88,7 +88,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/witnesses/calibration.py": (
         "tests/diagnostics/witnesses/test_calibration.py",
     ),
-    "guidebook/diagnostics/numerics/basins.py": ("tests/diagnostics/numerics/test_basins.py",),
+    "guidebook/diagnostics/numerics/basins.py": ("tests/diagnostics/numerics/basins",),
     "guidebook/diagnostics/witnesses/modes.py": ("tests/diagnostics/witnesses/test_modes.py",),
     "guidebook/diagnostics/witnesses/annealed.py": (
         "tests/diagnostics/witnesses/test_annealed.py",
@@ -132,8 +132,8 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/inference/objectives/test_score.py",
         "tests/inference/objectives/test_score_estimator.py",
     ),
-    "guidebook/inference/objectives/enumerated.py": ("tests/inference/objectives/test_relaxed.py",),
-    "guidebook/inference/objectives/relaxed.py": ("tests/inference/objectives/test_relaxed.py",),
+    "guidebook/inference/objectives/enumerated.py": ("tests/inference/objectives/discrete",),
+    "guidebook/inference/objectives/relaxed.py": ("tests/inference/objectives/discrete",),
     "guidebook/inference/objectives/schedules.py": (
         "tests/inference/objectives/test_schedules.py",
     ),
@@ -149,16 +149,16 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/guides/conjugate/mixture_mode.py": ("tests/guides/conjugate/test_mixture_mode.py",),
     "guidebook/inference/protocols/conjugate.py": ("tests/inference/protocols/test_conjugate.py",),
-    "guidebook/guides/conjugate/factor.py": ("tests/guides/conjugate/test_factor.py",),
+    "guidebook/guides/conjugate/factor.py": ("tests/guides/conjugate/factor",),
     "guidebook/guides/conjugate/gaussian_mean.py": (
-        "tests/guides/conjugate/test_gaussian_mean.py",
+        "tests/guides/conjugate/gaussian_mean",
         "tests/guides/conjugate/test_chains.py",
     ),
     "guidebook/guides/conjugate/moments.py": ("tests/guides/conjugate/test_moments.py",),
     "guidebook/guides/conjugate/sites.py": ("tests/guides/conjugate/test_sites.py",),
     "guidebook/guides/exact/conjugate.py": ("tests/guides/exact/test_conjugate.py",),
     "guidebook/guides/exact/normal_gamma.py": (
-        "tests/guides/conjugate/test_gaussian_mean.py",
+        "tests/guides/conjugate/gaussian_mean",
         "tests/guides/conjugate/test_chains.py",
     ),
     "guidebook/guides/exact/quadrature.py": (
@@ -173,7 +173,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     ),
     "guidebook/inference/fits/supports.py": ("tests/inference/fits/test_supports.py",),
 }
-"""A file, and the test files that pin it."""
+"""A file, and the test files that pin it; for a folder all its test files."""
 
 
 def main() -> int:
@@ -183,7 +183,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args()
     plan = {
-        Path(path): [Path(test) for test in tests]
+        Path(path): [file for test in tests for file in files_of(Path(test))]
         for path, tests in PLAN.items()
         if not chosen.paths or path.startswith(tuple(chosen.paths))
     }
@@ -197,6 +197,10 @@ def main() -> int:
         print(f"Not asked, too long: {', '.join(trials.left_out)}")
     print(f"{len(unexplained)} survivors without a reason in {REASONS.name}.")
     return int(bool(unexplained))
+
+
+def files_of(test: Path) -> list[Path]:
+    return sorted(test.glob("test_*.py")) if test.is_dir() else [test]
 
 
 def tried(plan: dict[Path, list[Path]], every: int, workers: int) -> Trials:

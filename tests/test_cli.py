@@ -97,6 +97,8 @@ def test_report_of_an_amortised_pair_compares_with_the_exact_posterior(
 ) -> None:
     monkeypatch.setattr("guidebook.diagnostics.amortized.assess.MOST_ROWS", 200)
     monkeypatch.setattr("guidebook.diagnostics.amortized.assess.LEDGER_ROWS", 20)
+    # painted in tests/reports, and by the report above
+    monkeypatch.setattr("guidebook.reports.elements.images.png", lambda *_: b"")
     command = ["report", "linear-vae", "--out", str(tmp_path), "--guides", "linear-full"]
     assert main([*command, *SHORT]) == 0
     table = pd.read_csv(tmp_path / "linear-vae.csv", index_col="approximation")

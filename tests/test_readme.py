@@ -3,9 +3,13 @@
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from guidebook.guides.autoguides.flow import Flow
+from guidebook.guides.autoguides.whitened import Whitened
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,8 +27,14 @@ def test_every_block_says_what_it_is() -> None:
 def test_python_blocks_run_in_an_empty_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader copies the blocks one after the other: later ones use the names of earlier ones."""
+    """A reader copies the blocks one after the other: later ones use the names of earlier ones.
+
+    Fits of fewer steps and a fifth of the draws: what they give is tested elsewhere.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("guidebook.diagnostics.inputs.MOST_DRAWS", 4000)
+    for family in (Whitened, Flow):
+        monkeypatch.setattr(family, "defaults", replace(family.defaults, steps=300))
     names: dict[str, object] = {"__name__": "__main__"}
     for body in blocks("python"):
         line = README[: README.index(body)].count("\n")

@@ -6,11 +6,9 @@ with a density q. `row` fits one again. Rows of one pair run one after the other
 each fit is made once a session.
 """
 
-import contextlib
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,10 +18,11 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 import guidebook as gb
-from guidebook.programs import mode
 from guidebook.programs.data import as_tensors
+from guidebook.programs.mode import Start
 from guidebook.programs.nodes import enumeration_depth
 from guidebook.scope import local_parameters, precision
+from tests.starts import searched_once
 
 CPU = torch.device("cpu")
 ROWS_OF_DATA = 60
@@ -97,7 +96,7 @@ class Row:
                 "objective": self.objective, "optim": adam, "steps": steps,
                 "compile": compile,
             }  # fmt: skip
-        with one_start(self.pair), warnings.catch_warnings():
+        with searched_once(_starts, lambda _: self.pair), warnings.catch_warnings():
             # sixty steps may leave an encoder as it began; whether it is used is no law of a row
             warnings.filterwarnings("ignore", "The posterior collapsed", UserWarning)
             found: gb.Fit = engine(
@@ -196,22 +195,4 @@ def objective_of(name: str) -> Any:
     return Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
 
 
-_starts: dict[str, mode.Start] = {}
-_find_start = mode.find_start
-
-
-@contextlib.contextmanager
-def one_start(pair: str) -> Iterator[None]:
-    """Every guide of a pair starts at the same mode: it is searched once (tests/programs/test_mode)."""
-
-    def find(potential: Any) -> mode.Start:
-        if pair not in _starts:
-            _starts[pair] = _find_start(potential)
-        found = _starts[pair]
-        return replace(found, center=found.center.clone(), factor=found.factor.clone())
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("guidebook.") and vars(module).get("find_start") is _find_start:
-                patch.setattr(module, "find_start", find)
-        yield
+_starts: dict[Hashable, Start] = {}

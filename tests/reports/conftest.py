@@ -1,6 +1,7 @@
 """Real comparisons, small ones, each made once a session: what the reports are tested with."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +96,8 @@ def normal(shift: float, width: float, seed: int) -> Any:
     return made
 
 
-@pytest.fixture(scope="session")
-def few() -> Iterator[None]:
+@contextmanager
+def fewer() -> Iterator[None]:
     """A twelfth of the usual draws, and a short annealing: the pages show the same things."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("guidebook.diagnostics.inputs.MOST_DRAWS", 4000)
@@ -105,8 +106,22 @@ def few() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Of these pages alone: what a comparison computes when it is asked is as short as the rest."""
+    with fewer():
+        yield
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and their pictures left empty, where only the words are looked at."""
+    monkeypatch.setattr("guidebook.reports.elements.images.png", lambda *_: b"")
+
+
 @pytest.fixture(scope="session")
-def comparison(few: None) -> gb.Comparison:
+@fewer()
+def comparison() -> gb.Comparison:
     """One approximation of each verdict, against draws of the posterior itself.
 
     laplace is exact, for the posterior is normal; `shifted` is off in mu, which its weights mend;
@@ -123,7 +138,8 @@ def comparison(few: None) -> gb.Comparison:
 
 
 @pytest.fixture(scope="session")
-def amortized_comparison(few: None) -> gb.Comparison:
+@fewer()
+def amortized_comparison() -> gb.Comparison:
     """An encoder of 40 digits, hardly trained: what is wrong with it is what its page shows."""
     x = gb.datasets.digits("train", binary=True)["x"][:40]
     with torch.random.fork_rng():
@@ -143,7 +159,8 @@ X = np.array([[-3.0, -3.1], [-2.8, -3.3], [0.1, -0.4], [0.9, 0.2], [3.1, 3.4]])
 
 
 @pytest.fixture(scope="session")
-def mixture_comparison(few: None) -> gb.Comparison:
+@fewer()
+def mixture_comparison() -> gb.Comparison:
     """Three components for five rows, by sweeps, a point, chains, and the enumerated posterior.
 
     All but one come as draws, which are assessed in less time; the point brings the model.
@@ -162,7 +179,8 @@ def mixture_comparison(few: None) -> gb.Comparison:
 
 
 @pytest.fixture(scope="session")
-def memory_comparison(few: None) -> gb.Comparison:
+@fewer()
+def memory_comparison() -> gb.Comparison:
     """Two patterns in nine units, of which three are seen."""
     patterns = torch.tensor([[1.0, 1, 1, -1, -1, -1, 1, 1, 1], [1.0, -1, 1, -1, 1, -1, 1, -1, 1]])
     model = associative_memory(patterns, 3, beta=1.0)
@@ -175,7 +193,8 @@ def memory_comparison(few: None) -> gb.Comparison:
 
 
 @pytest.fixture(scope="session")
-def machine_comparison(few: None) -> gb.Comparison:
+@fewer()
+def machine_comparison() -> gb.Comparison:
     """A restricted machine of four visible and two hidden units."""
     across = torch.tensor([[1.0, -0.5], [1.0, 0.5], [-1.0, 0.5], [-1.0, -0.5]])
     weights = bipartite(across)

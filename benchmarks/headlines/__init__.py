@@ -1,0 +1,1 @@
+"""Numbers of papers, obtained here: `python -m benchmarks.headlines`."""
