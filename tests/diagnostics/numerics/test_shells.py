@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.numerics.shells import along, along_in_marginals, shells
+from guidebook.diagnostics.numerics.shells import _log_ratio, along, along_in_marginals, shells
 
 
 def normal(u: np.ndarray, sd: float = 1.0) -> np.ndarray:
@@ -54,6 +54,40 @@ def test_a_plain_without_end_is_all_beyond() -> None:
     """A density that does not fall has all of its mass far away, as far as anyone looks."""
     found = shells(lambda u: np.logaddexp(normal(u), np.full(len(u), -12.0)), draws(2))
     assert found is not None and found.beyond > 0.99 and found.log_ratio < -6
+    assert abs(found.log_mass) < 0.05  # of the peak alone
+
+
+@pytest.mark.parametrize("D", [1, 3])
+def test_the_lines_run_both_ways_from_0_02_sqrt_d_to_ten_thousand(D: int) -> None:
+    """32 pairs of directions with 160 radii each, in units of the covariance of the draws."""
+    asked: list[np.ndarray] = []
+
+    def log_p(u: np.ndarray) -> np.ndarray:
+        asked.append(u)
+        return normal(u)
+
+    u = 30 + draws(D)
+    shells(log_p, u)
+    white = np.linalg.solve(
+        np.linalg.cholesky(np.atleast_2d(np.cov(u.T))), (asked[0] - u.mean(0)).T
+    )
+    radii = np.linalg.norm(white, axis=0)
+    assert len(radii) == 2 * 32 * 160
+    assert radii.min() == pytest.approx(0.02 * math.sqrt(D), rel=1e-6)
+    assert radii.max() == pytest.approx(1e4, rel=1e-6)
+    np.testing.assert_allclose(white.sum(1), 0, atol=1e-4)
+
+
+def test_mass_on_one_side_is_measured_wherever_the_draws_lie() -> None:
+    """Half of the mass at 400 +- 60 on the right of draws N(0, 1), and both moved by 10,000."""
+
+    def both(u: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.logaddexp(normal(u), normal(u - 400, 60.0)) - math.log(2)
+        return found
+
+    found, away = shells(both, draws(1)), shells(lambda u: both(u - 1e4), draws(1) + 1e4)
+    assert found is not None and found.beyond == pytest.approx(0.5, rel=0.01)
+    assert away is not None and away.beyond == pytest.approx(found.beyond, rel=1e-6)
 
 
 def test_correlated_and_shifted_draws_are_their_own_unit() -> None:
@@ -214,3 +248,40 @@ def test_draws_without_a_volume_and_densities_of_nothing_say_nothing() -> None:
     assert shells(lambda u: np.full(len(u), -np.inf), draws(2)) is None
     found = shells(lambda u: np.where(u[:, 0] > 5, np.nan, normal(u)), draws(1))
     assert found is not None and abs(found.log_mass) < 0.05
+
+
+def test_the_error_of_the_ratio_is_that_of_the_jackknife() -> None:
+    """sqrt((K - 1) / K sum_k (r_k - mean r)^2), r_k without the k-th of K directions; of any scale."""
+    parts = np.random.default_rng(0).uniform(1, 2, size=(4, 6))
+    parts[1] += parts[0]
+    parts[3] += parts[2]
+
+    def ratio(kept: np.ndarray) -> float:
+        near, total, near2, total2 = kept.sum(1)
+        return 0.5 * math.log((near2 / near) / (total2 / total))
+
+    without = np.array([ratio(np.delete(parts, k, axis=1)) for k in range(6)])
+    error = math.sqrt(5 / 6 * np.square(without - without.mean()).sum())
+    for scale in (1.0, 1e-6):
+        assert _log_ratio(scale * parts) == pytest.approx((ratio(parts), error), rel=1e-9)
+
+
+def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> None:
+    """64 places on either side of 256 draws and the draws themselves, in their standard deviations."""
+    asked: list[np.ndarray] = []
+
+    def log_p(u: np.ndarray) -> np.ndarray:
+        asked.append(u)
+        return normal(u)
+
+    u = draws(2) * [1.0, 5.0]
+    along(log_p, u)
+    for j, places in enumerate(asked):
+        lines = places.reshape(256, 129, 2)
+        start = lines[:, 64]
+        assert len(np.unique(start[:, 0])) == 256 and np.isin(start, u).all()
+        np.testing.assert_array_equal(lines[:, :, 1 - j], np.repeat(start[:, [1 - j]], 129, 1))
+        steps = (lines[:, :, j] - start[:, [j]]) / u[:, j].std()
+        expected = np.geomspace(1e-3, 1e4, 64)
+        expected = np.r_[-expected[::-1], 0.0, expected]
+        np.testing.assert_allclose(steps, np.tile(expected, (256, 1)), rtol=1e-6, atol=1e-12)
