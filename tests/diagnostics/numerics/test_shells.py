@@ -285,3 +285,71 @@ def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> 
         expected = np.geomspace(1e-3, 1e4, 64)
         expected = np.r_[-expected[::-1], 0.0, expected]
         np.testing.assert_allclose(steps, np.tile(expected, (256, 1)), rtol=1e-6, atol=1e-12)
+    asked.clear()
+    along(log_p, u, 0, np.r_[np.full(100, 0.01), np.zeros(3900)])
+    assert np.isin(asked[0].reshape(256, 129, 2)[:, 64], u[:100]).all()
+
+
+def test_two_standard_errors_over_the_draws_are_taken_off_the_added_second_moment() -> None:
+    """Of ten draws around (5, -3), each with a share of its own of a shelf N(5, 200^2)."""
+    u = np.random.default_rng(2).standard_normal((10, 2)) + [5.0, -3.0]
+
+    def share(y: np.ndarray) -> np.ndarray:
+        found: np.ndarray = 0.2 + 0.15 * np.tanh(y + 3)
+        return found
+
+    def density(v: np.ndarray) -> np.ndarray:
+        parts = (
+            np.log1p(-share(v[:, 1])) + stats.norm.logpdf(v[:, 0], 5),
+            np.log(share(v[:, 1])) + stats.norm.logpdf(v[:, 0], 5, 200),
+        )
+        found: np.ndarray = np.logaddexp(*parts) + stats.norm.logpdf(v[:, 1], -3)
+        return found
+
+    found = along(density, u)
+    line = np.linspace(-2500, 2500, 1_000_001)
+    edge = 0.025 * np.ptp(u[:, 0])
+    outside = (line < u[:, 0].min() - edge) | (line > u[:, 0].max() + edge)
+    square = outside * np.square(line - u[:, 0].mean()) * (line[1] - line[0])
+    peak, shelf = (float(stats.norm.pdf(line, 5, sd) @ square) for sd in (1, 200))
+    added = (1 - share(u[:, 1])) * peak + share(u[:, 1]) * shelf
+    least = added.mean() - 2 * math.sqrt(np.square(added - added.mean()).sum() / 9 / 10)
+    assert 0.3 < least / added.mean() < 0.9
+    assert found is not None
+    assert found.log_ratio[0] == pytest.approx(-0.5 * math.log1p(least / u[:, 0].var()), abs=0.005)
+
+
+def test_the_cell_of_the_draw_itself_is_a_thousandth_on_either_side() -> None:
+    """A spike at each of ten draws that no other place of the grid sees, as heavy as a shelf N(0, 100^2)."""
+    u = np.random.default_rng(2).standard_normal((10, 1))
+    height = math.log(1 / (2e-3 * u.std()))
+
+    def density(v: np.ndarray) -> np.ndarray:
+        at = (np.abs(v - u.T) < 1e-6).any(1)
+        return np.where(at, height, stats.norm.logpdf(v[:, 0], 0, 100))
+
+    found = along(density, u)
+    edge = 0.025 * np.ptp(u)
+    near = np.ptp(stats.norm.cdf([u.min() - edge, u.max() + edge], 0, 100))
+    assert found is not None and found.beyond[0] == pytest.approx(0.5 * (1 - near), rel=0.01)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_beyond_begins_a_fortieth_of_the_range_behind_the_farthest_draw(side: int) -> None:
+    """All the weight in a band a tenth of that wide, in front of it and behind."""
+    u = draws(1)
+    farthest, span = side * float((side * u).max()), float(np.ptp(u))
+    for start, seen in ((0.0226, False), (0.0251, True)):
+
+        def density(v: np.ndarray, start: float = start) -> np.ndarray:
+            away = side * (v[:, 0] - farthest) / span
+            return normal(v) + 100.0 * ((away > start) & (away < start + 0.0023))
+
+        found = along(density, u)
+        assert found is not None and (found.beyond[0] > 0.005) == seen
+        assert seen or found.beyond[0] < 1e-3  # of the normal itself
+
+
+def test_places_where_the_density_is_no_number_hold_nothing() -> None:
+    found = along(lambda v: np.where(v[:, 0] > 8, np.nan, normal(v)), draws(1))
+    assert found is not None and found.beyond[0] < 1e-3 and found.log_ratio[0] > -0.01
