@@ -274,7 +274,7 @@ def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> 
         asked.append(u)
         return normal(u)
 
-    u = draws(2) * [1.0, 5.0]
+    u = draws(2) * np.array([1.0, 5.0])
     along(log_p, u)
     for j, places in enumerate(asked):
         lines = places.reshape(256, 129, 2)
@@ -292,7 +292,7 @@ def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> 
 
 def test_two_standard_errors_over_the_draws_are_taken_off_the_added_second_moment() -> None:
     """Of ten draws around (5, -3), each with a share of its own of a shelf N(5, 200^2)."""
-    u = np.random.default_rng(2).standard_normal((10, 2)) + [5.0, -3.0]
+    u = np.random.default_rng(2).standard_normal((10, 2)) + np.array([5.0, -3.0])
 
     def share(y: np.ndarray) -> np.ndarray:
         found: np.ndarray = 0.2 + 0.15 * np.tanh(y + 3)
