@@ -201,6 +201,66 @@ def test_pixels_in_a_plate_of_their_own_count_as_those_of_an_event():
     torch.testing.assert_close(plate[1], event[1])
 
 
+class Nested(nn.Module):
+    """z, and x of the model, in two plates, or in that of the rows with events of two."""
+
+    def __init__(self, plate, model):
+        super().__init__()
+        self.plate, self.model = plate, model
+        self.loc = nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x):
+        if self.plate:
+            with pyro.plate("row", 3, dim=-2), pyro.plate("column", 2, dim=-1):
+                z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+                if self.model:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            return
+        with pyro.plate("row", 3):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0).expand((3, 2)).to_event(1))
+            if self.model:
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def test_the_outermost_plate_that_all_sites_share_is_that_of_the_rows():
+    x = {"x": torch.tensor([[0.1, 1.2], [-0.4, 2.0], [0.7, 0.3]])}
+    plate, event = (
+        gradients(RowWakeSleep(8), Nested(way, True), Nested(way, False), x)
+        for way in (True, False)
+    )
+    assert plate[0] == pytest.approx(event[0], abs=1e-5)
+    torch.testing.assert_close(plate[1], event[1])
+
+
+class Later(nn.Module):
+    """A row's latent first, and after it one that all rows share: no plate holds both."""
+
+    def forward(self, y, size=3):
+        with pyro.plate("row", 3):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", size, subsample=torch.arange(3)):
+            pyro.sample("y", dist.Normal(mean + z, 1.0), obs=y)
+
+
+class LaterGuide(MeanGuide):
+    def forward(self, y, size=3):
+        with pyro.plate("row", 3):
+            pyro.sample("z", dist.Normal(self.loc, 1.0))
+        pyro.sample("mean", dist.Normal(self.loc, self.log_scale.exp()))
+
+
+def test_a_plate_of_the_first_site_alone_is_not_that_of_the_rows():
+    y = {"y": torch.tensor([0.3, 1.2, -0.5])}
+    ours = gradients(RowWakeSleep(8), Later(), LaterGuide(), y)
+    pyros = ReweightedWakeSleep(num_particles=8, max_plate_nesting=1)
+    theirs = gradients(pyros, Later(), LaterGuide(), y)
+    assert ours[0] == pytest.approx(theirs[0][0], abs=1e-5)
+    torch.testing.assert_close(ours[1], theirs[1])
+    with pytest.raises(SettingError, match="plate over rows"):  # one of the plates is a mini-batch
+        gradients(RowWakeSleep(8), Later(), LaterGuide(), {**y, "size": 6})
+
+
 class Closed(nn.Module):
     """Data that are no argument: nothing simulated can be put in their place."""
 
