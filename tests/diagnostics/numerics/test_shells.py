@@ -266,28 +266,32 @@ def test_the_error_of_the_ratio_is_that_of_the_jackknife() -> None:
         assert _log_ratio(scale * parts) == pytest.approx((ratio(parts), error), rel=1e-9)
 
 
+STEPS = np.r_[-np.geomspace(1e-3, 1e4, 64)[::-1], 0.0, np.geomspace(1e-3, 1e4, 64)]
+"""Of the grid along a coordinate, in standard deviations of the draws."""
+
+
 def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> None:
-    """64 places on either side of 256 draws and the draws themselves, in their standard deviations."""
+    """From sixteen draws, and from all 256 where something lies out there."""
     asked: list[np.ndarray] = []
 
-    def log_p(u: np.ndarray) -> np.ndarray:
+    def shelf(u: np.ndarray) -> np.ndarray:
         asked.append(u)
-        return normal(u)
+        found: np.ndarray = np.logaddexp(normal(u), normal(u, 50.0))
+        return found
 
     u = draws(2) * np.array([1.0, 5.0])
-    along(log_p, u)
-    for j, places in enumerate(asked):
-        lines = places.reshape(256, 129, 2)
+    along(shelf, u)
+    assert [len(places) for places in asked] == [16 * 129, 240 * 129] * 2
+    for j in range(2):
+        lines = np.concatenate(asked[2 * j : 2 * j + 2]).reshape(256, 129, 2)
         start = lines[:, 64]
         assert len(np.unique(start[:, 0])) == 256 and np.isin(start, u).all()
         np.testing.assert_array_equal(lines[:, :, 1 - j], np.repeat(start[:, [1 - j]], 129, 1))
         steps = (lines[:, :, j] - start[:, [j]]) / u[:, j].std()
-        expected = np.geomspace(1e-3, 1e4, 64)
-        expected = np.r_[-expected[::-1], 0.0, expected]
-        np.testing.assert_allclose(steps, np.tile(expected, (256, 1)), rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(steps, np.tile(STEPS, (256, 1)), rtol=1e-6, atol=1e-12)
     asked.clear()
-    along(log_p, u, 0, np.r_[np.full(100, 0.01), np.zeros(3900)])
-    assert np.isin(asked[0].reshape(256, 129, 2)[:, 64], u[:100]).all()
+    along(shelf, u, 0, np.r_[np.full(100, 0.01), np.zeros(3900)])
+    assert np.isin(asked[0].reshape(16, 129, 2)[:, 64], u[:100]).all()
 
 
 def test_two_standard_errors_over_the_draws_are_taken_off_the_added_second_moment() -> None:
@@ -335,19 +339,25 @@ def test_the_cell_of_the_draw_itself_is_a_thousandth_on_either_side() -> None:
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_beyond_begins_a_fortieth_of_the_range_behind_the_farthest_draw(side: int) -> None:
-    """All the weight in a band a tenth of that wide, in front of it and behind."""
-    u = draws(1)
-    farthest, span = side * float((side * u).max()), float(np.ptp(u))
-    for start, seen in ((0.0226, False), (0.0251, True)):
+@pytest.mark.parametrize(("start", "seen"), [(0.0226, False), (0.0251, True)])
+def test_beyond_begins_a_fortieth_of_the_range_behind_the_farthest_draw(
+    side: int, start: float, seen: bool
+) -> None:
+    """All the weight in a band a tenth of that wide, in front of it or behind, of draws that see it."""
 
-        def density(v: np.ndarray, start: float = start) -> np.ndarray:
-            away = side * (v[:, 0] - farthest) / span
-            return normal(v) + 100.0 * ((away > start) & (away < start + 0.0023))
+    def within(v: np.ndarray, u: np.ndarray) -> np.ndarray:
+        away = side * (v - side * (side * u).max()) / np.ptp(u)
+        found: np.ndarray = (away > start) & (away < start + 0.0023)
+        return found
 
-        found = along(density, u)
-        assert found is not None and (found.beyond[0] > 0.005) == seen
-        assert seen or found.beyond[0] < 1e-3  # of the normal itself
+    for seed in range(100):
+        u = np.random.default_rng(seed).standard_normal((16, 1))
+        seeing = within(u + u.std() * STEPS, u).any(1)
+        if seeing.any():
+            break
+    found = along(lambda v: normal(v, 0.2) + 100.0 * within(v[:, 0], u), u)
+    assert found is not None
+    assert found.beyond[0] == pytest.approx(seeing.mean() if seen else 0.0, abs=1e-4)
 
 
 def test_places_where_the_density_is_no_number_hold_nothing() -> None:
