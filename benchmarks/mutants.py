@@ -49,6 +49,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/amortized/weights.py": (
         "tests/diagnostics/amortized/test_row_weights.py",
     ),
+    "guidebook/diagnostics/amortized/uses.py": ("tests/diagnostics/amortized/test_uses.py",),
     "guidebook/diagnostics/evidence/testimony.py": (
         "tests/diagnostics/evidence/test_testimony.py",
     ),

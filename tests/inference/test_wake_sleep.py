@@ -142,6 +142,143 @@ def test_the_guides_gradient_is_that_of_the_inclusive_kl():
     assert float(log_scale) == pytest.approx(1 - (v + m * m), abs=0.02)
 
 
+def test_the_guides_gradient_of_a_batch_counts_as_often_as_there_are_batches():
+    model, data = correlated()
+    batch = {"x": data["x"][:10]}
+    _, alone = gradients(RowWakeSleep(8), model.requires_grad_(True), linear_guide(), batch)
+    whole = {**batch, "size": ROWS}
+    _, standing = gradients(RowWakeSleep(8), model, linear_guide(), whole)
+    for one, other in zip(alone, standing, strict=True):
+        torch.testing.assert_close(4 * one, other)
+
+
+def test_insomnia_is_the_share_of_the_wake_update():
+    """The same random numbers: gradients of the guide are linear in it, those of the model the same."""
+    model, data = correlated()
+    model.requires_grad_(True)
+    of = {
+        insomnia: gradients(RowWakeSleep(8, insomnia), model, linear_guide(), data)[1]
+        for insomnia in (0.0, 0.25, 1.0)
+    }
+    for asleep, mixed, awake in zip(*of.values(), strict=True):
+        torch.testing.assert_close(mixed, 0.25 * awake + 0.75 * asleep)
+    # -log q of a standard normal is at least half log 2 pi
+    _, asleep = RowWakeSleep(8, 0.0)._loss(Mean(), MeanGuide(), (), {"y": torch.zeros(3)})
+    assert float(asleep.detach()) > 0.5 * np.log(2 * np.pi) - 1e-6
+    assert RowWakeSleep().num_particles == 16 and RowWakeSleep().insomnia == 1.0
+    assert RowWakeSleep(8, 0.25).insomnia == 0.25
+
+
+def test_pixels_in_a_plate_of_their_own_count_as_those_of_an_event():
+    class Pixels(nn.Module):
+        def __init__(self, plate):
+            super().__init__()
+            self.plate = plate
+
+        def forward(self, x):
+            with pyro.plate("row", x.shape[0], dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                if not self.plate:
+                    pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+                    return
+                with pyro.plate("pixel", 3, dim=-2):
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    class RowGuide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x):
+            with pyro.plate("row", x.shape[0], dim=-1):
+                pyro.sample("z", dist.Normal(self.slope * x.sum(-1), 0.5))
+
+    data = {"x": torch.tensor([[0.1, 1.2, -0.4], [2.0, 0.7, 0.3]])}
+    plate, event = (
+        gradients(RowWakeSleep(8), Pixels(way), RowGuide(), data) for way in (True, False)
+    )
+    assert plate[0] == pytest.approx(event[0], abs=1e-5)
+    torch.testing.assert_close(plate[1], event[1])
+
+
+class Nested(nn.Module):
+    """z, and x of the model, in two plates, or in that of the rows with events of two."""
+
+    def __init__(self, plate, model):
+        super().__init__()
+        self.plate, self.model = plate, model
+        self.loc = nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x):
+        if self.plate:
+            with pyro.plate("row", 3, dim=-2), pyro.plate("column", 2, dim=-1):
+                z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+                if self.model:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            return
+        with pyro.plate("row", 3):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0).expand((3, 2)).to_event(1))
+            if self.model:
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def test_the_outermost_plate_that_all_sites_share_is_that_of_the_rows():
+    x = {"x": torch.tensor([[0.1, 1.2], [-0.4, 2.0], [0.7, 0.3]])}
+    plate, event = (
+        gradients(RowWakeSleep(8), Nested(way, True), Nested(way, False), x)
+        for way in (True, False)
+    )
+    assert plate[0] == pytest.approx(event[0], abs=1e-5)
+    torch.testing.assert_close(plate[1], event[1])
+
+
+class Later(nn.Module):
+    """A row's latent first, and after it one that all rows share: no plate holds both."""
+
+    def forward(self, y, size=3):
+        with pyro.plate("row", 3):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", size, subsample=torch.arange(3)):
+            pyro.sample("y", dist.Normal(mean + z, 1.0), obs=y)
+
+
+class LaterGuide(MeanGuide):
+    def forward(self, y, size=3):
+        with pyro.plate("row", 3):
+            pyro.sample("z", dist.Normal(self.loc, 1.0))
+        pyro.sample("mean", dist.Normal(self.loc, self.log_scale.exp()))
+
+
+def test_a_plate_of_the_first_site_alone_is_not_that_of_the_rows():
+    y = {"y": torch.tensor([0.3, 1.2, -0.5])}
+    ours = gradients(RowWakeSleep(8), Later(), LaterGuide(), y)
+    pyros = ReweightedWakeSleep(num_particles=8, max_plate_nesting=1)
+    theirs = gradients(pyros, Later(), LaterGuide(), y)
+    assert ours[0] == pytest.approx(theirs[0][0], abs=1e-5)
+    torch.testing.assert_close(ours[1], theirs[1])
+    with pytest.raises(SettingError, match="plate over rows"):  # one of the plates is a mini-batch
+        gradients(RowWakeSleep(8), Later(), LaterGuide(), {**y, "size": 6})
+
+
+class Closed(nn.Module):
+    """Data that are no argument: nothing simulated can be put in their place."""
+
+    def forward(self):
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=torch.tensor(0.5))
+
+
+def test_only_sleep_updates_need_the_data_as_an_argument():
+    class Guide(MeanGuide):
+        def forward(self):
+            pyro.sample("mean", dist.Normal(self.loc, self.log_scale.exp()))
+
+    assert np.isfinite(RowWakeSleep(8).loss(Closed(), Guide()))
+    with pytest.raises(GuideError, match="insomnia=1"):
+        RowWakeSleep(8, 0.5).loss(Closed(), Guide())
+
+
 def test_a_mini_batch_stands_for_all_rows():
     # the batches of an epoch average to the loss of all rows, in expectation: K = 4000 particles
     # put the bound of a row within about 0.02 of its evidence

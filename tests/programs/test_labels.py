@@ -15,6 +15,7 @@ from guidebook.inference.cavi import cavi
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.mixture import GaussianMixture
 from guidebook.programs.labels import (
+    canonical_positions,
     exchangeable,
     in_canonical_order,
     log_labellings,
@@ -22,6 +23,8 @@ from guidebook.programs.labels import (
     permutations,
     permuted,
 )
+from guidebook.programs.owned import Owned
+from guidebook.programs.potential import Potential
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +179,22 @@ def test_models_without_an_order_are_left_as_they_are():
     found, moved = in_canonical_order(eight_schools, values)
     assert found["theta"] is values["theta"] and moved == 0.0
     assert exchangeable(eight_schools) is None and log_labellings(eight_schools) == 0.0
+
+
+def test_a_model_that_owns_its_parameters_is_as_exchangeable_as_the_one_inside():
+    model = GaussianMixture(3, 1)
+    assert exchangeable(Owned(model)) is model
+    assert log_labellings(Owned(model)) == pytest.approx(math.log(6))
+    assert exchangeable(Owned(eight_schools)) is None
+
+
+def test_positions_in_order_are_left_as_they_are_to_the_last_bit():
+    model = GaussianMixture(2, 1)
+    potential = Potential(model, {"x": torch.zeros(3, 1)})
+    u = 0.1 * torch.randn(8, sum(site.size for site in potential.sites))
+    ordered = canonical_positions(potential, u)
+    assert not torch.equal(ordered, u)  # some had to be moved
+    assert canonical_positions(potential, ordered) is ordered
 
 
 def test_the_number_of_labellings():

@@ -65,7 +65,7 @@ class Calibration:
     of: Literal["prior", "posterior"]
     engine: str
     names: Sequence[str]
-    ranks: np.ndarray = field(repr=False)
+    ranks: np.ndarray
     draws: int
     asked: int
     ended: Mapping[str, int] = field(default_factory=dict)

@@ -149,7 +149,7 @@ def match(
         for name, step in steps_now:
             trial = step.after(whole)
             at = trial(u)
-            found_ratio = log_p(at) - known_q + trial.log_det
+            found_ratio = log_p(at) - known_q  # up to log |det M|, the same for every draw
             rounds += 1
             found = psis(found_ratio)
             if found is not None and found.khat < best.khat:

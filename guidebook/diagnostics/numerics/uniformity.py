@@ -84,7 +84,7 @@ def band_test(p: np.ndarray) -> float:
     seen = counts(p)
     places = np.arange(len(seen))
     worst = float(np.minimum(low[places, seen], high[places, seen]).min())
-    return min(1.0, max(0.0, 1 - _inside(len(p), worst)))
+    return max(0.0, 1 - _inside(len(p), worst))
 
 
 @lru_cache(maxsize=64)
@@ -133,10 +133,8 @@ def _inside(count: int, tail: float) -> float:
     for least, most in zip(low, high, strict=True):
         reached = np.convolve(alive, increments)
         alive = np.zeros(most - least + 1)
-        first, last = max(least, start), min(most, start + len(reached) - 1)
-        if last < first:
-            return 0.0
-        alive[first - least : last - least + 1] = reached[first - start : last - start + 1]
+        last = min(most, start + len(reached) - 1)
+        alive[: last - least + 1] = reached[least - start : last - start + 1]
         start = int(least)
     missing = count - start - np.arange(len(alive))  # what the last interval must hold
     total = float(alive @ poisson.pmf(missing, mean))
@@ -157,4 +155,4 @@ def reaching(steps: int, far: int) -> float:
     alive[far] = 1.0
     for _ in range(steps):
         alive[1:-1] = 0.5 * (alive[:-2] + alive[2:])
-    return float(min(1.0, max(0.0, 1 - alive.sum())))
+    return float(max(0.0, 1 - alive.sum()))

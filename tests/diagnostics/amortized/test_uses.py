@@ -10,12 +10,26 @@ import torch
 from torch import Tensor, nn
 
 import guidebook as gb
+from guidebook.diagnostics.amortized.annealing import Sandwich
 from guidebook.diagnostics.amortized.assess import assess_rows
+from guidebook.diagnostics.amortized.gap import GapLedger
+from guidebook.diagnostics.amortized.generation import Generation
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
-from guidebook.diagnostics.amortized.uses import CODES, MODEL, ROWS, uses_of
+from guidebook.diagnostics.amortized.uses import (
+    CODES,
+    MODEL,
+    ROWS,
+    _by_gap,
+    _distance,
+    _raw,
+    _unit,
+    _weighted,
+    uses_of,
+)
 from guidebook.diagnostics.amortized.weights import Weighed
 from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
+from guidebook.diagnostics.measures import information
 from guidebook.guides import LinearGaussianPosterior
 from guidebook.models import LinearVAE
 
@@ -126,13 +140,18 @@ def weighed(bad: int, error: float, se: float = 0.0, usable: int = N) -> tuple[F
 
 
 def used(
-    findings: Findings, found: Weighed, gap: float = 0.0, se: float = 0.0
+    findings: Findings,
+    found: Weighed,
+    gap: float = 0.0,
+    ledger: GapLedger | None = None,
+    made: Generation | None = None,
 ) -> dict[str, Judgement]:
     found = replace(found, bound=found.bound + gap)
     numbers = AmortizedNumbers(
         *(np.zeros((N, 1)), found.khat, 0.1, found.elbo, found.bound, np.zeros((N, 1))),
         *(found.mean, found.sd, np.zeros((1, 1)), np.zeros((1, 1, 1)), np.arange(1), None),
-    )
+        ledger=ledger, generation=made,
+    )  # fmt: skip
     return dict(uses_of(findings, found, numbers, Judgement(TRUST, "", "")))
 
 
@@ -189,6 +208,181 @@ def test_a_model_that_still_moves_or_whose_evidence_is_unknown_is_rejected() -> 
     noisy = replace(noisy, numbers={**noisy.numbers, "log_evidence_se": np.full(N, 1.1)})
     rough = replace(found, heard={noisy.witness: noisy})
     assert used(findings, rough, gap=1.0)[MODEL].verdict is REJECT  # known to 0.055
+
+
+def test_the_limits_of_the_evidence_are_a_tenth_of_a_nat_two_errors_included() -> None:
+    for gap, se, evidence_se, verdict in (
+        (0.06, 0.02, 9.0, TRUST),  # 0.06 + 2 * 0.02
+        (0.0601, 0.02, 0.05, REWEIGHT),
+        (0.06, 0.0201, 0.05, REWEIGHT),  # 2 * 0.05
+        (0.3, 0.0, 0.0501, REJECT),
+    ):
+        assert _by_gap(gap, se, evidence_se, "rows").verdict is verdict
+
+
+def ledger_of(gap: float, se: float, unseen: float = 0.0) -> GapLedger:
+    """Four rows: ELBO 0 without error, log evidence `gap` with an error of 2 se each, se of their mean."""
+    none, all_se = np.zeros(4), np.full(4, 2 * se * np.sqrt(2))
+    sandwich = Sandwich(none + gap, all_se, none + gap, all_se, none + 0.8, True)
+    return GapLedger(np.arange(4), "", 10, *[none] * 8, sandwich, unseen, "held-out rows")
+
+
+def test_the_model_is_judged_by_the_annealed_evidence_where_there_is_one() -> None:
+    pair = weighed(0, 0.0)
+    for gap, se, verdict in ((0.05, 0.02, TRUST), (0.07, 0.02, REWEIGHT), (0.0, 0.06, REJECT)):
+        told = used(*pair, gap=9.0, ledger=ledger_of(gap, se))[MODEL]
+        assert told.verdict is verdict and f"{gap:.2g} +- {se:.1g}" in told.reason
+        assert "held-out rows" in told.reason
+    blind = used(*pair, ledger=ledger_of(0.0, 0.0, unseen=0.125))[MODEL]
+    assert blind.verdict is REJECT and "12%" in blind.reason
+
+
+def test_a_bound_that_is_higher_on_training_rows_than_on_rows_kept_apart_overfits() -> None:
+    """By more than 0.1 nats and two errors: hypot(2 / sqrt 400, 0.24) = 0.26."""
+    findings, found = weighed(0, 0.0)
+    spread = replace(found, elbo=found.elbo - 2.0, bound=np.where(np.arange(N) % 2, 2.0, -2.0))
+    none = np.zeros((1, 1))
+
+    def reason(excess: float, held_out: bool = True) -> Judgement:
+        bound, error = information.Estimate(-excess, 0.24), information.Estimate(1.0, 0.1)
+        made = Generation(held_out, bound, error, none, none, none[0], none[0])
+        return used(findings, spread, made=made)[MODEL]
+
+    assert "overfits" not in reason(0.615).reason
+    over = reason(0.625)
+    assert "overfits: its bound is 0.62 +- 0.3" in over.reason and "weight decay" in over.next
+    assert "overfits" not in reason(0.625, held_out=False).reason
+
+
+def test_the_distance_of_codes_is_what_errors_leave_of_the_mean_square() -> None:
+    """E mean_j (e_j^2 - s_j^2) of e_j ~ N(d_j, s_j^2) is mean_j d_j^2, with variance
+    sum_j (4 d_j^2 s_j^2 + 2 s_j^4) / D^2: against 200,000 draws, five standard errors.
+    """
+    rng = np.random.default_rng(0)
+    truth, s = np.array([0.5, -0.2, 0.1]), np.array([0.1, 0.3, 0.2])
+    drawn = truth + s * rng.standard_normal((200_000, 3))
+    log_ratio, unit = np.log([1.5, 0.8, 1.0]), np.array([2.0, 0.5, 1.0])
+    to = np.exp(log_ratio) / unit  # errors in the posterior's standard deviations
+    every = np.ones_like(drawn)
+    estimate = Estimate(drawn * to, every * s * to, every * log_ratio, 0 * every, every > 0)
+    far, _, able = _distance(Testimony("T"), estimate, every * unit)
+    assert able.all()
+    variance = (4 * truth**2 * s**2 + 2 * s**4).sum() / 9
+    assert far.mean() == pytest.approx((truth**2).mean(), abs=5 * np.sqrt(variance / 200_000))
+    assert far.var() == pytest.approx(variance, rel=0.03)
+    one = Estimate(*((truth * to)[None], (s * to)[None], log_ratio[None], 0 * s[None], s[None] > 0))
+    far, se, _ = _distance(Testimony("T"), one, unit[None])
+    assert se == pytest.approx(np.sqrt(variance)) and far == pytest.approx((truth**2 - s**2).mean())
+    assert _distance(Testimony("T"), one, unit[None], noise=0.0)[0] == pytest.approx(
+        (truth**2).mean()
+    )
+    wider = _distance(Testimony("T", doubt=np.array([2.0])), one, unit[None])
+    assert wider[0] == pytest.approx((truth**2 - 4 * s**2).mean())
+    for one_, doubt in (
+        (replace(one, able=np.array([[True, False, True]])), 1.0),
+        (one, np.inf),
+        (replace(one, shift=np.array([[np.nan, 0.0, 0.0]])), 1.0),
+        (replace(one, shift_se=np.array([[1e200, 0.0, 0.0]])), 1.0),
+    ):
+        far, se, able = _distance(Testimony("T", doubt=np.array([doubt])), one_, unit[None])
+        assert (far[0], se[0], able[0]) == (0.0, 0.0, False)
+
+
+def test_codes_differ_by_means_and_variances_of_the_aggregate_posterior() -> None:
+    _, found = weighed(0, 0.0)
+    found = replace(found, mean=found.mean * 3, sd=np.where(np.arange(N)[:, None] % 2, 1.0, 2.0))
+    expected = found.sd / np.sqrt(9 + 0.5 * (1 + 4))
+    np.testing.assert_allclose(_unit(found), np.broadcast_to(expected, (N, D)))
+    assert np.isfinite(_unit(replace(found, mean=0 * found.mean, sd=0 * found.sd))).all()
+
+
+def one_row(witness: str, error: float, se: float = 0.0, role: str = "confirms") -> Testimony:
+    """An error of one code in units of the aggregate posterior, which is that of the row here."""
+    one = Estimate(*(np.array([[x]]) for x in (error, se, 0.0, 0.0)), np.ones((1, 1), bool))
+    return Testimony(witness, role=role, estimate=one)  # type: ignore[arg-type]
+
+
+def test_a_row_is_good_where_a_witness_that_may_confirm_shows_it_and_none_contradicts() -> None:
+    unit = np.ones((1, 1))
+    fine, off = 0.2, 0.3  # squares 0.04 and 0.09
+    for told, good, bad in (
+        ([one_row("A", fine)], True, False),
+        ([one_row("A", fine, role="sharpens")], True, False),
+        ([one_row("A", fine, role="contradicts")], False, False),
+        ([one_row("A", off, role="contradicts")], False, True),
+        ([one_row("A", fine), one_row("B", off, role="compares")], False, True),
+        ([one_row("A", fine), one_row("B", 2.0, 2.0)], True, False),  # B cannot say
+        ([one_row("A", 0.2, 0.02)], False, False),  # 0.04 + 2 * 0.008
+        ([one_row("A", 0.2, 0.01)], True, False),  # 0.04 + 2 * 0.004
+        ([one_row("A", 0.25, 0.01)], False, True),  # 0.0625 - 2 * 0.005
+        ([one_row("A", 0.25, 0.02)], False, False),  # 0.0625 - 2 * 0.01
+        ([], False, False),
+    ):
+        found = _raw(Findings(["z"], testimonies={t.witness: t for t in told}), unit)
+        assert (found[0][0], found[1][0]) == (good, bad)
+
+
+def test_weighted_means_are_used_where_twice_their_error_is_small_and_none_contradicts() -> None:
+    unit = np.ones((1, 1))
+    for se, role, weighted, good in (
+        (0.111, "sharpens", None, True),  # 4 * 0.0123
+        (0.112, "sharpens", None, False),  # 4 * 0.0125
+        (0.01, "confirms", None, False),
+        (0.01, "sharpens", 0.3, False),
+        (0.01, "sharpens", 0.2, True),
+    ):
+        told = one_row("A", 5.0, se, role)
+        if weighted is not None:
+            told = replace(told, weighted=one_row("B", weighted).estimate)
+        assert _weighted(Findings(["z"], testimonies={"A": told}), unit)[0] == good
+
+
+def test_rows_whose_other_explanations_are_left_out_have_no_code() -> None:
+    """Of 21 rows that were cut one is among the twenty looked at; of 20 none need be."""
+    findings, found = weighed(0, 0.0)
+    for rows, verdict in ((list(range(1, 21)), TRUST), (list(range(21)), REJECT)):
+        elsewhere = np.zeros(N)
+        elsewhere[rows] = 0.3
+        told = used(findings, replace(found, elsewhere=elsewhere))[CODES]
+        assert told.verdict is verdict
+    assert "In 10% of the rows looked at closely the encoder picked one" in told.reason
+    assert "could not be judged" not in told.reason
+    # means of weighted draws are means of one explanation too
+    findings, found = weighed(21, 0.3)
+    elsewhere = np.where(np.arange(N) < 21, 0.3, 0.0)
+    both = used(findings, replace(found, elsewhere=elsewhere))[CODES]
+    assert both.verdict is REJECT and "for 5% it is shown to be larger" in both.reason
+
+
+def test_the_row_that_is_most_off_is_named_and_what_a_witness_says_to_do() -> None:
+    findings, found = weighed(N, 0.5, se=0.12)
+    weights = findings.testimonies["Importance weights"]
+    assert weights.estimate is not None
+    shift = weights.estimate.shift.copy()
+    shift[7] *= 2  # an error of 1 in units of the aggregate posterior, less 0.0144
+    told = replace(weights, estimate=replace(weights.estimate, shift=shift))
+    heard = {told.witness: told, "Run": Testimony("Run", remedy="Widen the encoder.")}
+    said = used(replace(findings, testimonies=heard), replace(found, heard=heard))[CODES]
+    assert said.verdict is REJECT and "row 7: 99%" in said.reason
+    assert said.next == "Widen the encoder."
+    assert "for 100% it is shown" in said.reason
+    assert used(*weighed(N, 0.5, se=0.12))[CODES].next.startswith("Try a larger encoder")
+
+
+@pytest.mark.parametrize(("looked", "share"), [(7, "92%"), (8, "100%")])
+def test_eight_rows_looked_at_stand_for_those_like_them(looked: int, share: str) -> None:
+    findings, found = weighed(0, 0.0, usable=N - 40)
+    zero, able = np.zeros((N, D)), np.zeros((N, D), bool)
+    worst = list(range(N - looked, N))
+    able[worst] = True
+    run = Testimony("Run", role="confirms", estimate=Estimate(zero, zero, zero, zero, able))
+    both = {**findings.testimonies, "Run": run}
+    sampled = list(range(0, 360, 20))  # whose weights can judge them
+    told = used(
+        replace(findings, testimonies=both, sampled=sampled),
+        replace(found, heard=both, worst=worst),
+    )[CODES]
+    assert f"for {share} of the rows" in told.reason
 
 
 def test_a_point_has_no_uses() -> None:

@@ -14,6 +14,7 @@ from guidebook.diagnostics.numerics.calibration import (
     FALSE_ALARM,
     Calibration,
 )
+from guidebook.diagnostics.numerics.uniformity import Uniformity, band
 
 DRAWS = 400
 
@@ -50,11 +51,16 @@ def test_a_planted_error_is_found_with_its_direction(
     assert f"a is {finding}" in found.sentence()
 
 
-def test_shift_and_ratio_are_those_planted() -> None:
+@pytest.mark.parametrize("scale", [0.8, 1.5])
+def test_shift_and_ratio_are_those_planted(scale: float) -> None:
     """Of 2,000 truths: standard errors of score means and deviations, four of them."""
-    row = planted(0.3, 0.8, 2000).table.loc["a"]
-    assert row["shift"] == pytest.approx(0.3 / 0.8, abs=4 * 1.25 / np.sqrt(2000) + 0.01)
-    assert row["sd_ratio"] == pytest.approx(0.8, abs=4 * 0.8 / np.sqrt(4000) + 0.01)
+    found = planted(0.3, scale, 2000)
+    vars(found)["tests"] = dict.fromkeys(
+        "ab", Uniformity(0.5, 0.5, 0.5, 0.0, 0.0)
+    )  # not of interest
+    row = found.table.loc["a"]
+    assert row["shift"] == pytest.approx(0.3 / scale, abs=4 / scale / np.sqrt(2000) + 0.01)
+    assert row["sd_ratio"] == pytest.approx(scale, abs=4 * scale / np.sqrt(4000) + 0.01)
 
 
 def test_coverage_is_that_of_normal_intervals() -> None:
@@ -63,7 +69,6 @@ def test_coverage_is_that_of_normal_intervals() -> None:
     found = planted(0.0, 0.6, 1000)
     inside = round(1000 * float(found.coverage(0.95)[0]))
     assert binomtest(inside, 1000, share).pvalue > 1e-4
-    assert found.table.loc["a", "coverage_95"] == found.coverage(0.95)[0]
 
 
 def test_calibrated_ranks_are_called_off_as_rarely_as_the_level_says() -> None:
@@ -109,3 +114,59 @@ def test_it_shows_itself_as_a_table() -> None:
     assert "biased high" in shown
     assert "<table" in shown
     assert gb.Calibration is Calibration
+
+
+def ruled(**tests: Uniformity) -> Calibration:
+    """A calibration whose tests of uniformity came out so."""
+    found = Calibration("prior", "svi", list(tests), np.zeros((40, len(tests)), int), 9, 40)
+    vars(found)["tests"] = tests
+    return found
+
+
+def test_a_quantity_is_off_below_the_level_of_a_single_test() -> None:
+    """Three tests of two quantities share 1 %: 0.01 / 6 each. At the level itself nothing is rejected."""
+    level = 0.01 / 6
+    at, below = Uniformity(0.5, 0.5, level, 0.1, 0.1), Uniformity(0.5, 0.5, 0.99 * level, 0.1, 0.1)
+    found = ruled(a=at, b=below)
+    assert found.level == pytest.approx(level, rel=1e-12)
+    assert found.off == ["b"] and found.finding("a") == CALIBRATED != found.finding("b")
+
+
+def test_the_most_certain_error_comes_first() -> None:
+    certain, less = Uniformity(1e-9, 0.5, 0.5, 0.1, 0.1), Uniformity(1e-4, 0.5, 0.5, 0.1, 0.1)
+    assert ruled(a=less, b=certain).off == ["b", "a"]
+
+
+def test_a_bias_is_named_where_asymmetry_is_beyond_its_level_or_clearer_than_width() -> None:
+    level = 0.01 / 3
+    for asymmetry, width, finding in (
+        (0.9 * level, 0.5 * level, "biased low"),  # both reject: the bias is named
+        (level, 0.5 * level, "too narrow"),
+        (0.5, 0.5, "too narrow"),  # the band rejects, and neither is clearer
+        (0.4, 0.5, "biased low"),
+    ):
+        assert ruled(a=Uniformity(0.0, asymmetry, width, 0.1, 0.1)).finding("a") == finding
+
+
+def test_the_table_holds_the_coverage_of_three_central_intervals() -> None:
+    found = planted()
+    for level in (0.5, 0.8, 0.95):
+        assert found.table[f"coverage_{100 * level:.0f}"].tolist() == found.coverage(level).tolist()
+    assert found.table.index.name == "quantity"
+    assert "(prior, svi, 0.0 s)" in repr(found)
+    assert "(prior, 0.0 s)" in repr(replace(found, engine=""))
+
+
+def test_the_band_is_that_of_the_level() -> None:
+    found = planted(count=40)
+    for ours, theirs in zip(found.band, band(40, 1 - 0.01 / 6), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_three_most_certain_errors_are_described_and_the_others_counted() -> None:
+    wrong = {name: Uniformity(1e-9 * i, 0.5, 0.5, 0.1, 0.1) for i, name in enumerate("abcde")}
+    for count, more in ((3, 0), (4, 1), (5, 2)):
+        sentence = ruled(**dict(list(wrong.items())[:count])).sentence()
+        assert sentence.count("its 95% intervals hold") == 3
+        assert sentence.endswith(f"; {more} more are off." if more else "the truths).")
+        assert "over data sets drawn from the prior (40 data sets)" in sentence

@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from guidebook.diagnostics.numerics import matching
 from guidebook.diagnostics.numerics.matching import (
+    MOMENTS,
     Affine,
     Matching,
+    _enough,
+    _merit,
+    _steps,
+    _worst_moment,
     between,
     identity,
     log_mixture,
     match,
     moved,
 )
-from guidebook.diagnostics.numerics.psis import khat_of_moment, psis
+from guidebook.diagnostics.numerics.psis import Importance, khat_limit, khat_of_moment, psis
 from guidebook.diagnostics.witnesses.stein import stein
 
 M = np.array([[2.0, 0.0], [1.0, 0.5]])
@@ -196,3 +202,125 @@ def test_few_draws_give_no_covariance() -> None:
     target = stats.multivariate_normal(np.full(5, 0.7), 2 * np.eye(5)).logpdf
     found = match(target, u, target(u) - q.logpdf(u))
     assert found is None or "covariance" not in found.words
+
+
+# the limits of the search ---------------------------------------------------------------------------
+
+
+def weights_of(khat: float, ess: float = 80.0, size: int = 100) -> Importance:
+    return Importance(np.full(size, 1 / size), khat, 0.1, ess)
+
+
+def test_weights_are_good_enough_below_one_half_with_half_of_the_draws_effective() -> None:
+    assert _enough(weights_of(0.49)) and not _enough(weights_of(0.5))
+    assert _enough(weights_of(0.2, 50.0)) and not _enough(weights_of(0.2, 49.9))
+
+
+def test_of_weights_that_can_be_used_the_effective_draws_count_of_others_k_hat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    v, limit = np.arange(100.0)[:, None], khat_limit(100)
+    for worst, merit in ((limit - 0.01, 80.0), (limit, -limit), (0.9, -0.9), (-1.0, 80.0)):
+        monkeypatch.setattr(matching, "_worst_moment", lambda *_, worst=worst: worst)
+        assert _merit(weights_of(0.1), np.zeros(100), v) == merit
+        monkeypatch.setattr(matching, "_worst_moment", lambda *_: -np.inf)
+        assert _merit(weights_of(worst), np.zeros(100), v) == merit
+
+
+def test_the_worst_second_moment_of_forty_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose weights cannot be fitted has no k-hat, and is the worst."""
+    monkeypatch.setattr(matching, "khat_of_moment", lambda _, column: column[0])
+    assert _worst_moment(np.zeros(3), np.array([[0.1, 0.4, 0.2]])) == 0.4
+    assert _worst_moment(np.zeros(3), np.array([[0.1, np.nan, 0.2]])) == np.inf
+    assert _worst_moment(np.zeros(3), np.arange(50.0)[None]) == 39.0
+
+
+def test_maps_of_few_draws_or_without_spread_are_left_out() -> None:
+    """Ten draws a dimension for a covariance; a variance of nil, of draws or of weights, has no map."""
+    rng = np.random.default_rng(0)
+
+    def names(v: np.ndarray, weights: np.ndarray | None = None) -> list[str]:
+        even = np.full(len(v), 1 / len(v))
+        return [name for name, _ in _steps(v, even if weights is None else weights)]
+
+    assert names(rng.normal(size=(20, 2))) == list(MOMENTS[:3])
+    assert names(rng.normal(size=(19, 2))) == list(MOMENTS[:2])
+    assert names(rng.normal(size=(20, 1))) == list(MOMENTS[:2])
+    v = rng.normal(size=(20, 2))
+    v[:2, 0] = 1.0
+    two = np.r_[0.5, 0.5, np.zeros(18)]
+    assert names(v, two) == [MOMENTS[0]]  # the two with weight agree in the first coordinate
+    v[:, 0] = 1.0
+    assert names(v) == [MOMENTS[0]]
+
+
+def test_a_covariance_is_tried_first_only_where_k_hat_is_low(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No map lowers k-hat here, so that all are tried: what log p is asked for has their moments."""
+    u = Q.rvs(400, random_state=0)
+    weights = np.random.default_rng(1).dirichlet(np.ones(400))
+    wanted = np.cov(u, rowvar=False, aweights=weights, ddof=0)
+    for khat, order in ((0.49, [2, 1, 0]), (0.5, [0, 1, 2]), (0.8, [0, 1, 2])):
+        asked: list[np.ndarray] = []
+        fixed = Importance(weights, khat, 0.1, 40.0)
+        monkeypatch.setattr(matching, "psis", lambda _, fixed=fixed: fixed)
+        assert (
+            match(lambda v, asked=asked: asked.append(v) or np.zeros(400), u, np.zeros(400)) is None
+        )
+        assert len(asked) == 4  # at the draws, then by each map
+        covariances = [np.cov(v, rowvar=False, ddof=0) for v in asked[1:]]
+        found = [
+            0 if np.allclose(one, np.cov(u, rowvar=False, ddof=0)) else 1 + np.allclose(one, wanted)
+            for one in covariances
+        ]
+        assert found == order
+        np.testing.assert_allclose([v.mean(0) for v in asked[1:]], [weights @ u] * 3)
+
+
+def test_thirty_rounds_are_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    khats = iter(np.arange(100.0, 0.0, -1.0))
+    monkeypatch.setattr(matching, "psis", lambda _: weights_of(next(khats)))
+    found = match(lambda v: np.zeros(len(v)), Q.rvs(100, random_state=0), np.zeros(100))
+    assert found is not None and (found.rounds, len(found.steps)) == (30, 29)
+    assert found.khat == found.khat_before - 29
+
+
+@pytest.mark.parametrize(("scale", "maps"), [(1.8, 1), (3.0, 2)])
+def test_moved_draws_that_are_good_enough_are_not_split(scale: float, maps: int) -> None:
+    """A t of four degrees of freedom by draws N(0, 1.2^2) with infinite variance of the weights, and so
+    many times wider: 0.7 and 0.46 of these are effective, and more of half of each.
+    """
+    q, t, calls = stats.norm(0, 1.2), stats.t(4), []
+
+    def log_p(v: np.ndarray) -> np.ndarray:
+        calls.append(len(v))
+        found: np.ndarray = t.logpdf(v)[:, 0]
+        return found
+
+    def log_q(v: np.ndarray) -> np.ndarray:
+        found: np.ndarray = q.logpdf(v)[:, 0]
+        return found
+
+    u = q.rvs((1000, 1), random_state=0)
+    wider = Affine(scale * np.eye(1), np.zeros(1))
+    ratio = log_p(u) - log_q(u)
+    calls.clear()
+    found = match(log_p, u, ratio, log_q, wider)
+    assert found is not None and len(found.maps) == maps and found.rounds == len(calls)
+    shares = [one.ess / 1000 for one in (
+        psis(t.logpdf(scale * u)[:, 0] - log_q(u)),
+        psis(log_p(moved((identity(1), wider), u)) - log_mixture(
+            (identity(1), wider), log_q, moved((identity(1), wider), u))),
+    ) if one is not None]  # fmt: skip
+    assert shares[1] > shares[0] and (shares[0] >= 0.5) == (maps == 1)
+    # where log q says that no draw could come, draws of both have no weights and are not offered
+    blind = match(log_p, u, ratio, lambda v: np.full(len(v), -np.inf), wider)
+    assert blind is not None and (len(blind.maps), blind.together) == (1, np.inf)
+
+
+def test_of_two_that_are_as_good_the_draws_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    khats = iter([0.9, 0.8, 0.8, 0.8, 0.8, 0.8])
+    monkeypatch.setattr(matching, "psis", lambda _: weights_of(next(khats, 0.8)))
+    found = match(lambda v: np.zeros(len(v)), Q.rvs(100, random_state=0), np.zeros(100), Q.logpdf)
+    assert found is not None and len(found.maps) == 1

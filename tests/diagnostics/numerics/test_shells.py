@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.numerics.shells import along, along_in_marginals, shells
+from guidebook.diagnostics.numerics.shells import _log_ratio, along, along_in_marginals, shells
 
 
 def normal(u: np.ndarray, sd: float = 1.0) -> np.ndarray:
@@ -54,6 +54,40 @@ def test_a_plain_without_end_is_all_beyond() -> None:
     """A density that does not fall has all of its mass far away, as far as anyone looks."""
     found = shells(lambda u: np.logaddexp(normal(u), np.full(len(u), -12.0)), draws(2))
     assert found is not None and found.beyond > 0.99 and found.log_ratio < -6
+    assert abs(found.log_mass) < 0.05  # of the peak alone
+
+
+@pytest.mark.parametrize("D", [1, 3])
+def test_the_lines_run_both_ways_from_0_02_sqrt_d_to_ten_thousand(D: int) -> None:
+    """32 pairs of directions with 160 radii each, in units of the covariance of the draws."""
+    asked: list[np.ndarray] = []
+
+    def log_p(u: np.ndarray) -> np.ndarray:
+        asked.append(u)
+        return normal(u)
+
+    u = 30 + draws(D)
+    shells(log_p, u)
+    white = np.linalg.solve(
+        np.linalg.cholesky(np.atleast_2d(np.cov(u.T))), (asked[0] - u.mean(0)).T
+    )
+    radii = np.linalg.norm(white, axis=0)
+    assert len(radii) == 2 * 32 * 160
+    assert radii.min() == pytest.approx(0.02 * math.sqrt(D), rel=1e-6)
+    assert radii.max() == pytest.approx(1e4, rel=1e-6)
+    np.testing.assert_allclose(white.sum(1), 0, atol=1e-4)
+
+
+def test_mass_on_one_side_is_measured_wherever_the_draws_lie() -> None:
+    """Half of the mass at 400 +- 60 on the right of draws N(0, 1), and both moved by 10,000."""
+
+    def both(u: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.logaddexp(normal(u), normal(u - 400, 60.0)) - math.log(2)
+        return found
+
+    found, away = shells(both, draws(1)), shells(lambda u: both(u - 1e4), draws(1) + 1e4)
+    assert found is not None and found.beyond == pytest.approx(0.5, rel=0.01)
+    assert away is not None and away.beyond == pytest.approx(found.beyond, rel=1e-6)
 
 
 def test_correlated_and_shifted_draws_are_their_own_unit() -> None:
@@ -214,3 +248,118 @@ def test_draws_without_a_volume_and_densities_of_nothing_say_nothing() -> None:
     assert shells(lambda u: np.full(len(u), -np.inf), draws(2)) is None
     found = shells(lambda u: np.where(u[:, 0] > 5, np.nan, normal(u)), draws(1))
     assert found is not None and abs(found.log_mass) < 0.05
+
+
+def test_the_error_of_the_ratio_is_that_of_the_jackknife() -> None:
+    """sqrt((K - 1) / K sum_k (r_k - mean r)^2), r_k without the k-th of K directions; of any scale."""
+    parts = np.random.default_rng(0).uniform(1, 2, size=(4, 6))
+    parts[1] += parts[0]
+    parts[3] += parts[2]
+
+    def ratio(kept: np.ndarray) -> float:
+        near, total, near2, total2 = kept.sum(1)
+        return 0.5 * math.log((near2 / near) / (total2 / total))
+
+    without = np.array([ratio(np.delete(parts, k, axis=1)) for k in range(6)])
+    error = math.sqrt(5 / 6 * np.square(without - without.mean()).sum())
+    for scale in (1.0, 1e-6):
+        assert _log_ratio(scale * parts) == pytest.approx((ratio(parts), error), rel=1e-9)
+
+
+STEPS = np.r_[-np.geomspace(1e-3, 1e4, 64)[::-1], 0.0, np.geomspace(1e-3, 1e4, 64)]
+"""Of the grid along a coordinate, in standard deviations of the draws."""
+
+
+def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> None:
+    """From sixteen draws, and from all 256 where something lies out there."""
+    asked: list[np.ndarray] = []
+
+    def shelf(u: np.ndarray) -> np.ndarray:
+        asked.append(u)
+        found: np.ndarray = np.logaddexp(normal(u), normal(u, 50.0))
+        return found
+
+    u = draws(2) * np.array([1.0, 5.0])
+    along(shelf, u)
+    assert [len(places) for places in asked] == [16 * 129, 240 * 129] * 2
+    for j in range(2):
+        lines = np.concatenate(asked[2 * j : 2 * j + 2]).reshape(256, 129, 2)
+        start = lines[:, 64]
+        assert len(np.unique(start[:, 0])) == 256 and np.isin(start, u).all()
+        np.testing.assert_array_equal(lines[:, :, 1 - j], np.repeat(start[:, [1 - j]], 129, 1))
+        steps = (lines[:, :, j] - start[:, [j]]) / u[:, j].std()
+        np.testing.assert_allclose(steps, np.tile(STEPS, (256, 1)), rtol=1e-6, atol=1e-12)
+    asked.clear()
+    along(shelf, u, 0, np.r_[np.full(100, 0.01), np.zeros(3900)])
+    assert np.isin(asked[0].reshape(16, 129, 2)[:, 64], u[:100]).all()
+
+
+def test_two_standard_errors_over_the_draws_are_taken_off_the_added_second_moment() -> None:
+    """Of ten draws around (5, -3), each with a share of its own of a shelf N(5, 200^2)."""
+    u = np.random.default_rng(2).standard_normal((10, 2)) + np.array([5.0, -3.0])
+
+    def share(y: np.ndarray) -> np.ndarray:
+        found: np.ndarray = 0.2 + 0.15 * np.tanh(y + 3)
+        return found
+
+    def density(v: np.ndarray) -> np.ndarray:
+        parts = (
+            np.log1p(-share(v[:, 1])) + stats.norm.logpdf(v[:, 0], 5),
+            np.log(share(v[:, 1])) + stats.norm.logpdf(v[:, 0], 5, 200),
+        )
+        found: np.ndarray = np.logaddexp(*parts) + stats.norm.logpdf(v[:, 1], -3)
+        return found
+
+    found = along(density, u)
+    line = np.linspace(-2500, 2500, 1_000_001)
+    edge = 0.025 * np.ptp(u[:, 0])
+    outside = (line < u[:, 0].min() - edge) | (line > u[:, 0].max() + edge)
+    square = outside * np.square(line - u[:, 0].mean()) * (line[1] - line[0])
+    peak, shelf = (float(stats.norm.pdf(line, 5, sd) @ square) for sd in (1, 200))
+    added = (1 - share(u[:, 1])) * peak + share(u[:, 1]) * shelf
+    least = added.mean() - 2 * math.sqrt(np.square(added - added.mean()).sum() / 9 / 10)
+    assert 0.3 < least / added.mean() < 0.9
+    assert found is not None
+    assert found.log_ratio[0] == pytest.approx(-0.5 * math.log1p(least / u[:, 0].var()), abs=0.005)
+
+
+def test_the_cell_of_the_draw_itself_is_a_thousandth_on_either_side() -> None:
+    """A spike at each of ten draws that no other place of the grid sees, as heavy as a shelf N(0, 100^2)."""
+    u = np.random.default_rng(2).standard_normal((10, 1))
+    height = math.log(1 / (2e-3 * u.std()))
+
+    def density(v: np.ndarray) -> np.ndarray:
+        at = (np.abs(v - u.T) < 1e-6).any(1)
+        return np.where(at, height, stats.norm.logpdf(v[:, 0], 0, 100))
+
+    found = along(density, u)
+    edge = 0.025 * np.ptp(u)
+    near = np.ptp(stats.norm.cdf([u.min() - edge, u.max() + edge], 0, 100))
+    assert found is not None and found.beyond[0] == pytest.approx(0.5 * (1 - near), rel=0.01)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize(("start", "seen"), [(0.0226, False), (0.0251, True)])
+def test_beyond_begins_a_fortieth_of_the_range_behind_the_farthest_draw(
+    side: int, start: float, seen: bool
+) -> None:
+    """All the weight in a band a tenth of that wide, in front of it or behind, of draws that see it."""
+
+    def within(v: np.ndarray, u: np.ndarray) -> np.ndarray:
+        away = side * (v - side * (side * u).max()) / np.ptp(u)
+        found: np.ndarray = (away > start) & (away < start + 0.0023)
+        return found
+
+    for seed in range(100):
+        u = np.random.default_rng(seed).standard_normal((16, 1))
+        seeing = within(u + u.std() * STEPS, u).any(1)
+        if seeing.any():
+            break
+    found = along(lambda v: normal(v, 0.2) + 100.0 * within(v[:, 0], u), u)
+    assert found is not None
+    assert found.beyond[0] == pytest.approx(seeing.mean() if seen else 0.0, abs=1e-4)
+
+
+def test_places_where_the_density_is_no_number_hold_nothing() -> None:
+    found = along(lambda v: np.where(v[:, 0] > 8, np.nan, normal(v)), draws(1))
+    assert found is not None and found.beyond[0] < 1e-3 and found.log_ratio[0] > -0.01

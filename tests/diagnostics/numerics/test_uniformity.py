@@ -1,6 +1,8 @@
 """Tests of uniformity against enumeration, simulation and arviz_stats."""
 
-from itertools import product
+import math
+from collections.abc import Iterator
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confi
 from scipy.stats import binom, binomtest
 
 from guidebook.diagnostics.numerics.uniformity import (
+    Uniformity,
+    _inside,
     asymmetry_test,
     band,
     band_test,
@@ -59,6 +63,38 @@ def test_the_p_value_of_the_band_is_the_share_of_samples_as_extreme(power: float
     assert binomtest(int(as_extreme.sum()), 20_000, band_test(p)).pvalue > 1e-4
 
 
+def every_sample(count: int) -> Iterator[tuple[np.ndarray, float]]:
+    """All ways to lay N uniform numbers into the cells of the grid, at mid-cells, and how likely each is."""
+    cells = len(grid(count)) + 1
+    for places in combinations_with_replacement(range(cells), count):
+        ways = math.factorial(count)
+        for cell in set(places):
+            ways //= math.factorial(places.count(cell))
+        yield (np.array(places) + 0.5) / cells, ways / cells**count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_the_p_value_of_the_band_is_that_of_all_samples(count: int) -> None:
+    every = np.arange(count + 1)[:, None]
+    tails = np.minimum(
+        binom.cdf(every, count, grid(count)), binom.sf(every - 1, count, grid(count))
+    )
+    samples = list(every_sample(count))
+    least = np.array([tails[counts(p), np.arange(len(grid(count)))].min() for p, _ in samples])
+    chance = np.array([one for _, one in samples])
+    assert chance.sum() == pytest.approx(1.0, abs=1e-12)
+    for (p, _), worst in zip(samples, least, strict=True):
+        expected = chance[least <= worst * (1 + 1e-6)].sum()
+        assert band_test(p) == pytest.approx(expected, abs=1e-9)
+    assert _inside(count, 0.0) == pytest.approx(1.0, abs=1e-12)  # bounds that hold every path
+
+
+def test_numbers_all_at_one_place_have_no_chance() -> None:
+    """The smallest tail is 500 log 500 below one, beyond what the Poisson increments reach."""
+    for place in (1e-4, 0.5001, 1 - 1e-4):
+        assert band_test(np.full(500, place)) == pytest.approx(0.0, abs=1e-12)
+
+
 def test_the_walk_is_that_of_all_sequences_of_signs() -> None:
     walks = np.cumsum(np.array(list(product((-1, 1), repeat=10))), axis=1)
     for far in range(1, 12):
@@ -71,6 +107,18 @@ def test_asymmetry_is_the_largest_difference_between_p_and_its_mirror() -> None:
     at = np.linspace(0, 0.5, 200_001)
     least = (p[:, None] <= at).sum(0) - (p[:, None] >= 1 - at).sum(0)
     assert asymmetry_test(p) == reaching(50, int(np.abs(least).max()))
+
+
+def test_asymmetry_of_few_numbers_close_to_the_middle() -> None:
+    """The difference is largest where one of p or of 1 - p lies; farthest from 1/2 first."""
+    assert asymmetry_test(np.array([0.97, 0.98, 0.4, 0.99])) == reaching(4, 3) == 0.25
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        p = rng.uniform(0.3, 0.7, size=9)
+        at = np.r_[p, 1 - p] + 1e-12
+        at = at[at <= 0.5]
+        least = (p[:, None] <= at).sum(0) - (p[:, None] >= 1 - at).sum(0)
+        assert asymmetry_test(p) == reaching(9, int(np.abs(least).max()))
 
 
 def test_each_test_keeps_its_level() -> None:
@@ -93,8 +141,20 @@ def test_the_direction_of_what_was_planted() -> None:
         assert np.sign(found.ends) == sign
 
 
+def test_evenly_spaced_numbers_have_no_direction() -> None:
+    even = uniformity((np.arange(40) + 0.5) / 40)
+    assert even.tilt == pytest.approx(0.0, abs=1e-12) == even.ends
+    found = uniformity(np.array([0.7, 0.8]))
+    assert found.tilt == pytest.approx(0.25) and found.ends == pytest.approx(0.0, abs=1e-12)
+    for order in ((0.1, 0.2, 0.3), (0.2, 0.1, 0.3), (0.3, 0.2, 0.1)):
+        assert Uniformity(*order, 0.0, 0.0).least == 0.1
+
+
 def test_the_grid_is_coarse_for_many_numbers() -> None:
     assert len(grid(100)) == 99
     assert len(grid(4000)) == 499
+    assert len(grid(2000)) == 499
     assert len(grid(20_000)) == 99
+    np.testing.assert_allclose(grid(30_000), np.arange(1, 66) / 66)
+    assert counts(np.array([0.5, 0.2])).tolist() == [2]  # at a point is at most the point
     assert counts(np.full(3, 0.5)).tolist() == [0, 3]

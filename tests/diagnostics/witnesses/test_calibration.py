@@ -81,6 +81,19 @@ def test_the_distance_that_matters_is_that_of_the_limits() -> None:
     assert pytest.approx(min(shifted, wider), abs=5e-4) == MATTERS
 
 
+def test_a_distance_is_one_in_either_direction() -> None:
+    """Draws moved by 0.6: the distribution function of p is off by 2 Phi(0.3) - 1 = 0.24 at its most."""
+    for shift in (0.6, -0.6):
+        assert distance(calibration(shift, 400), "a") == pytest.approx(0.236, abs=4 * 0.5 / 20)
+
+
+def test_what_was_found_is_stated_and_kept() -> None:
+    found = replace(calibration(0.6), ended={"still moving": 3})
+    told = of_calibration(found, NAMES, 1)
+    assert told.words == (found.sentence(), found.caveats()) and told.detail is found
+    assert of_calibration(calibration(0.6), NAMES, 1).words == (found.sentence(),)
+
+
 def test_it_speaks_on_every_row_alike() -> None:
     assert len(of_calibration(calibration(0.6), NAMES, 5).against) == 5
 
