@@ -170,26 +170,28 @@ def along_in_marginals(
     log_p: Callable[[np.ndarray], np.ndarray],
     marginals: Callable[[np.ndarray], np.ndarray],
     u: np.ndarray,
+    own: np.ndarray,
     j: int,
     seed: int = 0,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`log_ratio` (M,) of the marginals z(u), `marginals` of positions (n, D), by a Gibbs step of coordinate
-    j alone: what lies far out on the unconstrained scale may be near on the model's own.
+    """`log_ratio` (M,) of the marginals z(u) by a Gibbs step of coordinate j alone: what lies far out on the
+    unconstrained scale may be near on the model's own.
+
+    `marginals`: z at positions (n, D), (n, M); `own`: those of the draws u (S, D), (S, M).
     """
     start = _starts(u, seed, weights)
-    own = marginals(u)
     mean, sd = weighted_moments(own, weights)
     if start is None:
         return np.zeros(len(mean))
-    places, w = _outside(
-        log_p, start, u, j, float(weighted_moments(u[:, j : j + 1], weights)[1][0])
-    )
-    line, step = np.nonzero(w)
+    width = weighted_moments(u[:, j : j + 1], weights)[1]
+    places, w = _outside(log_p, start, u, j, float(width[0]))
     added = np.zeros((len(start), len(mean)))
-    if len(line):
-        square = np.square(marginals(places[line, step]) - mean)
-        np.add.at(added, line, w[line, step, None] * np.nan_to_num(square, posinf=1e300))
+    for line, (at, share) in enumerate(zip(places, w, strict=True)):
+        seen = share > 0
+        if seen.any():
+            square = np.nan_to_num(np.square(marginals(at[seen]) - mean), posinf=1e300)
+            added[line] = share[seen] @ square
     error = added.std(0, ddof=1) / math.sqrt(len(start))
     return _too_small(added.mean(0), error, np.maximum(sd, 1e-300))
 

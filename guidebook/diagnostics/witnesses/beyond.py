@@ -89,7 +89,8 @@ def _along(
     for j in np.argsort(found.log_ratio):
         if -found.log_ratio[j] <= math.log(SD_HIGH):
             break
-        ratio = along_in_marginals(log_p, marginals, u, int(j), subject.seed, weights)
+        told = log_p, marginals, u, subject.values[:, 0], int(j)
+        ratio = along_in_marginals(*told, subject.seed, weights)
         m = int(np.argmin(ratio))
         if -ratio[m] > math.log(SD_HIGH):
             return (

@@ -205,10 +205,10 @@ def test_what_is_far_on_the_unconstrained_scale_may_be_near_on_the_models() -> N
     assert far is not None and far.log_ratio[0] < -math.log(1.2)
     assert far.log_ratio[0] == pytest.approx(exact(line, u), abs=0.05)
     for of in (np.exp, np.negative):  # the second is the same scale, with another sign
-        near = along_in_marginals(density, of, u, 0)
+        near = along_in_marginals(density, of, u, of(u), 0)
         assert near.shape == (1,)
         assert near[0] == pytest.approx(exact(of(line), of(u)), abs=0.05)
-    assert -along_in_marginals(density, np.exp, u, 0)[0] < math.log(1.2)
+    assert -along_in_marginals(density, np.exp, u, np.exp(u), 0)[0] < math.log(1.2)
 
 
 @pytest.mark.parametrize(("added", "more"), [(0.045, False), (0.055, True)])
