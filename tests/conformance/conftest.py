@@ -29,6 +29,7 @@ ROWS_OF_DATA = 60
 FEWER = {"gaussian-mixture-full": 6, "clutter": 7}
 """Rows of a pair whose evidence is known for a few: 2^6 and 2^7 assignments are quickly enumerated."""
 STEPS = 60
+DRAWS = 7
 
 SLOW = {  # their recordings or their evidence take ten seconds each, and their pairs have other rows
     ("gaussian-mixture-full", "mean-field"), ("gaussian-mixture-full", "full-rank"),
@@ -141,6 +142,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def fit(row: Row) -> gb.Fit:
     return row.fitted()
+
+
+@pytest.fixture(scope="session")
+def drawn(fit: gb.Fit) -> Any:
+    """A few draws in ArviZ's groups, once for the laws that read them."""
+    return fit.posterior(DRAWS, seed=1)
 
 
 @pytest.fixture(scope="session")

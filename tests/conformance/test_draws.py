@@ -15,17 +15,17 @@ from scipy import stats
 import guidebook as gb
 from guidebook.programs.labels import exchangeable, log_labellings
 from guidebook.scope import local_parameters, precision
+from tests.conformance.conftest import DRAWS
 
 FEW = 3
 BRIDGE = 4000
 
 
-def test_sites_and_shapes_match(fit: gb.Fit) -> None:
-    tree = fit.posterior(7)
+def test_sites_and_shapes_match(fit: gb.Fit, drawn: Any) -> None:
     for site in fit.sites:
-        draws = tree["posterior"][site.name]
+        draws = drawn["posterior"][site.name]
         assert draws.shape[2:] == site.shape
-        assert fit.draws is not None or draws.shape[:2] == (1, 7)
+        assert fit.draws is not None or draws.shape[:2] == (1, DRAWS)
         assert np.isfinite(draws.values).all()
         value = torch.as_tensor(draws.values[0])
         if not site.varying:
@@ -37,16 +37,16 @@ def test_nothing_is_left_in_the_parameter_store(fit: gb.Fit) -> None:
     assert list(pyro.get_param_store().keys()) == []
 
 
-def test_lp_is_that_of_pyro(fit: gb.Fit) -> None:
+def test_lp_is_that_of_pyro(fit: gb.Fit, drawn: Any) -> None:
     """lp against poutine's own sum over the model conditioned on the draw, to rounding."""
     data, tolerance = fit.potential.data, tolerance_of(fit)
-    for found, _, values in few_draws(fit):
+    for found, _, values in few_draws(fit, drawn):
         with local_parameters(), precision(fit.potential.dtype), torch.no_grad():
             expected = float(log_joint_of(fit.model, values, data)) + log_labellings(fit.model)
         assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
-def test_log_q_is_the_density_of_the_draws(dense: gb.Fit) -> None:
+def test_log_q_is_the_density_of_the_draws(dense: gb.Fit, drawn: Any) -> None:
     """Pyro's own sum where the guide samples its sites themselves; for the guides that sample all of
     them as one vector, that their density integrates to one.
     """
@@ -57,7 +57,7 @@ def test_log_q_is_the_density_of_the_draws(dense: gb.Fit) -> None:
             integrates_to_one(dense)
         return
     tolerance = tolerance_of(dense)
-    for _, found, values in few_draws(dense):
+    for _, found, values in few_draws(dense, drawn):
         with local_parameters(), precision(dense.potential.dtype), torch.no_grad():
             expected = log_density_of(dense, values)
         assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
@@ -93,9 +93,8 @@ def test_the_model_simulates(trained: gb.Fit) -> None:
 # Pyro's own numbers -------------------------------------------------------------------------------
 
 
-def few_draws(fit: gb.Fit) -> Iterator[tuple[float, float, dict[str, Any]]]:
+def few_draws(fit: gb.Fit, tree: Any) -> Iterator[tuple[float, float, dict[str, Any]]]:
     """lp, log q and the values of the sites at the first few draws."""
-    tree = fit.posterior(FEW, seed=1)
     stats_ = {name: tree["sample_stats"][name].values[0] for name in tree["sample_stats"].data_vars}
     for draw in range(FEW):
         values = {

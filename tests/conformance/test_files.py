@@ -22,11 +22,10 @@ def test_save_and_load_give_the_same_draws(row: Any, fit: gb.Fit, tmp_path: Path
     assert again.status is fit.status
 
 
-def test_netcdf_round_trip(fit: gb.Fit, tmp_path: Path) -> None:
-    tree = fit.posterior(5)
-    tree.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
+def test_netcdf_round_trip(drawn: Any, tmp_path: Path) -> None:
+    drawn.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
     with xr.open_datatree(tmp_path / "draws.nc", engine="h5netcdf") as again:
         for group in ("posterior", "sample_stats", "observed_data"):
-            for variable in tree[group].data_vars:
-                np.testing.assert_array_equal(again[group][variable], tree[group][variable])
-        assert again["vi_fit"].attrs["status"] == tree["vi_fit"].attrs["status"]
+            for variable in drawn[group].data_vars:
+                np.testing.assert_array_equal(again[group][variable], drawn[group][variable])
+        assert again["vi_fit"].attrs["status"] == drawn["vi_fit"].attrs["status"]

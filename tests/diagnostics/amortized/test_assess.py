@@ -38,13 +38,18 @@ def test_the_exact_posterior_is_trusted_and_its_bound_is_the_evidence(problem) -
     assert found.table.loc["exact", "log_evidence"] == pytest.approx(evidence, rel=1e-4)
 
 
-def test_an_untrained_encoder_is_not(problem) -> None:
+@pytest.fixture(scope="module")
+def untrained(problem) -> gb.Fit:
+    """A linear encoder after a hundred steps."""
     model, data = problem
     with torch.random.fork_rng():
         torch.manual_seed(0)
         guide = AmortizedNormal(torch.nn.Linear(6, 4), 2)
-    fit = gb.svi(model, guide, data, steps=100, compile="graph", progress=False)
-    found = gb.compare({"q": fit})
+    return gb.svi(model, guide, data, steps=100, compile="graph", progress=False)
+
+
+def test_an_untrained_encoder_is_not(untrained) -> None:
+    found = gb.compare({"q": untrained})
     assert found.verdicts["q"] is not Verdict.TRUST
     numbers = found.amortized["q"]
     assert numbers.data.shape == numbers.reconstruction.shape == (80, 6)
@@ -53,17 +58,13 @@ def test_an_untrained_encoder_is_not(problem) -> None:
     assert np.isfinite(numbers.prior_samples).all()
 
 
-def test_the_numbers_name_their_rows_and_their_errors(problem) -> None:
-    model, data = problem
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        guide = AmortizedNormal(torch.nn.Linear(6, 4), 2)
-    fit = gb.svi(model, guide, data, steps=100, compile="graph", progress=False)
+def test_the_numbers_name_their_rows_and_their_errors(problem, untrained) -> None:
+    _, data = problem
     told = {
         "held_out_rows": 1143, "held_out_bound": -17.284, "held_out_error": 0.31,
         "training_bound": -15.03, "overfitting": "Overfitting: the bound fell.",
     }  # fmt: skip
-    fit = dataclasses.replace(fit, notes={**fit.notes, **told})
+    fit = dataclasses.replace(untrained, notes={**untrained.notes, **told})
     assessment, numbers = assess_rows(fit, held_out=data["x"][:20] + 0.1)
     assert "Overfitting: the bound fell." in assessment.witnesses
     assert (
@@ -96,7 +97,8 @@ def test_blocks_of_rows_change_no_row_that_matters(problem, monkeypatch) -> None
     np.testing.assert_allclose(pieces.mean, whole.mean, rtol=1e-5, atol=1e-6)
 
 
-def test_a_deterministic_code_is_a_point_and_has_a_page(problem, tmp_path) -> None:
+def test_a_deterministic_code_is_a_point_and_has_a_page(problem, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("guidebook.reports.elements.images.png", lambda *_: b"")  # the words count
     _, data = problem
     for prior_scale in (1.0, None):
         with torch.random.fork_rng():
