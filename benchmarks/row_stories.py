@@ -274,6 +274,7 @@ def stories() -> Iterator[Story]:
         W = torch.randn(width, size, generator=generator, dtype=torch.float64)
         yield Story(f"linear, d = {size}", size, Linear(W), 0.7, weight=W)
     yield Story("absolute value |z|", 1, torch.abs, 0.3, branches=2)
+    yield Story("faint second branch (|z|, 0.4 sign z)", 1, _signed, 0.3, branches=2, apart=6.0)
 
 
 class Linear:
@@ -289,3 +290,7 @@ class Linear:
 def _bent(z: Tensor) -> Tensor:
     first, second = z[..., :1], z[..., 1:]
     return torch.cat([first + 0.4 * second**2, second, 0.5 * first], -1)
+
+
+def _signed(z: Tensor) -> Tensor:
+    return torch.cat([z.abs(), 0.4 * torch.tanh(8 * z)], -1)
