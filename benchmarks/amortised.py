@@ -44,8 +44,8 @@ from benchmarks.timing import machine
 from guidebook.diagnostics.amortized.assess import assess_rows
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.uses import CODE_LIMIT, CODES, EVIDENCE_LIMIT, MODEL, ROWS
+from guidebook.diagnostics.evidence.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.diagnostics.numerics.psis import psis
-from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH, SD_LOW
 from guidebook.guides import QuadraturePosterior
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import opened

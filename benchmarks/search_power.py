@@ -26,9 +26,9 @@ import torch
 from scipy.stats import beta
 
 from benchmarks.timing import machine
+from guidebook.diagnostics.evidence.testimony import MEAN_LIMIT, SD_HIGH
 from guidebook.diagnostics.numerics.basins import VALLEY, search_around
 from guidebook.diagnostics.witnesses.modes import harm
-from guidebook.diagnostics.witnesses.testimony import MEAN_LIMIT, SD_HIGH
 from guidebook.selftest import Mixture, planted
 
 SIZES, DISTANCES, SHARES = (1, 2, 5, 10, 30, 100), (4.0, 8.0, 20.0), (0.5, 0.1, 0.01)
