@@ -105,9 +105,9 @@ def weigh(
     chosen = np.concatenate([sampled, worst])
     subject, costly = _on_a_sample(fit, x, seed, draws, latents, whole, chosen, effort)
     heard |= {name: among(t, chosen, len(x)) for name, t in costly.items() if name not in heard}
-    elsewhere = np.zeros(len(x))
-    if subject.annealed is not None:
-        elsewhere[chosen] = costly[annealed.NAME].detail
+    elsewhere, told = np.zeros(len(x)), costly.get(annealed.NAME)
+    if told is not None and told.detail is not None:
+        elsewhere[chosen] = told.detail
         others, scanned = _on_others(fit, x, seed, latents, whole, chosen, subject)
         if others is not None:
             heard[OTHERS], elsewhere[scanned] = among(others, scanned, len(x)), others.detail
