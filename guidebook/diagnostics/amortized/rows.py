@@ -110,6 +110,21 @@ def split(latents: Sequence[Latent], z: Tensor) -> dict[str, Tensor]:
     }
 
 
+def names_of(latents: Sequence[Latent]) -> list[str]:
+    """'z[0]', 'z[1]', ...: the D latent numbers of a row."""
+    return [f"{one.name}[{j}]" for one in latents for j in range(math.prod(one.shape))]
+
+
+def discrete(fit: Fit, x: Tensor, latents: Sequence[Latent]) -> np.ndarray:
+    """Which of the D latent numbers are discrete."""
+    trace = poutine.trace(fit.guide).get_trace(**{reads(fit): x[:1]})
+    found = [
+        np.full(math.prod(one.shape), trace.nodes[one.name]["fn"].support.is_discrete)
+        for one in latents
+    ]
+    return np.concatenate(found)
+
+
 def posterior_of(fit: Fit, x: Tensor) -> Any:
     """q(z | x) as one distribution, batch (n,), event (D,); None where there are several sites."""
     return fit.guide.posterior(x) if isinstance(fit.guide, RowPosterior) else None

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.annealing import annealed_from_prior
@@ -21,9 +20,10 @@ from guidebook.diagnostics.amortized.density import RowDensity
 from guidebook.diagnostics.amortized.numbers import LeftOut
 from guidebook.diagnostics.amortized.rows import (
     Latent,
+    discrete,
     draw_rows,
     latents_of,
-    reads,
+    names_of,
     some_rows,
     terms_of_draws,
 )
@@ -44,6 +44,8 @@ FIGURES, SHOWN = 3, 400
 """Rows with an explanation that q leaves out that are drawn, and draws of q of each."""
 CHAINS, TEMPERATURES, ANNEALING = (32, 256), 40, 2e8
 """Of the chains annealed from the prior; numbers that their first gradients go through, some seconds."""
+OTHERS, SCANNED, SCANNING, OTHER_DRAWS = "Annealing from the prior, other rows", 8_000, 1e9, 500
+"""Chains of all other rows together, numbers that their first gradients go through, and draws of a row."""
 MOST_LATENTS = 8_000_000
 """Latent numbers drawn at a time: rows are taken in blocks."""
 WORK = 1_000_000_000
@@ -89,7 +91,7 @@ def weigh(
         local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording(),
     ):  # fmt: skip
         latents = latents_of(fit, x)
-        whole = _discrete(fit, x, latents)
+        whole = discrete(fit, x, latents)
         for rows in x.split(max(1, MOST_LATENTS // (draws * len(whole)))):
             subject, z = _subject(fit, rows, draws, latents, whole)
             moments.append(_moments(fit, rows, z))
@@ -106,6 +108,9 @@ def weigh(
     elsewhere, told = np.zeros(len(x)), costly.get(annealed.NAME)
     if told is not None and told.detail is not None:
         elsewhere[chosen] = told.detail
+        others, scanned = _on_others(fit, x, seed, latents, whole, chosen, subject)
+        if others is not None:
+            heard[OTHERS], elsewhere[scanned] = among(others, scanned, len(x)), others.detail
     return Weighed(
         elbo=numbers["elbo"],
         bound=numbers["log_evidence"],
@@ -191,13 +196,52 @@ def _on_a_sample(
             lacks = {**subject.lacks, "annealed": "left out for time: effort='quick'"}
             return replace(subject, lacks=lacks), heard_on(replace(subject, lacks=lacks))
         affordable = ANNEALING / (len(rows) * TEMPERATURES * density.cost)
-        chains = int(np.clip(affordable, *CHAINS))
-        ends, log_w = annealed_from_prior(
-            fit, rows, latents, chains=chains, temperatures=TEMPERATURES, seed=seed + 2
+        subject = _annealed(
+            fit, rows, latents, subject, int(np.clip(affordable, *CHAINS)), seed + 2
         )
-        found = density.values(ends), log_w.double().cpu().numpy()
-        subject = replace(subject, annealed=found)
     return subject, heard_on(subject)
+
+
+def _annealed(
+    fit: Fit, rows: Tensor, latents: Sequence[Latent], subject: Subject, chains: int, seed: int
+) -> Subject:
+    """With the ends of chains annealed from the prior, and their log weights."""
+    ends, log_w = annealed_from_prior(
+        fit, rows, latents, chains=chains, temperatures=TEMPERATURES, seed=seed
+    )
+    found = ends.double().cpu().numpy(), log_w.double().cpu().numpy()
+    return replace(subject, annealed=found)
+
+
+def _on_others(
+    fit: Fit,
+    x: Tensor,
+    seed: int,
+    latents: Sequence[Latent],
+    whole: np.ndarray,
+    chosen: np.ndarray,
+    closely: Subject,
+) -> tuple[Testimony | None, np.ndarray]:
+    """Chains from the prior on as many of the other rows as can be afforded, and the places of these.
+
+    A few rows in a hundred may have a second explanation, and a random sample none of these; nothing else
+    sees what q leaves out.
+    """
+    assert closely.density is not None
+    affordable = min(SCANNED, SCANNING / (TEMPERATURES * closely.density.cost))
+    rest = np.setdiff1d(np.arange(len(x)), chosen)
+    rest = rest[some_rows(len(rest), int(affordable / CHAINS[0]), seed)]
+    if not len(rest):
+        return None, rest
+    rows = x[torch.as_tensor(rest, device=x.device)]
+    with (
+        local_parameters(), precision(x.dtype), random_state(seed + 3), torch.no_grad(), recording(),
+    ):  # fmt: skip
+        subject, _ = _subject(fit, rows, OTHER_DRAWS, latents, whole)
+    subject = replace(subject, density=RowDensity(fit, rows, latents))
+    chains = int(np.clip(affordable / len(rest), *CHAINS))
+    subject = _annealed(fit, rows, latents, subject, chains, seed + 4)
+    return replace(annealed.hear(subject, {}), witness=OTHERS, agreement=""), rest
 
 
 def _left_out(subject: Subject, share: np.ndarray, chosen: np.ndarray) -> tuple[LeftOut, ...]:
@@ -214,21 +258,6 @@ def _left_out(subject: Subject, share: np.ndarray, chosen: np.ndarray) -> tuple[
         for i in np.argsort(-share)[:FIGURES]
         if share[i] > 0
     )
-
-
-def names_of(latents: Sequence[Latent]) -> list[str]:
-    """'z[0]', 'z[1]', ...: the D latent numbers of a row."""
-    return [f"{one.name}[{j}]" for one in latents for j in range(math.prod(one.shape))]
-
-
-def _discrete(fit: Fit, x: Tensor, latents: Sequence[Latent]) -> np.ndarray:
-    """Which of the D latent numbers are discrete."""
-    trace = poutine.trace(fit.guide).get_trace(**{reads(fit): x[:1]})
-    found = [
-        np.full(math.prod(one.shape), trace.nodes[one.name]["fn"].support.is_discrete)
-        for one in latents
-    ]
-    return np.concatenate(found)
 
 
 def _evidence(fit: Fit, x: Tensor) -> np.ndarray | None:

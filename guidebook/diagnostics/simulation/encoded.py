@@ -27,13 +27,13 @@ from guidebook.diagnostics.amortized.rows import (
     draw_rows,
     has_points,
     latents_of,
+    names_of,
     observed,
     reads,
     row_log_joint,
     rows_of,
     terms_of_draws,
 )
-from guidebook.diagnostics.amortized.weights import names_of
 from guidebook.diagnostics.simulation.ranking import JOINT, ranks
 from guidebook.diagnostics.simulation.simulator import refuse_flat
 from guidebook.errors import GuideError, ModelError

@@ -125,7 +125,10 @@ ELSEWHERE = (
     "Take the symmetry that makes so many modes out of the model, or compare with a reference that is "
     "known to visit them all."
 )
-ONE = "One mode was found, from starts around the draws, the origin and the prior."
+ONE = (
+    "One mode was found, from starts around the draws, the origin and the prior. From five dimensions on, a "
+    "far second mode that is narrower than this one can be missed (docs/verdicts.md has rates)."
+)
 AGREEMENT = "every mode that a search from the prior found holds its share of the draws"
 
 

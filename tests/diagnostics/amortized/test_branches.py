@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import guidebook as gb
+from guidebook.diagnostics.amortized.rows import some_rows
+from guidebook.diagnostics.amortized.weights import OTHERS, SAMPLED, weigh
 from guidebook.diagnostics.judging.findings import Verdict
 
 ROWS, NOISE = 30, 0.3
@@ -60,6 +62,16 @@ class Branches(nn.Module):
             pyro.sample("z", self.posterior(x))
 
 
+class SomeOfOneBranch(Branches):
+    """Both branches of rows with x_1 < 5.5, the one above zero of the others."""
+
+    def posterior(self, x: Tensor) -> dist.Distribution:
+        both = super().posterior(x)
+        share = 0.5 + (0.5 - 1e-9) * (x[:, 0] > 5.5).to(x.dtype)
+        shares = torch.stack([share, 1 - share], -1)
+        return dist.MixtureSameFamily(dist.Categorical(shares), both.component_distribution)
+
+
 def compared(shares: tuple[float, float], width: float = 1.0) -> gb.Comparison:
     adam = pyro.optim.Adam({"lr": 1e-9})
     fit = gb.svi(
@@ -104,3 +116,22 @@ def test_one_that_holds_them_in_wrong_shares_is_not_trusted() -> None:
     """85 : 15 for 50 : 50: every mean is off by 0.7 standard deviations."""
     found = compared((0.85, 0.15))
     assert found.verdicts["q"] is not Verdict.TRUST
+
+
+@pytest.mark.filterwarnings("ignore:svi runs by:UserWarning")
+def test_a_tenth_of_the_rows_with_one_branch_is_seen_though_none_of_them_is_in_the_sample() -> None:
+    """Their own weights are even, and the costly witnesses look at 24 rows."""
+    rng = np.random.default_rng(0)
+    z = rng.choice([-1, 1], 2 * ROWS) * rng.uniform(1.3, 2.0, 2 * ROWS)
+    cut = np.setdiff1d(np.arange(2 * ROWS), some_rows(2 * ROWS, SAMPLED, 0))[:6]
+    z[cut] = 2.6
+    x = np.stack([z**2, 0.5 * z**2 + 1.0], 1) + NOISE * rng.standard_normal((2 * ROWS, 2))
+    fit = gb.svi(
+        even, SomeOfOneBranch((0.5, 0.5)), {"x": torch.as_tensor(x)}, steps=100,
+        optim=pyro.optim.Adam({"lr": 1e-9}), compile=False, progress=False,
+    )  # fmt: skip
+    found = weigh(fit, torch.as_tensor(x), 0)
+    assert found.elsewhere is not None and np.flatnonzero(found.elsewhere).tolist() == cut.tolist()
+    against = found.heard[OTHERS].against
+    assert [i for i, words in enumerate(against) if words] == cut.tolist()
+    assert all("one of several explanations" in against[i] for i in cut)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import guidebook as gb
 from guidebook.diagnostics.amortized import weights as room
-from guidebook.diagnostics.amortized.rows import Latent
-from guidebook.diagnostics.amortized.weights import Weighed, codes, names_of, weigh
+from guidebook.diagnostics.amortized.rows import Latent, names_of
+from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
 from guidebook.diagnostics.evidence.subject import Subject
 from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.witnesses import enumeration, importance
@@ -170,7 +170,7 @@ def subjects_of(
     monkeypatch.setattr(room, "heard_on", looked)
     monkeypatch.setattr(room, "RowDensity", StandardNormal)
     monkeypatch.setattr(room, "annealed_from_prior", annealed)
-    monkeypatch.setattr(room, "_discrete", lambda *_: np.array(whole))
+    monkeypatch.setattr(room, "discrete", lambda *_: np.array(whole))
     monkeypatch.setattr(room, "_evidence", lambda fit, rows: np.full(len(rows), -3.0))
     return weighing(), seen
 

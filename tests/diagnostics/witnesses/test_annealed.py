@@ -1,10 +1,14 @@
 """Chains from the prior against the draws: normals and pairs of branches, whose errors are known."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from guidebook.diagnostics.evidence.subject import Subject
 from guidebook.diagnostics.evidence.testimony import Testimony
@@ -122,19 +126,19 @@ def test_its_errors_are_two_and_a_half_times_those_of_the_weights() -> None:
 
 
 def test_every_row_is_told_by_itself() -> None:
-    """The first has too few effective chains, the second lacks a branch, the others are right."""
+    """The first and the second lack a branch, the first has few effective chains; the others are right."""
     ends, draws = branches(CHAINS, 0), branches(DRAWS, 5)
     draws[:, :2] = 3.0 + normal(DRAWS, 1, scale=0.2)[:, :2]
     log_w = np.zeros((CHAINS, ROWS))
     log_w[15:, 0] = -1000.0
     found = room.hear(subject(draws, ends, log_w), {})
     assert (
-        "88% of 8 rows could be judged" in found.words[0] and "In 12% of the rows" in found.words[1]
+        "88% of 8 rows could be judged" in found.words[0] and "In 25% of the rows" in found.words[1]
     )
-    assert [bool(words) for words in found.against] == [False, True] + [False] * 6
+    assert [bool(words) for words in found.against] == [True, True] + [False] * 6
     assert found.far is not None and found.far.tolist() == [False, False] + [True] * 6
     assert found.agreement == "" and found.remedy
-    assert (found.detail > 0).tolist() == [False, True] + [False] * 6
+    assert (found.detail > 0).tolist() == [True, True] + [False] * 6
 
 
 @pytest.mark.parametrize(("chains", "able"), [(16, True), (15, False)])
@@ -164,10 +168,9 @@ def test_elsewhere_is_beyond_the_root_of_d_plus_four(distance: float, outside: b
 def test_at_the_limit_itself_a_chain_is_not_elsewhere() -> None:
     """Five draws whose mean is 0 and whose variance is 1 to the last digit: 1 + 4 is the limit."""
     draws = np.repeat(np.array([-1.0, -1.0, 0.0, 1.0, 1.0])[:, None, None], ROWS, axis=1)
-    even = np.full((CHAINS, ROWS), 1 / CHAINS)
-    for place, share in ((5.0, 0.0), (-5.0, 0.0), (np.nextafter(5.0, 6.0), 1.0)):
+    for place, outside in ((5.0, False), (-5.0, False), (np.nextafter(5.0, 6.0), True)):
         ends = np.full((CHAINS, ROWS, 1), place)
-        np.testing.assert_allclose(room._elsewhere(subject(draws, ends), ends, even), share)
+        assert (room._outside(subject(draws, ends), ends) == outside).all()
 
 
 def test_just_the_share_of_an_explanation_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,12 +184,92 @@ def test_just_the_share_of_an_explanation_is_none(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("share", "named"), [(0.055, True), (0.045, False)])
-def test_five_in_a_hundred_elsewhere_are_an_explanation(share: float, named: bool) -> None:
+def test_five_in_a_hundred_elsewhere_change_the_code(share: float, named: bool) -> None:
+    """So far away both are errors of means and standard deviations."""
     ends = np.concatenate(
         [normal(int(20_000 * (1 - share)), 0), 100 + normal(int(20_000 * share), 1)]
     )
     found = room.hear(subject(normal(DRAWS, 2), ends), {})
+    assert all("explanations" in words for words in found.against)
+    assert (found.detail > 0).all() == named and (found.detail > 0).any() == named
+
+
+@pytest.mark.parametrize(("distance", "harmful"), [(10.6, False), (10.7, True)])
+def test_a_chain_of_256_elsewhere_counts_by_what_it_does(distance: float, harmful: bool) -> None:
+    """1 + w (1 - w) d^2 is 1.44, a standard deviation too small by 1.2, at d = 10.63 (w = 1 / 256); means are
+    off by w d / 1.2 = 0.035. Of the draws none, or as many, lie there.
+    """
+    ends = 0.1 * normal(256, 0)
+    ends[0] = distance
+    draws = normal(DRAWS, 1)
+    draws /= draws.std(0)
+    found = room.hear(subject(draws - draws.mean(0), ends), {})
+    assert [bool(words) for words in found.against] == [harmful] * ROWS
+    assert found.far is not None and (~found.far == harmful).all()
+    draws[: DRAWS // 256] = distance
+    kept = room.hear(subject(draws, ends), {})
+    assert not any("explanations" in words for words in kept.against)
+
+
+class Known:
+    """log p(z) of every row, given."""
+
+    dtype, device, cost = torch.float64, torch.device("cpu"), 1
+
+    def __init__(self, log_p: Callable[[Tensor], Tensor]) -> None:
+        self.log_p = log_p
+
+    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_p(z), torch.zeros_like(z)
+
+    def values(self, u: Tensor) -> np.ndarray:
+        return u.numpy()
+
+    def ordered(self, u: Tensor) -> Tensor:
+        return u
+
+
+def with_density(known: Subject, log_p: Callable[[Tensor], Tensor]) -> Subject:
+    height = log_p(torch.as_tensor(known.values)).numpy()
+    return replace(known, density=Known(log_p), log_density=height)
+
+
+def test_draws_that_are_too_narrow_leave_no_explanation_out() -> None:
+    """A twentieth and more of N(0, 1) lies beyond five standard deviations of N(0, 0.3^2)."""
+    too_narrow = subject(normal(DRAWS, 1, scale=0.3), normal(CHAINS, 0))
+    found = room.hear(with_density(too_narrow, lambda z: -z.square().sum(-1) / 2), {})
+    assert all("too narrow" in words for words in found.against)
+    assert not found.detail.any() and len(found.words) == 1 and found.remedy == ""
+
+
+@pytest.mark.parametrize(("valley", "named"), [(1.1, True), (0.9, False)])
+def test_an_explanation_lies_across_a_valley_of_one_nat(valley: float, named: bool) -> None:
+    """log p is nil around the draws and around the ends, and lower between 1 and 9."""
+    two = subject(
+        0.1 * normal(DRAWS, 1), np.concatenate([normal(150, 0) / 10, 10 + normal(50, 2) / 10])
+    )
+
+    def log_p(z: Tensor) -> Tensor:
+        return -valley * ((z > 1) & (z < 9)).double().sum(-1)
+
+    found = room.hear(with_density(two, log_p), {})
     assert all(("explanations" in words) is named and words for words in found.against)
+
+
+def test_in_fifty_dimensions_the_mean_of_the_ends_lies_above_the_valley() -> None:
+    """Two normals 12 apart: an end lies 25 nats below its peak, the valley 18; the mean of 40 ends 0.6."""
+    size, half = 50, torch.zeros(50, dtype=torch.float64)
+    half[0] = 6.0
+
+    def log_p(z: Tensor) -> Tensor:
+        both = torch.stack([-(z - half).square().sum(-1), -(z + half).square().sum(-1)])
+        return (both / 2).logsumexp(0)
+
+    ends = normal(80, 0, size)
+    ends[..., 0] += np.where(np.arange(80) % 2, 6.0, -6.0)[:, None]
+    draws = normal(DRAWS, 1, size) + half.numpy()
+    found = room.hear(with_density(subject(draws, ends), log_p), {})
+    assert all("explanations" in words for words in found.against) and (found.detail > 0.4).all()
 
 
 def test_weighted_draws_are_judged_by_themselves() -> None:
