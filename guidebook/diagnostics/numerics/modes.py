@@ -43,6 +43,8 @@ LINE = np.sinh(np.linspace(-math.asinh(60.0), math.asinh(60.0), 161))
 """Standard deviations of the draws, along each coordinate: closer near them, to 60 away."""
 PRIOR_DRAWS, PRIOR_POINTS, MOST_LINES, DIP = 64, 80, 12, 0.5
 LINE_WORK = 1e10
+RANDOM_LINES = 128
+"""Lines of random directions, on which a narrow mode is a bump where they come near enough."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,15 @@ def find_modes(
     starts: int = STARTS["full"],
 ) -> list[Mode]:
     """Distinct modes reached from `starts` at and around the draws u (S, D), the origin and the prior, and
-    from bumps of the density along each coordinate; after those that are known.
+    from bumps of the density along lines; after those that are known.
     """
     rng = np.random.default_rng(seed)
     climb = Climb(potential)
     found = list(known)
-    begin = np.concatenate([_starts(potential, u, rng, starts), line_starts(potential, u, seed)])
+    begin = np.concatenate([
+        _starts(potential, u, rng, starts), line_starts(potential, u, seed),
+        random_line_starts(potential, u, seed),
+    ])  # fmt: skip
     together = False
     for i in range(len(begin)):
         if i == PATIENCE and not found:  # a density without a maximum, such as a funnel's
@@ -207,14 +212,38 @@ def line_starts(potential: Potential, u: np.ndarray, seed: int) -> np.ndarray:
             - (middle / spread)[:, None],
         ], axis=1), axis=1,
     )  # fmt: skip
-    points = np.repeat(middle[None], D * steps.shape[1], axis=0)
+    lines = np.repeat(middle[None], D * steps.shape[1], axis=0)
     columns = np.repeat(np.arange(D), steps.shape[1])
-    points[np.arange(len(points)), columns] += (steps * spread[:, None]).reshape(-1)
-    height = log_density(potential, points).reshape(steps.shape)
+    lines[np.arange(len(lines)), columns] += (steps * spread[:, None]).reshape(-1)
+    return _highest_bumps(potential, lines.reshape(D, -1, D), steps)
+
+
+def random_line_starts(potential: Potential, u: np.ndarray, seed: int) -> np.ndarray:
+    """The same along lines of directions that are uniform where the draws' covariance is the unit matrix.
+
+    The density rises towards a mode narrower than the others only in a cone of directions: where one of the
+    lines passes through it, it is a bump.
+    """
+    D, count = u.shape[1], min(RANDOM_LINES, int(LINE_WORK / potential.cost) // len(LINE))
+    if not count or not potential.vectorised:
+        return np.zeros((0, D))
+    v = np.random.default_rng(seed).standard_normal((count, D))
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    try:
+        v = v @ np.linalg.cholesky(np.atleast_2d(np.cov(u, rowvar=False))).T
+    except np.linalg.LinAlgError:
+        v = v * u.std(0)
+    lines = u.mean(0) + LINE[:, None] * v[:, None]
+    return _highest_bumps(potential, lines, np.broadcast_to(LINE, lines.shape[:2]))
+
+
+def _highest_bumps(potential: Potential, lines: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Of the bumps on lines (n, T, D), at distances (n, T) from their middle, the highest: (m, D)."""
+    D = lines.shape[2]
+    height = log_density(potential, lines.reshape(-1, D)).reshape(steps.shape)
     found: list[tuple[float, np.ndarray]] = []
-    for column in range(D):
-        for place in _bumps(steps[column], height[column]):
-            found.append((float(height[column, place]), points[column * steps.shape[1] + place]))
+    for line, distance, value in zip(lines, steps, height, strict=True):
+        found += [(float(value[place]), line[place]) for place in _bumps(distance, value)]
     found.sort(key=lambda one: one[0], reverse=True)
     return np.array([point for _, point in found[:MOST_LINES]]).reshape(-1, D)
 

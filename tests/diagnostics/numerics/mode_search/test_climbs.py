@@ -121,7 +121,8 @@ def test_modes_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Climbing, "climbed", [])
     monkeypatch.setattr(Climbing, "tops", tops)
     monkeypatch.setattr(room, "_starts", lambda *_: starts[:3])
-    monkeypatch.setattr(room, "line_starts", lambda *_: starts[3:])
+    monkeypatch.setattr(room, "line_starts", lambda *_: starts[3:5])
+    monkeypatch.setattr(room, "random_line_starts", lambda *_: starts[5:])
     monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
     potential = Searched(1)
     potential.model = Story()  # type: ignore[assignment]
@@ -143,7 +144,8 @@ def test_a_density_without_a_maximum_is_left_after_ten_climbs(
     monkeypatch.setattr(Climbing, "climbed", [])
     monkeypatch.setattr(Climbing, "tops", {13.0: 0.0})
     monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
-    monkeypatch.setattr(room, "line_starts", lambda *_: np.zeros((0, 1)))
+    for lines in ("line_starts", "random_line_starts"):
+        monkeypatch.setattr(room, lines, lambda *_: np.zeros((0, 1)))
     for place, found, climbs in ((9, 1, 10), (10, 0, 10)):
         starts = np.zeros((12, 1))
         starts[place] = 12.0
