@@ -38,9 +38,9 @@ import torch
 from torch import Tensor
 
 import guidebook as gb
-from benchmarks.planted import rate
 from benchmarks.row_stories import Encoder, Story, encoders, stories
 from benchmarks.timing import machine
+from benchmarks.verdict_table import rate
 from guidebook.diagnostics.amortized.assess import assess_rows
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.uses import CODE_LIMIT, CODES, EVIDENCE_LIMIT, MODEL, ROWS

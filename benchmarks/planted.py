@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import beta
 
 import guidebook as gb
 from benchmarks.timing import machine
+from benchmarks.verdict_table import rate
 from guidebook.diagnostics.numerics.psis import psis, weighted_moments
 from guidebook.selftest import Mixture, planted
 
@@ -127,14 +127,6 @@ def judged(p: Mixture) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def rate(bad: int, of: int) -> str:
-    """A share with its upper 95 % bound."""
-    if not of:
-        return "0 of 0"
-    bound = beta.ppf(0.95, bad + 1, of - bad) if bad < of else 1.0
-    return f"{bad} of {of} ({bad / of:.1%}, at most {bound:.1%})"
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, str]:

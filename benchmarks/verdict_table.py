@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import beta
 
 
 def truly(row: Mapping[str, Any]) -> str:
@@ -56,6 +57,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def rate(bad: int, of: int) -> str:
+    """A share with its upper 95 % bound."""
+    if not of:
+        return "0 of 0"
+    bound = beta.ppf(0.95, bad + 1, of - bad) if bad < of else 1.0
+    return f"{bad} of {of} ({bad / of:.1%}, at most {bound:.1%})"
+
+
 def _share(part: int, whole: int) -> str:
     return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
 
@@ -79,8 +88,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
             name,
             len(fits),
             len(good),
-            _share(sum(not row["good"] for row in trusts), len(trusts)),
-            _share(sum(not row["reweightable"] for row in reweights), len(reweights)),
+            rate(sum(not row["good"] for row in trusts), len(trusts)),
+            rate(sum(not row["reweightable"] for row in reweights), len(reweights)),
             _share(sum(row["verdict"] == "trust" for row in good), len(good)),
             _share(sum(row["verdict"] == "reweight" for row in second), len(second)),
             len(chosen) - len(fits),
@@ -114,7 +123,8 @@ Every fit is judged by `gb.compare` **without** a reference. *Truly good*: the
 20,000 raw draws have every marginal mean within 0.1 posterior standard deviations and every
 standard deviation within 20 %. *Truly reweightable*: the same of the
 Pareto-smoothed importance-weighted draws, after moment matching where it moved them.
-Wrong trust: *trust* and not truly good. Wrong reweight: *reweight* and not truly reweightable.
+Wrong trust: *trust* and not truly good. Wrong reweight: *reweight* and not truly reweightable;
+their rates with the one-sided upper 95 % bound of Clopper and Pearson.
 
 Command: `{command}`, {jobs} fits at a time, one thread each.
 Machine: {where}; Python {platform.python_version()}, {versions}.
