@@ -41,6 +41,17 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_pooling.py",
         "tests/diagnostics/judging/test_words.py",
     ),
+    "guidebook/diagnostics/judging/reasons.py": (
+        "tests/diagnostics/judging/test_limits.py",
+        "tests/diagnostics/judging/test_rows.py",
+        "tests/diagnostics/judging/test_verdict.py",
+        "tests/diagnostics/judging/test_pooling.py",
+        "tests/diagnostics/judging/test_words.py",
+    ),
+    "guidebook/diagnostics/judging/shares.py": (
+        "tests/diagnostics/judging/test_limits.py",
+        "tests/diagnostics/judging/test_rows.py",
+    ),
     "guidebook/diagnostics/judging/assessment.py": (
         "tests/diagnostics/judging/test_assessment.py",
     ),
@@ -90,7 +101,11 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_calibration.py",
     ),
     "guidebook/diagnostics/numerics/basins.py": ("tests/diagnostics/numerics/basins",),
-    "guidebook/diagnostics/witnesses/modes.py": ("tests/diagnostics/witnesses/test_modes.py",),
+    "guidebook/diagnostics/witnesses/modes.py": (
+        "tests/diagnostics/witnesses/test_modes.py",
+        "tests/diagnostics/witnesses/test_mode_words.py",
+    ),
+    "guidebook/diagnostics/witnesses/beyond.py": ("tests/diagnostics/witnesses/test_beyond.py",),
     "guidebook/diagnostics/witnesses/annealed.py": (
         "tests/diagnostics/witnesses/test_annealed.py",
     ),
@@ -113,6 +128,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/programs/test_sites.py",
     ),
     "guidebook/programs/potential.py": (
+        "tests/programs/test_potential.py",
+        "tests/programs/test_unconstrained.py",
+    ),
+    "guidebook/programs/nodes.py": (
         "tests/programs/test_potential.py",
         "tests/programs/test_unconstrained.py",
     ),
