@@ -240,11 +240,11 @@ def test_the_model_is_judged_by_the_annealed_evidence_where_there_is_one() -> No
 def test_a_bound_that_is_higher_on_training_rows_than_on_rows_kept_apart_overfits() -> None:
     """By more than 0.1 nats and two errors: hypot(2 / sqrt 400, 0.24) = 0.26."""
     findings, found = weighed(0, 0.0)
-    spread = replace(found, elbo=found.elbo - 2.0, bound=np.where(np.arange(N) % 2, 2.0, -2.0))
+    spread = replace(found, elbo=found.elbo - 2.0, bound=np.where(np.arange(N) % 2, 2.5, -1.5))
     none = np.zeros((1, 1))
 
     def reason(excess: float, held_out: bool = True) -> Judgement:
-        bound, error = information.Estimate(-excess, 0.24), information.Estimate(1.0, 0.1)
+        bound, error = information.Estimate(0.5 - excess, 0.24), information.Estimate(1.0, 0.1)
         made = Generation(held_out, bound, error, none, none, none[0], none[0])
         return used(findings, spread, made=made)[MODEL]
 
@@ -252,6 +252,29 @@ def test_a_bound_that_is_higher_on_training_rows_than_on_rows_kept_apart_overfit
     over = reason(0.625)
     assert "overfits: its bound is 0.62 +- 0.3" in over.reason and "weight decay" in over.next
     assert "overfits" not in reason(0.625, held_out=False).reason
+
+
+def test_where_nothing_was_annealed_95_percent_of_the_rows_need_usable_weights() -> None:
+    findings, found = weighed(0, 0.0, usable=N - 20)
+    assert used(findings, found)[MODEL].verdict is TRUST
+    away = replace(found, elbo=found.elbo - 9.0, bound=found.bound - 9.0)
+    assert used(findings, away)[MODEL].verdict is TRUST  # the gap is what counts
+    silent = replace(findings.testimonies["Importance weights"], doubt=None)
+    told = used(findings, replace(found, heard={silent.witness: silent}))[MODEL]
+    assert told.verdict is REJECT and "of 0% of the rows" in told.reason
+
+
+@pytest.mark.parametrize(("unknown", "verdict"), [(20, REWEIGHT), (21, REJECT)])
+def test_weighted_means_must_be_known_for_95_percent_of_the_rows(unknown, verdict) -> None:
+    findings, found = weighed(N, 0.3)
+    weights = findings.testimonies["Importance weights"]
+    assert weights.estimate is not None
+    se = np.where(np.arange(N)[:, None] < N - unknown, 0.0, 3.0) + np.zeros((N, D))
+    told = replace(weights, estimate=replace(weights.estimate, shift_se=se))
+    heard = {told.witness: told}
+    said = used(replace(findings, testimonies=heard), replace(found, heard=heard))[CODES]
+    assert said.verdict is verdict and "still moves" not in said.reason
+    assert verdict is REJECT or "weighted draws are for 95%" in said.reason
 
 
 def test_the_distance_of_codes_is_what_errors_leave_of_the_mean_square() -> None:
@@ -316,6 +339,8 @@ def test_a_row_is_good_where_a_witness_that_may_confirm_shows_it_and_none_contra
         ([one_row("A", 0.2, 0.01)], True, False),  # 0.04 + 2 * 0.004
         ([one_row("A", 0.25, 0.01)], False, True),  # 0.0625 - 2 * 0.005
         ([one_row("A", 0.25, 0.02)], False, False),  # 0.0625 - 2 * 0.01
+        ([one_row("B", off, role="compares"), one_row("A", fine)], False, True),
+        ([Testimony("None"), one_row("A", fine)], True, False),
         ([], False, False),
     ):
         found = _raw(Findings(["z"], testimonies={t.witness: t for t in told}), unit)
@@ -324,17 +349,28 @@ def test_a_row_is_good_where_a_witness_that_may_confirm_shows_it_and_none_contra
 
 def test_weighted_means_are_used_where_twice_their_error_is_small_and_none_contradicts() -> None:
     unit = np.ones((1, 1))
-    for se, role, weighted, good in (
-        (0.111, "sharpens", None, True),  # 4 * 0.0123
-        (0.112, "sharpens", None, False),  # 4 * 0.0125
-        (0.01, "confirms", None, False),
-        (0.01, "sharpens", 0.3, False),
-        (0.01, "sharpens", 0.2, True),
+
+    def said(
+        se: float, role: str, weighted: float | None = None, weighted_se: float = 0.0
+    ) -> Testimony:
+        told = one_row(f"{se} {role} {weighted}", 5.0, se, role)
+        if weighted is None:
+            return told
+        return replace(told, weighted=one_row("W", weighted, weighted_se).estimate)
+
+    for told, good in (
+        ([said(0.111, "sharpens")], True),  # 4 * 0.0123
+        ([said(0.112, "sharpens")], False),  # 4 * 0.0125
+        ([said(0.01, "confirms")], False),
+        ([said(0.01, "sharpens", 0.3)], False),
+        ([said(0.01, "sharpens", 0.2)], True),
+        ([said(0.01, "sharpens", 0.2, 0.02)], True),  # 0.04 - 2 * 0.008
+        ([said(0.01, "sharpens", 0.25, 0.01)], False),  # 0.0625 - 2 * 0.005
+        ([said(0.01, "sharpens"), said(0.2, "sharpens")], True),
+        ([said(0.01, "sharpens", 0.3), said(0.02, "confirms", 0.1)], False),
     ):
-        told = one_row("A", 5.0, se, role)
-        if weighted is not None:
-            told = replace(told, weighted=one_row("B", weighted).estimate)
-        assert _weighted(Findings(["z"], testimonies={"A": told}), unit)[0] == good
+        findings = Findings(["z"], testimonies={t.witness: t for t in told})
+        assert _weighted(findings, unit)[0] == good
 
 
 def test_rows_whose_other_explanations_are_left_out_have_no_code() -> None:
