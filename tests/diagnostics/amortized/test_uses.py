@@ -405,19 +405,25 @@ def test_the_row_that_is_most_off_is_named_and_what_a_witness_says_to_do() -> No
     assert used(*weighed(N, 0.5, se=0.12))[CODES].next.startswith("Try a larger encoder")
 
 
-@pytest.mark.parametrize(("looked", "share"), [(7, "92%"), (8, "100%")])
-def test_eight_rows_looked_at_stand_for_those_like_them(looked: int, share: str) -> None:
-    findings, found = weighed(0, 0.0, usable=N - 40)
+@pytest.mark.parametrize("by_chance", [False, True])
+@pytest.mark.parametrize(
+    ("unusable", "looked", "judged", "share"),
+    [(40, 7, 7, "92%"), (40, 8, 8, "100%"), (80, 16, 8, "90%")],
+)
+def test_eight_rows_looked_at_stand_for_those_like_them(
+    unusable: int, looked: int, judged: int, share: str, by_chance: bool
+) -> None:
+    """0.9 + 7 / 400; 0.9 + 8 / 400 + 32 / 400; and 0.8 + 8 / 400 + 64 / 400 * 8 / 16."""
+    findings, found = weighed(0, 0.0, usable=N - unusable)
     zero, able = np.zeros((N, D)), np.zeros((N, D), bool)
-    worst = list(range(N - looked, N))
-    able[worst] = True
+    closely = list(range(N - looked, N))
+    able[closely[:judged]] = True
     run = Testimony("Run", role="confirms", estimate=Estimate(zero, zero, zero, zero, able))
     both = {**findings.testimonies, "Run": run}
-    sampled = list(range(0, 360, 20))  # whose weights can judge them
-    told = used(
-        replace(findings, testimonies=both, sampled=sampled),
-        replace(found, heard=both, worst=worst),
-    )[CODES]
+    random = list(range(0, 320, 20))  # whose weights can judge them
+    findings = replace(findings, testimonies=both, sampled=closely if by_chance else random)
+    worst = () if by_chance else closely
+    told = used(findings, replace(found, heard=both, worst=worst))[CODES]
     assert f"for {share} of the rows" in told.reason
 
 
