@@ -245,12 +245,12 @@ def _worst(f: Findings, unit: np.ndarray, bad: np.ndarray) -> str:
     """The row that is most off, of those that some witness shows to be; else what is not known."""
     if not bad.any():
         return "the others could not be judged"
-    most, place = -1.0, 0
+    most, place = 0.0, 0
     for t in f.testimonies.values():
         if t.estimate is not None:
             far, se, _ = _distance(t, t.estimate, unit)
-            i = int(np.argmax(np.where(far - ERRORS * se > CODE_LIMIT, far, -1.0)))
-            most, place = max((most, place), (float(far[i]), i))
+            shown = np.where(far - ERRORS * se > CODE_LIMIT, far, 0.0)
+            most, place = max((most, place), (float(shown.max()), int(shown.argmax())))
     return f"for {bad.mean():.0%} it is shown to be larger, the most for row {place}: {most:.0%}"
 
 

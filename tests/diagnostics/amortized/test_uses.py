@@ -316,6 +316,8 @@ def test_codes_differ_by_means_and_variances_of_the_aggregate_posterior() -> Non
     found = replace(found, mean=found.mean * 3, sd=np.where(np.arange(N)[:, None] % 2, 1.0, 2.0))
     expected = found.sd / np.sqrt(9 + 0.5 * (1 + 4))
     np.testing.assert_allclose(_unit(found), np.broadcast_to(expected, (N, D)))
+    small = replace(found, mean=found.mean / 100, sd=found.sd / 100)
+    np.testing.assert_allclose(_unit(small), _unit(found))
     assert np.isfinite(_unit(replace(found, mean=0 * found.mean, sd=0 * found.sd))).all()
 
 
@@ -394,14 +396,20 @@ def test_the_row_that_is_most_off_is_named_and_what_a_witness_says_to_do() -> No
     findings, found = weighed(N, 0.5, se=0.12)
     weights = findings.testimonies["Importance weights"]
     assert weights.estimate is not None
-    shift = weights.estimate.shift.copy()
+    shift, shift_se = weights.estimate.shift.copy(), weights.estimate.shift_se.copy()
     shift[7] *= 2  # an error of 1 in units of the aggregate posterior, less 0.0144
-    told = replace(weights, estimate=replace(weights.estimate, shift=shift))
-    heard = {told.witness: told, "Run": Testimony("Run", remedy="Widen the encoder.")}
+    shift[0], shift[3], shift_se[3] = 0.0, 4 * shift[3], 8 * shift_se[3]  # not known to be off
+    told = replace(weights, estimate=replace(weights.estimate, shift=shift, shift_se=shift_se))
+    zero = np.zeros((N, D))
+    nothing = Estimate(
+        zero + 9.0, zero + 9.0, zero, zero, zero == 0
+    )  # of errors as large as it says
+    run = Testimony("Run", estimate=nothing, remedy="Widen the encoder.")
+    heard = {told.witness: told, "Run": run}
     said = used(replace(findings, testimonies=heard), replace(found, heard=heard))[CODES]
     assert said.verdict is REJECT and "row 7: 99%" in said.reason
     assert said.next == "Widen the encoder."
-    assert "for 100% it is shown" in said.reason
+    assert "for 100% it is shown" in said.reason  # 398 of 400
     assert used(*weighed(N, 0.5, se=0.12))[CODES].next.startswith("Try a larger encoder")
 
 
