@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import constraints
 
 from guidebook.programs.graphs.recorded import CannotRecord
-from guidebook.programs.potential import Potential
+from guidebook.programs.potential import Potential, _rounded
 
 
 def regression(x, y=None):
@@ -267,3 +267,105 @@ def test_data_that_change_may_not_be_read():
     assert torch.isfinite(Potential(reads, {"y": Y})(tensor([[0.5]]))[0]).all()
     with pytest.raises(CannotRecord, match="reads the value"):
         Potential(reads, {"y": Y}, changing=("y",))(tensor([[0.5]]))
+
+
+def location(y=None, scale=1.0):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    if y is not None:
+        pyro.sample("y", dist.Normal(mean, scale).expand(y.shape).to_event(y.dim()), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("rows", "chunk"), [(4, 2048), (400_000, 10), (1_000_000, 4), (4_000_000, 1), (5_000_000, 1)]
+)
+def test_four_million_numbers_are_held_at_once(rows, chunk):
+    """Of data with so many rows; 2,048 positions at most, and one at least."""
+    assert Potential(location, {"y": torch.zeros(1).expand(rows)}).chunk == chunk
+    assert Potential(location, {}).chunk == 2048
+
+
+def test_batches_are_rounded_up_to_a_power_of_two():
+    assert [_rounded(n) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+    potential = Potential(*CASES["regression"])
+    for count in (3, 4, 3):
+        potential.value_and_grad(positions(potential, count))
+    assert list(potential._graphs) == [("gradient", 4)]
+
+
+def test_draws_of_the_prior_have_its_moments_on_the_unconstrained_scale():
+    """Of a Normal(1, 2) and a LogNormal(0.5, 1): 5 standard errors."""
+
+    def model():
+        pyro.sample("slope", dist.Normal(1.0, 2.0))
+        pyro.sample("rate", dist.LogNormal(0.5, 1.0))
+
+    potential = Potential(model, {})
+    u = potential.prior_positions(100, 3)
+    assert u.shape == (100, 2)
+    for column, mean, sd in ((0, 1.0, 2.0), (1, 0.5, 1.0)):
+        assert u[:, column].mean() == pytest.approx(mean, abs=5 * sd / np.sqrt(100))
+        assert u[:, column].std() == pytest.approx(sd, abs=5 * sd / np.sqrt(200))
+    np.testing.assert_array_equal(potential.prior_positions(5, 3), u[:5])
+    assert (potential.prior_positions(5, 4)[:, 0] != u[:5, 0]).all()
+
+
+@pytest.mark.parametrize("name", ["regression", "garch"])
+def test_a_hessian_by_differences_is_the_hessian(name):
+    potential = Potential(*CASES[name])
+    u = positions(potential, count=1)[0]
+    u[0] = -1.0
+    found = potential._difference_hessian(u)
+    torch.testing.assert_close(found, potential.hessian(u), rtol=1e-5, atol=1e-5)
+
+
+def test_the_work_of_a_draw_is_that_of_the_recorded_numbers():
+    """The graph's numbers and fifty for every operation; of a model that reads values all that is held."""
+    potential = Potential(*CASES["regression"])
+    nodes = [n for n in potential.single().graph.nodes if "elements" in n.meta]
+    assert potential.cost == sum(n.meta["elements"] for n in nodes) + 50 * len(nodes)
+
+    def reads(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu, 1.0 if mu > 0 else 2.0), obs=y[0])
+
+    assert Potential(reads, {"y": Y}).cost == 4_000_000
+
+
+def test_what_a_program_says_of_its_plates_and_names():
+    def model(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.deterministic("twice", 2 * mean)
+        pyro.deterministic("count", torch.tensor(3))
+        with (
+            pyro.plate("group", 3, dim=-2),
+            pyro.plate("row", 8, subsample=torch.arange(4), dim=-1),
+        ):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    potential = Potential(model, {"y": Y.expand(3, 4)})
+    assert (potential.derived, potential.observed) == (("twice",), ("y",))
+    assert potential.plates["y"] == (("group", -2), ("row", -1)) and potential.plates["mean"] == ()
+    assert potential.plate_sizes == {"group": 3, "row": 4}
+    assert potential.plate_nesting is None
+    assert Potential(*CASES["mixture"]).plate_nesting == 1
+    values = potential.constrain(tensor([[0.4], [1.5]]))
+    torch.testing.assert_close(values["twice"], 2 * values["mean"])
+
+
+def test_the_precision_is_that_of_the_data():
+    single = torch.zeros(3)
+    assert Potential(location, {"y": single}).dtype == torch.float32
+    assert Potential(location, {"y": single.double()}).dtype == torch.float64
+    assert Potential(location, {}).dtype == torch.get_default_dtype()
+    value, _ = Potential(location, {"y": single.double()}).value_and_grad(tensor([[0.1]]))
+    assert value.dtype == torch.float64
+
+
+def test_what_is_collected_from_traces_is_stacked():
+    potential = Potential(*CASES["regression"])
+    u = positions(potential, count=3)
+    found = potential.replay(
+        "means", lambda trace: {"mean": trace.nodes["y"]["fn"].loc}, u
+    )["mean"]  # fmt: skip
+    values = potential.constrain(u)
+    torch.testing.assert_close(found, (values["slope"] * values["mix"])[:, None] * X)
