@@ -158,6 +158,11 @@ def test_steps_are_halved_until_one_climbs_and_lengthened_by_half_after(monkeypa
     monkeypatch.setattr(module, "_stepped", stepped)
     for heights, expected in (
         ([0, -1, -1, 1, 2, 3, 4, 5], [1, 1 / 2, 1 / 4, 3 / 8, 9 / 16, 27 / 32, 1]),
+        # 0.00110 is not less than a thousandth
+        (
+            [0, -1, -1, 1, 2] + [-1] * 20,
+            [1, 1 / 2, 1 / 4, 3 / 8, *(9 / 16 / 2**k for k in range(10))],
+        ),
         ([0] + [-1] * 20, [2.0**-k for k in range(10)]),  # at less than a thousandth it stops
         (list(range(70)), [1.0] * 60),
     ):

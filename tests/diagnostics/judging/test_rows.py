@@ -6,7 +6,7 @@ import pytest
 from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.judging.shares import enough_of_sample
-from guidebook.diagnostics.judging.verdict import judge
+from guidebook.diagnostics.judging.verdict import _marked, judge
 
 TRUST, REWEIGHT, REJECT = Verdict.TRUST, Verdict.REWEIGHT, Verdict.REJECT
 ROWS = 1000
@@ -88,3 +88,40 @@ def test_a_point_is_rejected_with_words_of_its_own(posteriors: int) -> None:
     found = judge(Findings(["z"], kind="point", posteriors=posteriors))
     assert found.verdict is REJECT
     assert ("each row" in found.reason) is (posteriors > 1)
+
+
+def marked(
+    rows: int, unusable: int, off: int = 0, sampled: list[int] | None = None, weights: bool = True
+) -> bool:
+    """Whether rows are marked, of which the first have unusable weights and the last are off for others."""
+    words = ["k-hat"] * unusable + [""] * (rows - unusable)
+    told = Testimony("Importance weights", doubt=np.ones(rows), against_weighted=words)
+    other = Testimony("Run", against_weighted=["off"] * rows)  # what is not said by the weights
+    heard = {"Run": other, **({told.witness: told} if weights else {})}
+    reasons = words[: rows - off] + ["off"] * off
+    findings = Findings(["x"], posteriors=rows, testimonies=heard, sampled=sampled)
+    return _marked(findings, reasons)
+
+
+def test_rows_are_marked_where_eighty_of_a_hundred_can_be_reweighted() -> None:
+    assert marked(100, 20) and not marked(100, 21)
+    assert marked(2, 0) and not marked(1, 0)
+    # of those with usable weights 95 % must be within bounds, by whoever looked
+    assert marked(110, 10, 5) and not marked(110, 10, 6)
+    assert marked(100, 0, 5, weights=False) and not marked(100, 0, 6, weights=False)
+
+
+def test_of_the_sample_only_rows_with_usable_weights_speak_for_the_others() -> None:
+    """Of twenty from rows of which 95 % are good three are off with chance 0.076, four with 0.016."""
+    usable = list(range(20, 37))
+    for off, expected in ((3, True), (4, False)):
+        sampled = [*range(20), *usable[: 20 - off], *range(1000 - off, 1000)]
+        assert marked(1000, 20, off, sampled) == expected
+    assert not marked(1000, 20, 0, list(range(20)))  # none of those looked at
+
+
+def test_the_reason_is_that_of_a_row_that_more_witnesses_looked_at_where_one_was_off() -> None:
+    found = judged(11, 51, [*range(20), 995])
+    assert "95% of the 21 rows looked at closely are within bounds; row 995: off" in found.reason
+    found = judged(11, 51, list(range(21)))
+    assert "99% of the 1000 rows are within bounds; row 989: off" in found.reason

@@ -221,7 +221,11 @@ def test_moved_draws_are_reweighted_or_not_used() -> None:
     assert found.reason.startswith(
         "Too narrow. Moved. Importance weighting corrects this (k-hat 0.30"
     )
-    for changed in ({"weights": weights(estimate(), khat=0.71)}, {"run": run(estimate(), OFF)}):
+    for changed in (
+        {"weights": weights(estimate(), khat=0.71)},
+        {"run": run(estimate(), OFF)},
+        {"run": run(OFF, OFF)},  # what the moved draws are without weights is not asked
+    ):
         worse = Findings(
             names=["x"], draws=20_000, testimonies=good | changed, fitted="Too narrow. Moved."
         )
