@@ -127,6 +127,7 @@ def test_errors_of_rows_that_were_not_looked_at_are_left_out() -> None:
 )
 def test_findings_are_the_facts_of_the_subject(status: Status, converged: bool | None) -> None:
     subject = Subject("particles", ["x"], np.zeros((7, 3, 1)), np.array([True]), status=status)
+    assert findings_of(subject, {}, "", "", fitted="Moved.").fitted == "Moved."
     found = findings_of(subject, {"Run": RUN}, "mean_field", "svgd", [1])
     assert (found.kind, found.names, found.draws, found.posteriors) == ("particles", ["x"], 7, 3)
     assert found.discrete and found.converged is converged

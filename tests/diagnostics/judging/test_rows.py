@@ -1,12 +1,15 @@
 """A verdict on many posteriors: the shares of rows, in all and in a sample, at their limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
+from guidebook.diagnostics.judging.reasons import _seen_far, _weighted_within
 from guidebook.diagnostics.judging.shares import enough_of_sample
-from guidebook.diagnostics.judging.verdict import _marked, judge
+from guidebook.diagnostics.judging.verdict import _marked, judge, verdicts_of_rows
 
 TRUST, REWEIGHT, REJECT = Verdict.TRUST, Verdict.REWEIGHT, Verdict.REJECT
 ROWS = 1000
@@ -125,3 +128,58 @@ def test_the_reason_is_that_of_a_row_that_more_witnesses_looked_at_where_one_was
     assert "95% of the 21 rows looked at closely are within bounds; row 995: off" in found.reason
     found = judged(11, 51, list(range(21)))
     assert "99% of the 1000 rows are within bounds; row 989: off" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("seen", "sampled", "expected"),
+    [
+        ([1, 1, 0, 0], [0, 1], [1, 1, 1, 1]),  # all of the sample: so it is of rows like it
+        ([1, 0, 0, 1], [0, 1], [1, 0, 0, 1]),
+        ([0, 0, 0, 1], [0, 1], [0, 0, 0, 1]),
+        ([1, 1, 0, 0], None, [1, 1, 0, 0]),
+    ],
+)
+def test_far_mass_is_seen_of_all_rows_where_it_is_of_the_whole_sample(
+    seen: list[int], sampled: list[int] | None, expected: list[int]
+) -> None:
+    run = Testimony("Run", far=np.array(seen, bool))
+    findings = Findings(["x"], posteriors=4, testimonies={"Run": run}, sampled=sampled)
+    assert _seen_far(findings).tolist() == [bool(one) for one in expected]
+
+
+def test_weighted_draws_are_within_bounds_where_every_marginal_was_judged() -> None:
+    zero = np.zeros((3, 2))
+    able = np.array([[True, True], [True, False], [False, False]])
+    told = Testimony("Run", role="confirms", weighted=Estimate(*[zero] * 4, able))
+    found = _weighted_within(told)
+    assert found is not None and found.tolist() == [True, False, False]
+    off = replace(told, weighted=Estimate(zero + np.array([0.0, 1.0]), *[zero] * 3, able | True))
+    found = _weighted_within(off)
+    assert found is not None and not found.any()
+    assert _weighted_within(replace(told, role="compares")) is None
+
+
+def test_every_row_has_a_verdict_of_its_own() -> None:
+    raw, weighted = ["", "off", "off", ""], ["", "", "weighted off", "weighted off"]
+    zero = np.zeros((4, 1))
+    right, every = Estimate(*[zero] * 4, zero == 0), np.ones(4, bool)
+    told = Testimony(
+        "Run", role="confirms", estimate=right, weighted=right, against=raw,
+        against_weighted=weighted, checks=every, far=every, numbers={"khat": np.full(4, 0.3)},
+    )  # fmt: skip
+    findings = Findings(["x"], posteriors=4, testimonies={"Run": told})
+    assert verdicts_of_rows(findings) == [TRUST, REWEIGHT, REJECT, TRUST]
+    assert verdicts_of_rows(replace(findings, kind="point")) == [REJECT] * 4
+
+
+def test_right_draws_without_a_look_far_away_have_the_doubt_named() -> None:
+    zero = np.zeros((1, 1))
+    right = Estimate(zero, zero + 0.001, zero, zero + 0.001, zero == 0)
+    run = Testimony("Run", role="confirms", estimate=right)
+    weights = Testimony("Importance weights", numbers={"khat": np.array([0.83])})
+    for heard, words in (
+        ([run, weights], "k-hat is 0.83"),
+        ([run], "there are no importance weights"),
+    ):
+        found = judge(Findings(["x"], testimonies={t.witness: t for t in heard}))
+        assert found.verdict is REJECT and words in found.reason
