@@ -15,6 +15,8 @@ from guidebook.diagnostics.witnesses.importance import NAME as WEIGHTS
 from guidebook.diagnostics.witnesses.stein import (
     STEIN_LIMIT,
     Stein,
+    _found,
+    _worst_of,
     hear,
     stein,
     stein_from_surface,
@@ -222,3 +224,55 @@ def test_columns_that_are_linear_in_those_before_are_left_out(unit: float) -> No
 def test_a_surface_is_of_one_posterior_only() -> None:
     facts: dict[str, Any] = {"gradient": None, "log_density": -np.ones((400, 2))}
     assert "gradient" in hear(subject_of([0.0, 0.1], **facts), {}).absent
+
+
+def two_basins() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draws (S, 1, 1) of two normals at -20 and 20, the second shifted by 0.5; gradients, weights, places."""
+    rng = np.random.default_rng(0)
+    place = np.repeat([0, 1], [600, 400])
+    z = rng.standard_normal(1000)
+    u = (np.where(place == 0, -20.0, 20.5) + z)[:, None, None]
+    slope = -(u - np.where(place == 0, -20.0, 20.0)[:, None, None])
+    weights = rng.dirichlet(np.ones(1000))[:, None]
+    return u, slope, weights, place
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_basins_the_worst_is_stated(turned: bool) -> None:
+    u, slope, weights, place = two_basins()
+    if turned:
+        place = 1 - place
+    inside = u[:, 0, 0] > 0
+    alone = weights[inside, 0] / weights[inside, 0].sum()
+    for given, own in ((None, None), (weights, alone)):
+        found = _worst_of(u, slope, ["x"], given, place)
+        expected = stein(u[inside, 0], slope[inside, 0], ["x"], own)
+        assert found is not None and expected is not None
+        assert found.discrepancy == pytest.approx(expected.discrepancy, rel=1e-9)
+        assert found.shift[0] == pytest.approx(expected.shift[0], rel=1e-9)
+    few = np.where(np.arange(1000) == 0, 2, place)  # one draw says nothing
+    assert _worst_of(u, slope, ["x"], None, few) is not None
+    assert _worst_of(u[:1], slope[:1], ["x"], None, few[:1]) is None
+
+
+def test_basins_are_looked_at_of_one_posterior_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    u, slope, weights, place = two_basins()
+    monkeypatch.setattr(module, "visited", lambda *_: place)
+    subject = Subject(
+        "density", ["x"], u, np.zeros(1, bool), coordinates=["x"], position=u, gradient=slope
+    )
+    raw, weighted, _ = _found(subject, weights)
+    for found, given in ((raw, None), (weighted, weights)):
+        expected = _worst_of(u, slope, ["x"], given, place)
+        assert found is not None and len(found) == 1 and found[0] is not None
+        assert expected is not None and found[0].discrepancy == expected.discrepancy
+    assert _found(subject, None)[1] is None
+    twice = np.concatenate([u, u], axis=1)
+    rows = Subject(
+        "density", ["x"], twice, np.zeros(1, bool), coordinates=["x"], position=twice,
+        gradient=np.concatenate([slope, slope], axis=1),
+    )  # fmt: skip
+    whole = stein(u[:, 0], slope[:, 0], ["x"])
+    raw = _found(rows, None)[0]
+    assert whole is not None and len(raw) == 2
+    assert all(one is not None and one.discrepancy == whole.discrepancy for one in raw)

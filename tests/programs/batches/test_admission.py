@@ -129,3 +129,33 @@ def test_data_and_settings_that_do_not_go_together(given, settings, kind, word):
 
 def test_a_data_set_may_have_one_row():
     assert admit([{"y": Y[:1]}], size=1).size == 1
+
+
+APART = np.array([1, 5])
+LEFT = np.delete(Y, APART)
+
+
+def values(source, index=None):
+    return {name: np.asarray(v) for name, v in source.whole(torch.float64, CPU, index).items()}
+
+
+@pytest.mark.parametrize("data", [{"y": Y, "scale": 2.0}, Table()])
+def test_rows_that_are_apart_are_not_among_all_of_them(data):
+    table = isinstance(data, Table)
+    whole, some = Source(data, B, None), Source(data, B, None, APART)
+    np.testing.assert_array_equal(values(some)["y"], LEFT)
+    for source in (whole, some):  # rows that are asked for may be those
+        found = values(source, np.array([1, 3]))
+        np.testing.assert_array_equal(found["y"], [1.0, 3.0])
+        assert ("scale" in found) != table
+    assert ("scale" in values(some)) != table
+
+
+def test_an_iterable_has_no_rows():
+    assert Source(Batches(), None, N).rows is None
+    assert Source(Table(), B, None).rows is not None
+
+
+def test_mini_batches_are_drawn_of_the_rows_that_are_not_apart():
+    for apart, rows in ((None, N), (APART, N - 2)):
+        assert len(batches(Source({"y": Y}, B, None, apart)).rows) == rows
