@@ -23,6 +23,7 @@ def test_the_least_standard_deviation_of_whole_numbers() -> None:
     subject = Subject("density", ["a", "b"], np.zeros((10_000, 1, 2)), np.array([True, False]))
     assert subject.least_sd[0] == pytest.approx(0.2)
     assert subject.least_sd[1] < 1e-200
+    assert not subject.moved  # but where it is said
 
 
 def test_marginals_are_matched_by_name() -> None:

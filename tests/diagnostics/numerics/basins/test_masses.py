@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy import stats
 from torch import Tensor
 
@@ -212,3 +213,22 @@ def test_laplaces_basin_has_the_weights_of_its_normal() -> None:
     far = Mode(np.full(1, 1e6), np.eye(1), -3.0)  # weights that underflow but for their ratios
     *_, weights = room._basin([far], u, log_w, inside, 1)
     assert weights.sum() == pytest.approx(1.0) and weights.max() > 0.5
+
+
+def test_known_modes_and_the_number_of_starts_reach_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[Any, int]] = []
+
+    def find(potential: Any, u: np.ndarray, seed: int, known: Any, starts: int) -> list[Mode]:
+        asked.append((list(known), starts))
+        return []
+
+    known = found(two(1, 8.0, 0.5, 1.0))
+    monkeypatch.setattr(room, "find_modes", find)
+    assert len(room.search_around(None, np.zeros((5, 1)), known=known, starts=3)) == 0  # type: ignore[arg-type]
+    position = {"position": (("chain", "draw", "u"), np.zeros((1, 5, 1)))}
+    tree = xr.DataTree.from_dict({"/": xr.Dataset(), "unconstrained": xr.Dataset(position)})
+    fit = SimpleNamespace(model=1, data=1, potential=None, posterior=lambda *_: tree)
+    room.search(fit, starts=7)  # type: ignore[arg-type]
+    assert asked == [([mode for group in known.modes for mode in group], 3), ([], 7)]
