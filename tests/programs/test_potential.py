@@ -276,11 +276,12 @@ def location(y=None, scale=1.0):
 
 
 @pytest.mark.parametrize(
-    ("rows", "chunk"), [(4, 2048), (400_000, 10), (1_000_000, 4), (4_000_000, 1), (5_000_000, 1)]
+    ("rows", "chunk"), [(4, 2048), (400_000, 10), (1_000_000, 4), (3_000_000, 1), (5_000_000, 1)]
 )
 def test_four_million_numbers_are_held_at_once(rows, chunk):
     """Of data with so many rows; 2,048 positions at most, and one at least."""
-    assert Potential(location, {"y": torch.zeros(1).expand(rows)}).chunk == chunk
+    data = {"y": torch.zeros(1).expand(rows), "scale": torch.ones(())}
+    assert Potential(location, data).chunk == chunk
     assert Potential(location, {}).chunk == 2048
 
 
@@ -369,3 +370,21 @@ def test_what_is_collected_from_traces_is_stacked():
     )["mean"]  # fmt: skip
     values = potential.constrain(u)
     torch.testing.assert_close(found, (values["slope"] * values["mix"])[:, None] * X)
+
+
+def test_one_recording_of_a_small_model_serves_at_other_data():
+    """Every quantity of a normal mean, against its closed form at the data that are given later."""
+    first = Potential(location, {"y": Y}, changing=("y",))
+    assert first.vectorised
+    u, there = tensor([[0.3], [-1.2]]), Y + 2.0
+    first(u), first.run_single()(u[0]), first.hessian(u[0])
+    moved = first.at({"y": there})
+    assert moved is not first and moved._graphs is first._graphs
+    normal = scipy.stats.norm.logpdf
+    value = normal(u[:, 0]) + normal(there[None] - u).sum(1)
+    np.testing.assert_allclose(sum(moved(u)), value, rtol=1e-12)
+    one, slope = moved.run_single()(u[1])
+    assert float(one) == pytest.approx(value[1], rel=1e-12)
+    assert float(slope) == pytest.approx(float(-u[1, 0] + (there - u[1]).sum()), rel=1e-12)
+    assert float(moved.hessian(u[1])) == pytest.approx(-1.0 - len(Y), rel=1e-9)
+    assert moved.vectorised
