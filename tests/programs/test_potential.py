@@ -388,3 +388,16 @@ def test_one_recording_of_a_small_model_serves_at_other_data():
     assert float(slope) == pytest.approx(float(-u[1, 0] + (there - u[1]).sum()), rel=1e-12)
     assert float(moved.hessian(u[1])) == pytest.approx(-1.0 - len(Y), rel=1e-9)
     assert moved.vectorised
+
+
+def test_the_log_jacobian_is_summed_over_coordinates_and_sites():
+    """Of exp, d log exp(u) / du = 1: log |det| is the sum of the positions."""
+
+    def rates():
+        with pyro.plate("group", 3):
+            pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        pyro.sample("scale", dist.HalfNormal(1.0))
+
+    potential = Potential(rates, {})
+    u = torch.tensor([[0.3, -1.0, 2.0, 0.1], [0.0, 0.5, 0.7, -3.0]])
+    torch.testing.assert_close(potential(u)[1], u.sum(1))

@@ -257,7 +257,7 @@ def test_a_bound_that_is_higher_on_training_rows_than_on_rows_kept_apart_overfit
 def test_where_nothing_was_annealed_95_percent_of_the_rows_need_usable_weights() -> None:
     findings, found = weighed(0, 0.0, usable=N - 20)
     assert used(findings, found)[MODEL].verdict is TRUST
-    away = replace(found, elbo=found.elbo - 9.0, bound=found.bound - 9.0)
+    away = replace(found, elbo=found.elbo + 9.0, bound=found.bound + 9.0)
     assert used(findings, away)[MODEL].verdict is TRUST  # the gap is what counts
     silent = replace(findings.testimonies["Importance weights"], doubt=None)
     told = used(findings, replace(found, heard={silent.witness: silent}))[MODEL]
