@@ -162,14 +162,16 @@ def test_insomnia_is_the_share_of_the_wake_update():
     }
     for asleep, mixed, awake in zip(*of.values(), strict=True):
         torch.testing.assert_close(mixed, 0.25 * awake + 0.75 * asleep)
-    # -log q of a standard normal is at least half log 2 pi
-    _, asleep = RowWakeSleep(8, 0.0)._loss(Mean(), MeanGuide(), (), {"y": torch.zeros(3)})
-    assert float(asleep.detach()) > 0.5 * np.log(2 * np.pi) - 1e-6
+    # -log q of a normal is at least log sd + half log 2 pi
+    wide = MeanGuide()
+    wide.log_scale.data.fill_(2.0)
+    _, asleep = RowWakeSleep(8, 0.0)._loss(Mean(), wide, (), {"y": torch.zeros(3)})
+    assert float(asleep.detach()) > 2 + 0.5 * np.log(2 * np.pi) - 1e-6
     assert RowWakeSleep().num_particles == 16 and RowWakeSleep().insomnia == 1.0
     assert RowWakeSleep(8, 0.25).insomnia == 0.25
 
 
-def test_pixels_in_a_plate_of_their_own_count_as_those_of_an_event():
+def test_pixels_in_plates_of_their_own_count_as_those_of_an_event():
     class Pixels(nn.Module):
         def __init__(self, plate):
             super().__init__()
@@ -179,10 +181,11 @@ def test_pixels_in_a_plate_of_their_own_count_as_those_of_an_event():
             with pyro.plate("row", x.shape[0], dim=-1):
                 z = pyro.sample("z", dist.Normal(0.0, 1.0))
                 if not self.plate:
-                    pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+                    pixels = torch.cat([x, x], 1)
+                    pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=pixels)
                     return
-                with pyro.plate("pixel", 3, dim=-2):
-                    pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+                with pyro.plate("pixel", 3, dim=-2), pyro.plate("eye", 2, dim=-3):
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x.T.expand(2, 3, 2))
 
     class RowGuide(nn.Module):
         def __init__(self):
