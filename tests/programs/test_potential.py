@@ -358,6 +358,8 @@ def test_the_precision_is_that_of_the_data():
     assert Potential(location, {"y": single}).dtype == torch.float32
     assert Potential(location, {"y": single.double()}).dtype == torch.float64
     assert Potential(location, {}).dtype == torch.get_default_dtype()
+    counts = {"scale": torch.tensor(2), "y": single.double()}
+    assert Potential(location, counts).dtype == torch.float64
     value, _ = Potential(location, {"y": single.double()}).value_and_grad(tensor([[0.1]]))
     assert value.dtype == torch.float64
 
