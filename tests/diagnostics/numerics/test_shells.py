@@ -363,3 +363,26 @@ def test_beyond_begins_a_fortieth_of_the_range_behind_the_farthest_draw(
 def test_places_where_the_density_is_no_number_hold_nothing() -> None:
     found = along(lambda v: np.where(v[:, 0] > 8, np.nan, normal(v)), draws(1))
     assert found is not None and found.beyond[0] < 1e-3 and found.log_ratio[0] > -0.01
+
+
+@pytest.mark.parametrize(("share", "lines"), [(0.96, [16]), (1.04, [16, 240])])
+def test_the_other_lines_are_left_out_where_a_twentieth_of_the_variance_is_not_added(
+    share: float, lines: list[int]
+) -> None:
+    """Draws of N(0, 3^2), and a shelf N(0, 150^2) that adds so much of a twentieth."""
+    u = 3.0 * draws(1)
+    line = np.linspace(-1500, 1500, 300_001)
+    edge = 0.025 * np.ptp(u)
+    outside = (line < u.min() - edge) | (line > u.max() + edge)
+    square = outside * np.square(line - u.mean()) * (line[1] - line[0])
+    weight = share * 0.05 * u.var() / float(stats.norm.pdf(line, 0, 150) @ square)
+    asked: list[int] = []
+
+    def density(v: np.ndarray) -> np.ndarray:
+        asked.append(len(v) // 129)
+        parts = normal(v, 3.0), math.log(weight) + normal(v, 150.0)
+        found: np.ndarray = np.logaddexp(*parts)
+        return found
+
+    along(density, u)
+    assert asked == lines

@@ -250,6 +250,11 @@ def test_of_several_basins_the_worst_is_stated(turned: bool) -> None:
         assert found is not None and expected is not None
         assert found.discrepancy == pytest.approx(expected.discrepancy, rel=1e-9)
         assert found.shift[0] == pytest.approx(expected.shift[0], rel=1e-9)
+    three = np.where(np.arange(1000) < 300, 2, place)  # the right ones in two
+    found = _worst_of(u, slope, ["x"], None, three)
+    expected = stein(u[inside, 0], slope[inside, 0], ["x"])
+    assert found is not None and expected is not None
+    assert found.discrepancy == pytest.approx(expected.discrepancy, rel=1e-9)
     few = np.where(np.arange(1000) == 0, 2, place)  # one draw says nothing
     assert _worst_of(u, slope, ["x"], None, few) is not None
     assert _worst_of(u[:1], slope[:1], ["x"], None, few[:1]) is None

@@ -159,3 +159,9 @@ def test_an_iterable_has_no_rows():
 def test_mini_batches_are_drawn_of_the_rows_that_are_not_apart():
     for apart, rows in ((None, N), (APART, N - 2)):
         assert len(batches(Source({"y": Y}, B, None, apart)).rows) == rows
+
+
+def test_data_without_rows_apart_are_given_as_they_are():
+    y = torch.arange(float(N), dtype=torch.float64)
+    found = Source({"y": y}, None, None).whole(torch.float64, CPU)
+    assert found["y"].data_ptr() == y.data_ptr()
