@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import constraints
 
 from guidebook.programs.graphs.recorded import CannotRecord
+from guidebook.programs.nodes import plate_nesting, sample_nodes
 from guidebook.programs.potential import Potential, _rounded
 
 
@@ -403,3 +404,17 @@ def test_the_log_jacobian_is_summed_over_coordinates_and_sites():
     potential = Potential(rates, {})
     u = torch.tensor([[0.3, -1.0, 2.0, 0.1], [0.0, 0.5, 0.7, -3.0]])
     torch.testing.assert_close(potential(u)[1], u.sum(1))
+
+
+def test_how_deep_the_plates_of_a_summed_out_site_go():
+    def nested():
+        with pyro.plate("group", 3, dim=-2), pyro.plate("row", 2, dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Normal(z, 1.0), obs=torch.zeros(3, 2))
+
+    def flat():
+        z = pyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(0.0))
+
+    assert plate_nesting(sample_nodes(nested, {})) == 2
+    assert plate_nesting(sample_nodes(flat, {})) == 0
