@@ -56,7 +56,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/judging/test_assessment.py",
     ),
     "guidebook/diagnostics/judging/advice.py": ("tests/diagnostics/judging/test_advice.py",),
-    "guidebook/diagnostics/assess.py": ("tests/diagnostics/test_assess.py",),
+    "guidebook/diagnostics/assess.py": (
+        "tests/diagnostics/test_assess.py",
+        "tests/diagnostics/test_effort.py",
+    ),
     "guidebook/diagnostics/amortized/weights.py": (
         "tests/diagnostics/amortized/test_row_weights.py",
     ),

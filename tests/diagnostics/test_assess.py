@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from guidebook.diagnostics import assess as room
 from guidebook.diagnostics.assess import assess, subject_of
 from guidebook.diagnostics.evidence.subject import Marginals, Reference, Subject, Whole
 from guidebook.diagnostics.evidence.testimony import Testimony
@@ -253,3 +254,32 @@ def test_witnesses_are_heard_in_order_each_with_what_was_heard_before(
     assert list(hearing.heard_on(subject)) == ["a", "b", "c"]
     assert before == {"a": [], "b": ["a"], "c": ["a", "b"]}
     assert list(hearing.heard_on(subject, cheap=True)) == ["a", "c"] and before["c"] == ["a"]
+
+
+def test_what_is_told_besides_the_draws_reaches_witnesses_and_judge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A calibration, the seed, the effort, and that draws were moved, and why."""
+    seen: list[Any] = []
+
+    def heard(subject: Subject) -> dict[str, Testimony]:
+        seen.append(subject)
+        return {importance.NAME: Testimony(importance.NAME)}
+
+    def findings(*arguments: Any, **facts: Any) -> Any:
+        seen.append(facts)
+        return real(*arguments, **facts)
+
+    real = room.findings_of
+    monkeypatch.setattr(room, "heard_on", heard)
+    monkeypatch.setattr(room, "findings_of", findings)
+    own: Any = object()
+    assess(tree(), fitted="They were off.", calibration=own, effort="quick", seed=7)
+    subject, facts = seen
+    assert subject.calibration is own and subject.moved and subject.effort == "quick"
+    assert subject.seed == 7 and facts["fitted"] == "They were off."
+    seen.clear()
+    assess(tree())
+    subject, facts = seen
+    assert subject.calibration is None and not subject.moved and subject.effort == "full"
+    assert subject.seed == 0 and facts["fitted"] == ""

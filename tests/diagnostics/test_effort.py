@@ -25,6 +25,9 @@ def test_quick_judges_by_the_same_rules_on_fewer_draws() -> None:
     for name in fits:
         assert len(found.posteriors[name]["posterior"]["draw"]) == 4000
         assert room.QUICK in found.witnesses[name]
+    assert (
+        "three of four starts" in room.QUICK and search.STARTS["full"] == 4 * search.STARTS["quick"]
+    )
     assert found.bounds == {}
 
 

@@ -126,15 +126,15 @@ def test_modes_are_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
     potential = Searched(1)
     potential.model = Story()  # type: ignore[assignment]
-    u = np.array([[0.0], [10.0]])
+    u = np.array([[0.0], [1.0]])
     found = room.find_modes(potential, u)  # type: ignore[arg-type]
     assert [float(mode.center[0]) for mode in found] == [0.0, 2.0, 9.0]
     constant = 0.5 * math.log(2 * math.pi) + math.log(2.0) + math.log(6)
     np.testing.assert_allclose([m.log_mass - constant for m in found], [-4.0, -5.0, -6.0])
     assert all(mode.factor.tolist() == [2.0] for mode in found)
     assert Climbing.iterations == {60}
-    # a tenth of the sd of the draws, 5, until there is a mode, whose sd is 2; 1.9 and 3.5 need no climb
-    np.testing.assert_allclose(Climbing.climbed, [0.5, 0.5, 0.2, 0.2, 0.2])
+    # a tenth of the sd of the draws, 0.5, until there is a mode, whose sd is 2; 1.9 and 3.5 need no climb
+    np.testing.assert_allclose(Climbing.climbed, [0.05, 0.05, 0.2, 0.2, 0.2])
 
 
 def test_a_density_without_a_maximum_is_left_after_ten_climbs(

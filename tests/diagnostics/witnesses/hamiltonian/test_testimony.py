@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from guidebook.diagnostics.evidence.testimony import Testimony
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.numerics.psis import Importance
-from guidebook.diagnostics.witnesses import importance, stein
+from guidebook.diagnostics.witnesses import importance, modes, stein
 from guidebook.diagnostics.witnesses import transport as room
 from guidebook.diagnostics.witnesses.stein import Stein
+from tests.diagnostics.witnesses.basins_given import basins, draws
 from tests.diagnostics.witnesses.hamiltonian.posteriors import subject
 
 MOVED = Transport(
@@ -23,6 +25,7 @@ MOVED = Transport(
     sd_ratio_se=np.array([[0.02, 0.01]]),
     able=np.array([[True, False]]),
     acceptance=np.array([0.82]),
+    nested_rhat=np.array([[1.02, 1.25]]),
 )
 
 
@@ -65,6 +68,7 @@ def test_what_a_run_states(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.estimate.able.tolist() == [[True, False]]
     assert found.role == "confirms" and found.detail is MOVED
     assert "0.82" in found.words[0] and "1 of 2" in found.words[0]
+    assert "nested R-hat at most 1.25" in found.words[0]
     assert "the mean of a is 0.3 sd too high" in found.words[0]
     assert "0.3 sd too high" in found.against[0] and list(found.against_weighted) == []
     assert "HMC" in found.agreement
@@ -153,3 +157,56 @@ def test_the_run_begins_with_the_gaussian_that_matches(monkeypatch: pytest.Monke
     found = Stein(["a", "b"], one, one, one, one, np.diag([2.0, 3.0]))
     room.hear(subject(), {stein.NAME: Testimony(stein.NAME, detail=[found])})
     np.testing.assert_array_equal(given[0], np.diag([2.0, 3.0])[None])
+
+
+# draws in several basins ---------------------------------------------------------------------------
+
+SHARES = Estimate(*np.full((4, 1, 1), 0.1), np.ones((1, 1), bool))
+
+
+def test_a_run_stays_within_basins_where_the_draws_visit_several() -> None:
+    """And where their shares have an estimate."""
+    two = basins([0.0, 20.0], [0.5, 0.5])
+    u = draws([500, 500], [0.0, 20.0]).reshape(-1, 1, 1)
+    heard = {modes.NAME: Testimony(modes.NAME, estimate=SHARES)}
+    given = subject(position=u, modes=two)
+    between = room._between(given, heard)
+    assert between is not None and between.basins is two and between.shares is SHARES
+    assert room._between(given, {}) is None
+    assert room._between(given, {modes.NAME: Testimony(modes.NAME)}) is None
+    for lacking in (
+        {"modes": None},
+        {"position": None},
+        {"position": draws([1000], [0.0]).reshape(-1, 1, 1)},
+    ):
+        assert room._between(subject(**({"position": u, "modes": two} | lacking)), heard) is None
+
+
+class Still:
+    """Marginals are the positions; components keep their places."""
+
+    def ordered(self, u: torch.Tensor) -> torch.Tensor:
+        return u
+
+    def values(self, u: torch.Tensor) -> np.ndarray:
+        return u.numpy()
+
+
+def test_blocks_of_chains_are_compared_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The acceptance is that of all chains: 30 of rate 0.2 and 10 of rate 0.6."""
+    before = torch.from_numpy(draws([20, 20], [0.0, 20.0]).reshape(-1, 1, 1))
+    after = before.flip(0)  # every chain has crossed
+    parts = [(before[:30], after[:30], np.array([0.2])), (before[30:], after[30:], np.array([0.6]))]
+    found = room._compared(Still(), parts, None)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.acceptance, [0.3])
+    np.testing.assert_allclose(found.shift, 0.0, atol=1e-12)
+    asked: list[Any] = []
+    monkeypatch.setattr(room, "within_basins", lambda *given: asked.append(given))
+    between = room.Between(basins([0.0, 20.0], [0.5, 0.5]), SHARES)
+    room._compared(Still(), parts, between)  # type: ignore[arg-type]
+    old, new, acceptance, places, shares = asked[0]
+    np.testing.assert_array_equal(old, before.numpy())
+    np.testing.assert_array_equal(new, after.numpy())
+    np.testing.assert_allclose(acceptance, [0.3])
+    assert [p.tolist() for p in places] == [[0] * 20 + [1] * 20, [1] * 20 + [0] * 20]
+    assert shares is SHARES

@@ -155,3 +155,19 @@ def test_a_whole_run_of_two_posteriors_in_single_precision() -> None:
     assert (found.shift < 0).all()
     run = run_of(density)
     assert run.factor.dtype == torch.float32
+
+
+def test_a_place_without_a_whole_gradient_is_not_gone_to() -> None:
+    class Torn(Gaussian):
+        """One number of the gradient is missing on one side of zero."""
+
+        def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
+            value, grad = super().value_and_grad(u)
+            grad[..., 2] = torch.where(u[..., 2] > 0, math.nan, grad[..., 2])
+            return value, grad
+
+    run, u = run_of(Torn()), -start(400).abs()
+    state = run.begin(u)
+    moved, rate = run.transition(state, 0.9, length=0.5)  # one step, so that no momentum is lost
+    assert (moved[0] != u).any() and (rate > 0).all()
+    assert moved[2].isfinite().all() and (moved[0][..., 2] <= 0).all()
