@@ -86,6 +86,7 @@ PLAN: dict[str, tuple[str, ...]] = {
     "guidebook/diagnostics/numerics/modes.py": (
         "tests/diagnostics/numerics/mode_search",
         "tests/diagnostics/numerics/basins",
+        "tests/diagnostics/test_effort.py",
     ),
     "guidebook/diagnostics/numerics/drift.py": (
         "tests/diagnostics/numerics/test_drift.py",

@@ -225,3 +225,22 @@ def test_a_mode_a_whole_standard_deviation_away_is_another(monkeypatch: pytest.M
     monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
     known = [Mode(np.array([4.0]), np.array([2.0]), 0.0)]
     assert room.reached(Searched(1), known, np.array([[5.0]])) == 0.0  # type: ignore[arg-type]
+
+
+def test_a_mode_within_a_standard_deviation_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A climb that ends at 2.1 has come to the mode at 4 of standard deviation 2; a start at 4.95, within
+    half of it, needs no climb.
+    """
+    monkeypatch.setattr(room, "Climb", Climbing)
+    monkeypatch.setattr(room, "canonical_positions", lambda potential, u: u)
+    known = [Mode(np.array([4.0]), np.array([2.0]), 0.0)]
+    monkeypatch.setattr(Climbing, "tops", {2.1: -1.0})
+    assert room.reached(Searched(1), known, np.array([[1.1]])) == 1.0  # type: ignore[arg-type]
+    monkeypatch.setattr(room, "_starts", lambda *_: np.array([[1.1]]))
+    for lines in ("line_starts", "random_line_starts"):
+        monkeypatch.setattr(room, lines, lambda *_: np.zeros((0, 1)))
+    monkeypatch.setattr(room, "_ascended", lambda potential, starts, factor: starts)
+    u = np.array([[0.0], [1.0]])
+    assert room.find_modes(Searched(1), u, known=known) == known  # type: ignore[arg-type]
+    monkeypatch.setattr(Climbing, "tops", {})
+    assert room.reached(Searched(1), known, np.array([[4.95]])) == 1.0  # type: ignore[arg-type]
