@@ -418,3 +418,48 @@ def test_how_deep_the_plates_of_a_summed_out_site_go():
 
     assert plate_nesting(sample_nodes(nested, {})) == 2
     assert plate_nesting(sample_nodes(flat, {})) == 0
+
+
+def test_prior_draws_beyond_the_largest_numbers_are_drawn_anew():
+    """exp of N(0, 10,000^2) is 0 or infinite in 94 of 100 draws: these are N(0, 2^2) instead."""
+
+    def model(y):
+        pyro.sample("s", dist.LogNormal(tensor(0.0), tensor(1e4)))
+        pyro.sample("b", dist.Normal(torch.zeros(3, dtype=y.dtype), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(tensor(0.0), 1.0), obs=y)
+
+    found = Potential(model, {"y": tensor(0.3)}).prior_positions(200, 0)
+    assert found.shape == (200, 4) and np.isfinite(found).all()
+    anew = found[np.abs(found[:, 0]) < 10.0, 0]
+    assert len(anew) > 170
+    np.testing.assert_allclose(anew.std(), 2.0, rtol=0.25)
+    np.testing.assert_allclose(found[:, 1:].std(0), 1.0, rtol=0.25)
+
+
+def test_prior_draws_of_a_model_in_single_precision_are_in_double():
+    def model(y):
+        pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    assert Potential(model, {"y": torch.tensor(0.3)}).prior_positions(3, 0).dtype == np.float64
+
+
+@pytest.mark.parametrize("reads_values", [False, True])
+def test_densities_carry_no_graph(reads_values):
+    """Of positions and parameters with gradients too; a model that reads values runs one by one."""
+    weight = torch.nn.Parameter(tensor(2.0))
+
+    def model(y):
+        b = pyro.sample("b", dist.Normal(tensor(0.0), 1.0))
+        if reads_values and float(b.detach()) > 1e9:
+            b = 2 * b
+        pyro.sample("y", dist.Normal(weight * b, 1.0), obs=y)
+
+    potential = Potential(model, {"y": tensor(0.3)})
+    u = tensor([[0.1], [0.2]]).requires_grad_()
+    log_joint, log_det = potential(u)
+    assert potential.vectorised is not reads_values
+    assert not log_joint.requires_grad and not log_det.requires_grad
+    at = np.array([0.1, 0.2])
+    expected = scipy.stats.norm.logpdf(at) + scipy.stats.norm.logpdf(0.3, 2 * at)
+    np.testing.assert_allclose(log_joint.numpy(), expected)
