@@ -283,3 +283,14 @@ def test_what_is_told_besides_the_draws_reaches_witnesses_and_judge(
     subject, facts = seen
     assert subject.calibration is None and not subject.moved and subject.effort == "full"
     assert subject.seed == 0 and facts["fitted"] == ""
+
+
+def test_a_fit_that_cannot_be_judged_is_rejected_with_what_it_is() -> None:
+    fit: Any = SimpleNamespace(
+        approximation=SimpleNamespace(kind="particles"), engine="svgd", seconds=1.5
+    )
+    found = room.refused(fit, "Its draws are not finite.")
+    assert found.judgement.verdict is Verdict.REJECT
+    assert found.judgement.reason == "Its draws are not finite."
+    assert found.findings.kind == "particles" and found.findings.engine == "svgd"
+    assert found.engine == "svgd" and found.seconds == 1.5 and not found.findings.names

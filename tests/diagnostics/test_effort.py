@@ -60,5 +60,7 @@ def test_what_a_dear_density_leaves_out_is_said(cost: int, chains: int, starts: 
 
 
 def test_what_has_no_density_leaves_nothing_out() -> None:
-    subject: Any = SimpleNamespace(effort="full", density=None, potential=None)
-    assert room._left_out(subject) == []
+    one: Any = SimpleNamespace(cost=10**6)
+    for density, potential in ((None, None), (one, None), (None, one)):
+        subject: Any = SimpleNamespace(effort="full", density=density, potential=potential)
+        assert room._left_out(subject) == []

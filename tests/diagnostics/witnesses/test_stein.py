@@ -281,3 +281,14 @@ def test_basins_are_looked_at_of_one_posterior_alone(monkeypatch: pytest.MonkeyP
     raw = _found(rows, None)[0]
     assert whole is not None and len(raw) == 2
     assert all(one is not None and one.discrepancy == whole.discrepancy for one in raw)
+
+
+def test_a_surface_is_fitted_to_one_posterior_only() -> None:
+    """Of rows without gradients there is none."""
+    values = np.random.default_rng(0).standard_normal((500, 2, 1))
+    density = -0.5 * np.square(values).sum(2)
+    facts: dict[str, Any] = {"kind": "density", "names": ["x"], "discrete": np.zeros(1, bool)}
+    rows = Subject(values=values, log_density=density, **facts)
+    assert _found(rows, None)[:2] == ([None, None], None)
+    one = Subject(values=values[:, :1], log_density=density[:, :1], **facts)
+    assert _found(one, None)[0][0] is not None
