@@ -328,3 +328,22 @@ def test_codes_are_those_of_the_encoder_and_nothing_else_is_known(linear: Any) -
     assert (found.draws, found.sampled, found.discrete) == (1, None, False)
     assert found.heard["Convergence"].words == (Status.CONVERGED.value,)
     assert list(found.names) == ["z[0]", "z[1]"]
+
+
+def test_the_rows_that_lose_most_are_kept_with_what_they_lose() -> None:
+    """Three at most, the largest share first; ends of chains with weights that sum to one, and draws."""
+    rng = np.random.default_rng(0)
+    values, ends = rng.standard_normal((1000, 5, 2)), rng.standard_normal((4, 5, 2))
+    log_w = rng.standard_normal((4, 5)) + np.array([800.0, -800.0, 0.0, 3.0, 700.0])
+    subject = Subject("density", ["a", "b"], values, np.zeros(2, bool), annealed=(ends, log_w))
+    rows = np.array([10, 11, 12, 13, 14])
+    found = room._left_out(subject, np.array([0.2, 0.0, 0.5, 0.1, 0.3]), rows)
+    assert [(one.row, one.share) for one in found] == [(12, 0.5), (14, 0.3), (10, 0.2)]
+    for one, i in zip(found, (2, 4, 0), strict=True):
+        w = np.exp(log_w[:, i] - log_w[0, i])
+        np.testing.assert_allclose(one.weights, w / w.sum())
+        np.testing.assert_array_equal(one.ends, ends[:, i])
+        np.testing.assert_array_equal(one.draws, values[:400, i])
+    (alone,) = room._left_out(subject, np.array([0.0, 0.0, 0.0, 1e-3, 0.0]), rows)
+    assert alone.row == 13
+    assert room._left_out(Subject("density", [], values, np.zeros(2, bool)), np.ones(5), rows) == ()

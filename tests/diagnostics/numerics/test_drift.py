@@ -131,3 +131,8 @@ def test_nested_rhat_is_that_of_many_chains_from_each_start(r: float) -> None:
     found = compared(start[:, None, None], end[:, None, None], np.array([0.8]))
     ranks = nested_rhat(6 / np.pi * np.arcsin(np.array([r]) / 2))[0]  # Spearman's of two normals
     assert found.nested_rhat[0, 0] == pytest.approx(ranks, rel=0.01)
+
+
+def test_a_run_that_moves_nothing_within_its_basins_has_not_mixed() -> None:
+    old, _, places = runs()
+    assert within_basins(old, old, RATE, places, NONE).nested_rhat.min() > 100
