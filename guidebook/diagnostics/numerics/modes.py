@@ -1,7 +1,7 @@
 """Where are the modes of log p(x, u)?
 
-Optimisers started far from the draws, around the origin and from the prior find the modes around
-them; each has a mass by Laplace's method.
+Optimisers started far from the draws, around the origin, from the prior and from bumps of the density
+along lines find the modes around them; each has a mass by Laplace's method.
 
 Source: Yao, Vehtari and Gelman 2022, "Stacking for non-mixing Bayesian computations" (why diagnostics
 at the draws do not see a mode that they never visit).

@@ -10,7 +10,7 @@ and a marginal's mean m_k and variance v_k in each,
 the same of q with a_k, and the two are compared as those of any other witness. A far mode of 0.6 % of
 the mass may double a standard deviation; a near one of 5 % may not matter.
 
-Mass beyond all draws, as on a shelf around a peak, is looked for first (`witnesses.beyond`).
+Mass beyond all draws, as on a shelf around a peak, is stated besides (`witnesses.beyond`).
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ ELSEWHERE = (
     "known to visit them all."
 )
 ONE = (
-    "One mode was found, from starts around the draws, the origin and the prior. From five dimensions on, a "
-    "far second mode that is narrower than this one can be missed (docs/verdicts.md has rates)."
+    "One mode was found, from starts around the draws, the origin and the prior, and along random lines. A "
+    "far second mode that is much narrower can be missed (docs/verdicts.md has rates)."
 )
 AGREEMENT = "every mode that a search from the prior found holds its share of the draws"
 
