@@ -94,7 +94,10 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/diagnostics/witnesses/test_transport.py",
     ),
     "guidebook/diagnostics/numerics/matching.py": ("tests/diagnostics/numerics/test_matching.py",),
-    "guidebook/diagnostics/numerics/shells.py": ("tests/diagnostics/numerics/test_shells.py",),
+    "guidebook/diagnostics/numerics/shells.py": (
+        "tests/diagnostics/numerics/test_shells.py",
+        "tests/diagnostics/numerics/test_along.py",
+    ),
     "guidebook/diagnostics/numerics/calibration.py": (
         "tests/diagnostics/numerics/test_calibration.py",
     ),
