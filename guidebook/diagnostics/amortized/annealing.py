@@ -34,13 +34,31 @@ import torch
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.density import recorded
-from guidebook.diagnostics.amortized.rows import Latent, latents_of, prior_draws, row_terms
+from guidebook.diagnostics.amortized.rows import (
+    Latent,
+    draw_rows,
+    latents_of,
+    prior_draws,
+    row_terms,
+    terms_of_draws,
+)
+from guidebook.diagnostics.numerics.population import Weighted, refined
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
+from guidebook.programs.owned import parameters_of
 from guidebook.scope import local_parameters, precision, random_state
 
 PRIOR_DRAWS = 1000
+OWN_DRAWS, LEAST_REFINED, REFINING = 400, 500, 1e10
+"""Draws of q for its normal; fewest draws of a row from its mixture; numbers that all of them go through, ten
+seconds of a core."""
+REFINED, FEWER = 4_000, 1_000
+"""Draws of a row that is looked at closely; of one whose evidence alone is asked, or of many."""
+CHAINS_BEFORE, TEMPERATURES = 32, 40
+WARM, CLIMB, CLIMB_RATE = 0.1, 60, 0.1
+"""A temperature at which an explanation with a thousandth of the posterior holds chains, from where they
+climb; steps, and the length of the first in standard deviations of the prior."""
 TARGET, PILOT_CHAINS, SETTLE, LEAPFROGS = 0.65, 4, 10, 4
 """The acceptance rate that steps are tuned to (Wu et al. 2017); chains of the tuning run; moves of
 the backward chains at t = 1 before they start; leapfrog steps of a transition."""
@@ -127,12 +145,21 @@ def annealed_evidence(
 
 
 def annealed_from_prior(
-    fit: Fit, x: Tensor, latents: Sequence[Latent], *, chains: int, temperatures: int, seed: int
-) -> tuple[Tensor, Tensor]:
+    fit: Fit,
+    x: Tensor,
+    latents: Sequence[Latent],
+    *,
+    chains: int,
+    temperatures: int,
+    seed: int,
+    draws: int = 0,
+) -> Weighted:
     """Weighted draws of every row's posterior from chains that begin in the prior.
 
     Ends z (chains, n, D) and log weights (chains, n) of the forward run from the normal with the
     moments of the prior. They reach every explanation of a row that the prior reaches, in proportion.
+    With `draws` mixtures that begin at the ends are adapted to each row's posterior
+    (`numerics.population`); of rows whose weights are then even these draws stand in place of the ends.
     """
     schedule, n = _schedule(temperatures), len(x)
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
@@ -145,9 +172,66 @@ def annealed_from_prior(
         steps = _tuned(pilot, n, D, few, schedule, x)
         run = _Run(_densities(fit, x, mean, tril, latents, chains), steps, n, chains)
         white = torch.randn(chains * n, D, dtype=x.dtype, device=x.device)
-        log_w, white, _ = run.forward(white, schedule)
-        ends = mean + torch.einsum("nij,cnj->cni", tril, white.reshape(chains, n, D))
-    return ends, log_w
+        warm: list[Tensor] = []
+        log_w, white, _ = run.forward(white, schedule, warm)
+
+        def place(v: Tensor) -> Tensor:
+            return mean + torch.einsum("nij,cnj->cni", tril, v.reshape(chains, n, D))
+
+        ends = place(white)
+        if not draws:
+            nothing = torch.full_like(mean, math.nan)
+            return Weighted(ends, log_w, np.zeros(n, bool), nothing, nothing)
+        tops = place(run.climb(warm[0]))
+        with recording():
+            return _refined(fit, x, latents, ends, tops, log_w, draws)
+
+
+def _refined(
+    fit: Fit, x: Tensor, latents: Sequence[Latent], ends: Tensor, tops: Tensor, log_w: Tensor,
+    draws: int,
+) -> Weighted:  # fmt: skip
+    def log_density(z: Tensor) -> Tensor:
+        terms = terms_of_draws(fit, x, z.to(x.dtype), latents)
+        return (terms.prior + terms.likelihood).double()
+
+    z, _ = draw_rows(fit, x, OWN_DRAWS)
+    z = z.double()
+    own = z.mean(0), _factors(z - z.mean(0))
+    return refined(log_density, ends.double(), tops.double(), log_w, own, draws)
+
+
+def affordable_draws(fit: Fit, x: Tensor, most: int) -> int:
+    """Draws of every row of x (n, ...) from adapted mixtures, at most `most`; 0 where they are too few."""
+    cost = max(sum(p.numel() for p in parameters_of(fit.model)), x[0].numel(), 1)
+    draws = int(min(most, REFINING / (2 * len(x) * cost)))  # half of them while the mixtures adapt
+    return draws if draws >= LEAST_REFINED else 0
+
+
+def evidence_from_prior(
+    fit: Fit, x: Tensor, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log p(x_i) of rows x (n, ...) by mixtures adapted to chains from the prior, its standard error, and of
+    which rows it is known so, (n,) each. It sees every explanation of a row that the prior reaches.
+    """
+    draws = affordable_draws(fit, x, FEWER)
+    if not draws:
+        nothing = np.full(len(x), math.nan)
+        return nothing, nothing, np.zeros(len(x), bool)
+    with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad(), recording():
+        latents = latents_of(fit, x)
+    found = annealed_from_prior(
+        fit, x, latents, chains=CHAINS_BEFORE, temperatures=TEMPERATURES, seed=seed, draws=draws
+    )
+    return *_log_mean(found.log_w), found.known
+
+
+def _factors(centred: Tensor) -> Tensor:
+    """Lower triangular factors (n, D, D) of the covariances of centred draws (S, n, D)."""
+    covariance = torch.einsum("sni,snj->nij", centred, centred) / len(centred)
+    floor = 1e-6 * covariance.diagonal(dim1=-2, dim2=-1) + 1e-12
+    factor: Tensor = torch.linalg.cholesky(covariance + torch.diag_embed(floor))
+    return factor
 
 
 def _schedule(temperatures: int) -> list[float]:
@@ -189,8 +273,12 @@ class _Run:
         step = self.steps[k].repeat(self.chains)
         return _hmc(self.f, v, step, t)
 
-    def forward(self, v: Tensor, schedule: list[float]) -> tuple[Tensor, Tensor, np.ndarray]:
-        """log w (chains, n), where the chains end, mean acceptance (n,)."""
+    def forward(
+        self, v: Tensor, schedule: list[float], warm: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, np.ndarray]:
+        """log w (chains, n), where the chains end, mean acceptance (n,); appends to `warm` where they are
+        when the temperature first exceeds WARM.
+        """
         log_p, log_q, _ = self.f(v, v.new_zeros(len(v)))
         ratio = (log_p - log_q).double()
         total, accepted = torch.zeros_like(ratio), torch.zeros_like(ratio)
@@ -199,9 +287,22 @@ class _Run:
             if k < len(schedule) - 1:
                 v, ratio, rate = self.move(v, schedule[k], k)
                 accepted += rate
+                if warm is not None and not warm and schedule[k] > WARM:
+                    warm.append(v)
         shape = (self.chains, self.n)
         mean = accepted.reshape(shape).mean(0) / max(1, len(schedule) - 2)
         return total.reshape(shape), v, mean.cpu().numpy()
+
+    def climb(self, v: Tensor) -> Tensor:
+        """Where steepest ascent of log p(x, z) comes to from v: Adam, the rate falling to a twentieth."""
+        one = v.new_ones(len(v))
+        first, second = torch.zeros_like(v), torch.zeros_like(v)
+        for k in range(CLIMB):
+            gradient = self.f(v, one)[2]
+            first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient.square()
+            unit = (first / (1 - 0.8 ** (k + 1))) / ((second / (1 - 0.95 ** (k + 1))).sqrt() + 1e-8)
+            v = v + CLIMB_RATE * 0.05 ** (k / CLIMB) * unit
+        return v
 
     def backward(self, v: Tensor, schedule: list[float]) -> Tensor:
         """log w (chains, n) of the same path run from t = 1 to t = 0."""

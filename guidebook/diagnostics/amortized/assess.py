@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.collapse import collapse, with_collapse
-from guidebook.diagnostics.amortized.gap import gap_ledger
+from guidebook.diagnostics.amortized.gap import GapLedger, gap_ledger
 from guidebook.diagnostics.amortized.generation import generation
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.rows import (
@@ -96,7 +96,7 @@ def assess_rows(
     )
     numbers = _completed(fit, numbers, seed, held_out)
     if numbers.ledger is not None:
-        numbers = replace(numbers, ledger=replace(numbers.ledger, unseen=_left_out(found)))
+        numbers = replace(numbers, ledger=_with_unseen(numbers.ledger, found))
     findings = _findings(fit, found, point, calibration)
     judgement = judge(findings)
     if numbers.collapse is not None:
@@ -140,11 +140,15 @@ def _findings(fit: Fit, found: Weighed, point: bool, calibration: Calibration | 
     )
 
 
-def _left_out(found: Weighed) -> float:
-    """The share of the random rows with an explanation that the guide leaves out."""
+def _with_unseen(ledger: GapLedger, found: Weighed) -> GapLedger:
+    """The ledger, and of how many of the random rows the guide leaves out an explanation, where some row of
+    the ledger has no estimate that would see it.
+    """
     if found.elsewhere is None or found.sampled is None:
-        return 0.0
-    return float((found.elsewhere[list(found.sampled)] > 0).mean())
+        return ledger
+    if ledger.known is not None and ledger.known.all():
+        return ledger
+    return replace(ledger, unseen=float((found.elsewhere[list(found.sampled)] > 0).mean()))
 
 
 def _words(fit: Fit, numbers: AmortizedNumbers) -> list[str]:

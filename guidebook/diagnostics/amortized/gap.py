@@ -16,14 +16,18 @@ Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.diagnostics.amortized.annealing import Sandwich, annealed_evidence
+from guidebook.diagnostics.amortized.annealing import (
+    Sandwich,
+    annealed_evidence,
+    evidence_from_prior,
+)
 from guidebook.diagnostics.amortized.best_normal import DIAGONAL, best_normal, family_of
 from guidebook.diagnostics.amortized.rows import (
     Latent,
@@ -62,8 +66,11 @@ class GapLedger:
     family (NaN where the family is neither a diagonal nor a full normal); `amortisation`, their
     difference on the same random numbers; `bound`, the importance-weighted one of `draws` draws;
     `sandwich`, the log evidence from below and above. `family` says what q* was searched in.
-    `unseen`: the share of rows with an explanation that the guide leaves out, where chains from the
-    prior found any: both estimates start from the guide's normal and do not see it. `where`: which rows.
+    `known` (n,): rows whose log evidence is that of mixtures adapted to chains from the prior
+    (`annealing.evidence_from_prior`), which see every explanation that the prior reaches; both sides of the
+    sandwich are then this estimate. `unseen`: of other rows, that the sandwich starts from the guide's normal
+    and does not see what the guide leaves out: the share of rows of which chains from the prior found
+    something. `where`: which rows.
     """
 
     rows: np.ndarray
@@ -80,6 +87,7 @@ class GapLedger:
     sandwich: Sandwich
     unseen: float = 0.0
     where: str = "training rows"
+    known: np.ndarray | None = None
 
     @property
     def evidence(self) -> np.ndarray:
@@ -129,13 +137,21 @@ class GapLedger:
             "is higher and the approximation gap larger than they say."
         )
 
+    def _how(self) -> str:
+        """Where the log evidence comes from."""
+        known = 0.0 if self.known is None else self.known.mean()
+        mixtures = f"by mixtures adapted to chains from the prior for {known:.0%} of the rows"
+        if known == 1.0:
+            return mixtures
+        t = self.terms()
+        both = f"estimate from below {t['lower'].value:.4g}, from above {t['upper'].value:.4g}"
+        return f"{both}; {mixtures}" if known else both
+
     def _sum(self) -> str:
         t = self.terms()
         told = (
             f"Mean of {len(self.rows)} {self.where}, in nats: log evidence {t['evidence'].value:.4g} +- "
-            f"{t['evidence'].se:.2g} (estimate from below {t['lower'].value:.4g}, from above "
-            f"{t['upper'].value:.4g}) = "
-            f"ELBO {t['elbo'].value:.4g} "
+            f"{t['evidence'].se:.2g} ({self._how()}) = ELBO {t['elbo'].value:.4g} "
         )
         if not self.family:
             return told + (
@@ -181,18 +197,37 @@ def gap_ledger(
     with local_parameters(), precision(x.dtype), random_state(seed), torch.no_grad():
         own, best, (mean_best, tril_best), family = _own_and_best(fit, x, steps)
     bound, bound_se = importance_bound(fit, x, draws=draws, seed=seed + 1)
-    picked = None if exact is None else exact[torch.from_numpy(index)]
-    sandwich = annealed_evidence(
-        fit, x, mean_best, tril_best, exact=picked, chains=chains,
-        seed=seed + 2,
-    )  # fmt: skip
+    value, value_se, known = evidence_from_prior(fit, x, seed + 3)
+    known &= exact is None  # bounds are kept
+    if known.all():
+        sandwich = Sandwich(value, value_se, value, value_se, np.full(len(x), math.nan), False)
+    else:
+        picked = None if exact is None else exact[torch.from_numpy(index)]
+        sandwich = annealed_evidence(
+            fit, x, mean_best, tril_best, exact=picked, chains=chains, seed=seed + 2
+        )
+        sandwich = _where_known(sandwich, value, value_se, known)
     elbo, elbo_se = _moments(own)
     best_elbo, best_se = _moments(best)
     lost, lost_se = _moments(best - own)
     return GapLedger(
         index, family, draws, elbo, elbo_se, best_elbo, best_se, lost, lost_se, bound, bound_se,
-        sandwich, where="training rows" if data is None else "rows kept apart",
+        sandwich, known=known,
+        where="training rows" if data is None else "rows kept apart",
     )  # fmt: skip
+
+
+def _where_known(
+    sandwich: Sandwich, value: np.ndarray, value_se: np.ndarray, known: np.ndarray
+) -> Sandwich:
+    """With another estimate of log p(x_i), and its error, in the place of both of the rows `known`."""
+    return replace(
+        sandwich,
+        lower=np.where(known, value, sandwich.lower),
+        upper=np.where(known, value, sandwich.upper),
+        lower_se=np.where(known, value_se, sandwich.lower_se),
+        upper_se=np.where(known, value_se, sandwich.upper_se),
+    )
 
 
 def _own_and_best(

@@ -36,10 +36,11 @@ import numpy as np
 
 from guidebook.diagnostics.amortized.gap import GapLedger
 from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
-from guidebook.diagnostics.amortized.weights import Weighed
+from guidebook.diagnostics.amortized.weights import OTHERS, Weighed
 from guidebook.diagnostics.evidence.testimony import ERRORS, Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.judging.shares import enough_of_sample
+from guidebook.diagnostics.witnesses import annealed
 
 MODEL, CODES, ROWS = "model", "codes", "each row's posterior"
 EVIDENCE_LIMIT = 0.1
@@ -145,7 +146,7 @@ def _by_gap(gap: float, gap_se: float, evidence_se: float, where: str) -> Judgem
 
 
 def _codes(f: Findings, found: Weighed) -> Judgement:
-    unit = _unit(found)
+    unit = _unit(f, found)
     cut = np.zeros(f.posteriors, bool) if found.elsewhere is None else found.elsewhere > 0
     good, bad = _raw(f, unit)
     good, bad = good & ~cut, bad | cut  # the mean of one explanation is not that of several
@@ -225,20 +226,41 @@ def _share(f: Findings, found: Weighed, good: np.ndarray, bad: np.ndarray) -> fl
     those like them that the costly witnesses looked at, the largest k-hats among them.
     """
     by_weights = {n: t for n, t in f.testimonies.items() if t.role == "sharpens"}
-    alone = _raw(replace(f, testimonies=by_weights), _unit(found))
+    alone = _raw(replace(f, testimonies=by_weights), _unit(f, found))
     unknown = ~alone[0] & ~alone[1]
     closely = np.zeros(f.posteriors, bool)
     closely[[*(f.sampled or []), *found.worst]] = True
     like = unknown & closely
+    told = f.testimonies.get(OTHERS)
+    if told is not None and told.estimate is not None:  # judged by itself, for better or worse
+        unknown &= ~told.estimate.able.all(-1)
     rest = (~good & ~bad & unknown & ~closely).mean()
     return float(good.mean() + (rest * good[like].mean() if like.sum() >= FEW else 0.0))
 
 
-def _unit(found: Weighed) -> np.ndarray:
-    """The standard deviations of every row's q in those of the aggregate posterior, (n, D)."""
-    spread = np.sqrt(found.mean.var(0) + np.square(found.sd).mean(0))
-    unit: np.ndarray = found.sd / np.maximum(spread, 1e-300)
+def _unit(f: Findings, found: Weighed) -> np.ndarray:
+    """The standard deviations of every row's q in those of the aggregate posterior, (n, D).
+
+    Of the aggregate of q, made smaller where the posteriors of rows that are known directly are less spread
+    out than q is for the same rows: the units must not be those of a q that spreads its codes too far.
+    """
+    spread = _spread(found.mean, found.sd)
+    for name in (annealed.NAME, OTHERS):
+        told = f.testimonies.get(name)
+        one = None if told is None else told.estimate
+        rows = np.zeros(0, bool) if one is None else one.able.all(-1)
+        if one is not None and rows.sum() > FEW:
+            sd = found.sd[rows] * np.exp(-one.log_ratio[rows])
+            mean = found.mean[rows] - one.shift[rows] * sd
+            spread *= np.minimum(1.0, _spread(mean, sd) / _spread(found.mean[rows], found.sd[rows]))
+    unit: np.ndarray = found.sd / spread
     return unit
+
+
+def _spread(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Standard deviations (D,) of the aggregate of rows with these means and standard deviations (n, D)."""
+    found: np.ndarray = np.sqrt(mean.var(0) + np.square(sd).mean(0))
+    return np.maximum(found, 1e-300)
 
 
 def _worst(f: Findings, unit: np.ndarray, bad: np.ndarray) -> str:

@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.diagnostics.amortized.annealing import annealed_from_prior
+from guidebook.diagnostics.amortized.annealing import (
+    FEWER,
+    REFINED,
+    TEMPERATURES,
+    affordable_draws,
+    annealed_from_prior,
+)
 from guidebook.diagnostics.amortized.density import RowDensity
 from guidebook.diagnostics.amortized.numbers import LeftOut
 from guidebook.diagnostics.amortized.rows import (
@@ -27,7 +33,7 @@ from guidebook.diagnostics.amortized.rows import (
     some_rows,
     terms_of_draws,
 )
-from guidebook.diagnostics.evidence.subject import Effort, Subject
+from guidebook.diagnostics.evidence.subject import Annealed, Effort, Own, Subject
 from guidebook.diagnostics.evidence.testimony import Testimony, among, joined
 from guidebook.diagnostics.witnesses import annealed, importance
 from guidebook.diagnostics.witnesses.hearing import heard_on
@@ -40,10 +46,13 @@ from guidebook.scope import local_parameters, precision, random_state
 DRAWS = 2000
 SAMPLED, WORST, SAMPLED_DRAWS = 24, 8, 1000
 """Random rows for the costly witnesses, those with the largest k-hats besides, and draws of each."""
-FIGURES, SHOWN = 3, 400
-"""Rows with an explanation that q leaves out that are drawn, and draws of q of each."""
-CHAINS, TEMPERATURES, ANNEALING = (32, 256), 40, 2e8
-"""Of the chains annealed from the prior; numbers that their first gradients go through, some seconds."""
+FIGURES, SHOWN, POINTS = 3, 400, 200
+"""Rows with an explanation that q leaves out that are drawn, draws of q of each, and of its posterior."""
+CHAINS, BEGINNING, ANNEALING = (32, 256), 64, 2e8
+"""Of the chains annealed from the prior; at most where mixtures go on from them; numbers that their first
+gradients go through, some seconds."""
+OWN_DRAWS = 4_000
+"""Of q, for its moments."""
 OTHERS, SCANNED, SCANNING, OTHER_DRAWS = "Annealing from the prior, other rows", 8_000, 1e9, 500
 """Chains of all other rows together, numbers that their first gradients go through, and draws of a row."""
 MOST_LATENTS = 8_000_000
@@ -116,8 +125,8 @@ def weigh(
         bound=numbers["log_evidence"],
         khat=numbers["khat"],
         khat_se=numbers["khat_se"],
-        mean=np.concatenate([mean for mean, _ in moments]),
-        sd=np.concatenate([sd for _, sd in moments]),
+        mean=np.concatenate([part[0] for part in moments]),
+        sd=np.concatenate([part[1] for part in moments]),
         draws=draws,
         heard=heard,
         sampled=list(map(int, sampled)) if real else None,
@@ -165,7 +174,7 @@ _LACKS = {
     "evidence": "the model does not sum over the states of its latents; DiscreteVAE does",
     "gradient": "latents that are not all real numbers",
     "density": "latents that are not all real numbers",
-    "modes": "rows are not searched for other modes",
+    "modes": "other explanations of a row are looked for by annealing from the prior",
 }
 
 
@@ -197,20 +206,37 @@ def _on_a_sample(
             return replace(subject, lacks=lacks), heard_on(replace(subject, lacks=lacks))
         affordable = ANNEALING / (len(rows) * TEMPERATURES * density.cost)
         subject = _annealed(
-            fit, rows, latents, subject, int(np.clip(affordable, *CHAINS)), seed + 2
+            fit, rows, latents, subject, int(np.clip(affordable, *CHAINS)), REFINED, seed + 2
         )
     return subject, heard_on(subject)
 
 
 def _annealed(
-    fit: Fit, rows: Tensor, latents: Sequence[Latent], subject: Subject, chains: int, seed: int
+    fit: Fit,
+    rows: Tensor,
+    latents: Sequence[Latent],
+    subject: Subject,
+    chains: int,
+    draws: int,
+    seed: int,
 ) -> Subject:
-    """With the ends of chains annealed from the prior, and their log weights."""
-    ends, log_w = annealed_from_prior(
-        fit, rows, latents, chains=chains, temperatures=TEMPERATURES, seed=seed
+    """With weighted draws by chains annealed from the prior, and better moments of q than its draws have."""
+    draws = affordable_draws(fit, rows, draws)
+    drawn = annealed_from_prior(
+        fit, rows, latents, chains=min(chains, BEGINNING) if draws else chains,
+        temperatures=TEMPERATURES, seed=seed, draws=draws,
+    )  # fmt: skip
+    z, log_w, center, spread = (
+        a.double().cpu().numpy() for a in (drawn.z, drawn.log_w, drawn.center, drawn.spread)
     )
-    found = ends.double().cpu().numpy(), log_w.double().cpu().numpy()
-    return replace(subject, annealed=found)
+    found = Annealed(z, log_w, drawn.known, center, spread)
+    with (
+        local_parameters(), precision(rows.dtype), random_state(seed), torch.no_grad(), recording(),
+    ):  # fmt: skip
+        own, _ = draw_rows(fit, rows, OWN_DRAWS)
+        mean, sd, exact = _moments(fit, rows, own)
+    size = math.inf if exact else len(own)
+    return replace(subject, annealed=found, own=Own(mean, sd, size, own.double().cpu().numpy()))
 
 
 def _on_others(
@@ -240,7 +266,7 @@ def _on_others(
         subject, _ = _subject(fit, rows, OTHER_DRAWS, latents, whole)
     subject = replace(subject, density=RowDensity(fit, rows, latents))
     chains = int(np.clip(affordable / len(rest), *CHAINS))
-    subject = _annealed(fit, rows, latents, subject, chains, seed + 4)
+    subject = _annealed(fit, rows, latents, subject, chains, FEWER, seed + 4)
     return replace(annealed.hear(subject, {}), witness=OTHERS, agreement=""), rest
 
 
@@ -248,16 +274,20 @@ def _left_out(subject: Subject, share: np.ndarray, chosen: np.ndarray) -> tuple[
     """The rows that lose most of their posterior by what q leaves out."""
     if subject.annealed is None:
         return ()
-    ends, log_w = subject.annealed
-    weights = np.exp(log_w - log_w.max(0))
-    weights /= weights.sum(0)
-    return tuple(
-        LeftOut(
-            int(chosen[i]), float(share[i]), subject.values[:SHOWN, i], ends[:, i], weights[:, i]
-        )
-        for i in np.argsort(-share)[:FIGURES]
-        if share[i] > 0
-    )
+    weights = annealed.normalised(subject.annealed.log_w)
+    found = []
+    for i in np.argsort(-share)[:FIGURES]:
+        if share[i] > 0:
+            chosen_ends = weights[:, i] > 0
+            ends, w = subject.annealed.values[chosen_ends, i], weights[chosen_ends, i]
+            if subject.annealed.known[
+                i
+            ]:  # too many to be seen: equal weights, by systematic resampling
+                at = np.searchsorted(np.cumsum(w), (np.arange(POINTS) + 0.5) / POINTS)
+                ends, w = ends[np.minimum(at, len(w) - 1)], np.full(POINTS, 1 / POINTS)
+            left = LeftOut(int(chosen[i]), float(share[i]), subject.values[:SHOWN, i], ends, w)
+            found.append(left)
+    return tuple(found)
 
 
 def _evidence(fit: Fit, x: Tensor) -> np.ndarray | None:
@@ -272,14 +302,15 @@ def _evidence(fit: Fit, x: Tensor) -> np.ndarray | None:
     return evidence
 
 
-def _moments(fit: Fit, x: Tensor, z: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of q (n, D): in closed form, else of its draws."""
-    mean, sd = z.mean(0), z.std(0)
+def _moments(fit: Fit, x: Tensor, z: Tensor) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Mean and standard deviation of q (n, D), and whether in closed form and not of its draws."""
+    mean, sd, exact = z.mean(0), z.std(0), False
     if isinstance(fit.guide, RowPosterior):
         q = fit.guide.posterior(x)
         with contextlib.suppress(NotImplementedError):  # a flow
             mean, sd = q.mean.reshape(mean.shape), q.variance.sqrt().reshape(sd.shape)
-    return mean.double().cpu().numpy(), sd.double().cpu().numpy()
+            exact = True
+    return mean.double().cpu().numpy(), sd.double().cpu().numpy(), exact
 
 
 def codes(fit: Fit, x: Tensor) -> Weighed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -128,6 +128,30 @@ class Whole:
         return canonical_positions(self.potential, u[:, 0])[:, None]
 
 
+class Annealed(NamedTuple):
+    """Values (C, n, M) and log weights (C, n) of draws that know nothing of q, and of which posteriors (n,)
+    they are so many, and their weights so even, that means and standard deviations have small errors. These
+    are independent draws of distributions with means `center` and standard deviations `spread` (n, M).
+    """
+
+    values: np.ndarray
+    log_w: np.ndarray
+    known: np.ndarray
+    center: np.ndarray
+    spread: np.ndarray
+
+
+class Own(NamedTuple):
+    """Means and standard deviations of q (n, M); of how many draws they are, infinite in closed form; and
+    more draws of it (K, n, M).
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    size: float
+    draws: np.ndarray
+
+
 @dataclass(frozen=True)
 class Reference:
     """Moments of the reference draws, its Monte Carlo error, and whether it can be relied on."""
@@ -153,8 +177,8 @@ class Subject:
             trained together with the guide.
         tails: (n, M), by how much a heavy tail widens the error of a standard deviation.
         reference: what there is to compare with besides; modes: the basins of the density;
-            evidence: log p(x_i) (n,), exact. annealed: values (C, n, M) at the ends of chains that were
-            annealed from the prior, and their log weights (C, n).
+            evidence: log p(x_i) (n,), exact. annealed: weighted draws by chains that were annealed from the
+            prior. own: q itself, better known than by these draws.
         calibration: ranks of truths among draws of the same engine or guide, where one was given.
         moved: the draws were moved after the fit: they are used with their weights or not at all.
     """
@@ -176,7 +200,8 @@ class Subject:
     reference: Reference | None = None
     modes: Basins | None = None
     evidence: np.ndarray | None = None
-    annealed: tuple[np.ndarray, np.ndarray] | None = None
+    annealed: Annealed | None = None
+    own: Own | None = None
     calibration: Calibration | None = None
     moved: bool = False
     tails: np.ndarray = field(default_factory=lambda: np.ones((1, 1)))

@@ -38,6 +38,7 @@ def why_not_reweight(f: Findings) -> list[str]:
         return [f"The draws cannot be reweighted; not computed: {absent}."] * f.posteriors
     reasons, weak = _first(f, "against_weighted"), _first(f, "weak_weighted")
     within = _any(f, _weighted_within) & (_seen_far(f) | _usable(f))
+    within &= f.posteriors == 1  # of a row other draws are used than those that were looked at
     checked = _any(f, lambda t: t.checks)
     if f.sampled is not None:  # what the sample confirms holds for rows like it
         checked |= bool(checked[list(f.sampled)].all())

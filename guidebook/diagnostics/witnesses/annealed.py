@@ -9,7 +9,13 @@ that there is one. The share that such chains give must be harmless to means and
 chain of 256 far enough away makes a standard deviation wrong by 20 %. Without a valley q is too narrow, and
 no explanation is left out.
 
-Source: Neal 2001, "Annealed importance sampling".
+Where mixtures begun at the ends came so close to the posterior that their weights are even
+(`numerics.population`), thousands of effective draws stand in place of the chains: they put means and
+standard deviations within bounds by themselves, however heavy the tail of q's own weights is, and of several
+explanations.
+
+Sources: Neal 2001, "Annealed importance sampling"; Cappe, Douc, Guillin, Marin and Robert 2008, "Adaptive
+importance sampling in general mixture classes".
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.subject import Annealed, Subject
 from guidebook.diagnostics.evidence.testimony import (
     MEAN_LIMIT,
     SD_LOW,
@@ -42,6 +48,8 @@ OUTSIDE = 4.0
 """Of q's standard deviations, from its mean: a chain that ends beyond sqrt D + 4 is elsewhere."""
 ELSEWHERE = 0.05
 """Of the weight: with more of it elsewhere the mean of q is the code of one explanation of several."""
+LOOKED_AT = 64
+"""Draws outside, and points of a way."""
 VALLEY = 1.0
 """Nats by which the density falls on the way from the draws to another explanation, below both."""
 OFTEN = 0.05
@@ -55,22 +63,20 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     """
     if subject.annealed is None:
         return Testimony(NAME, absent=subject.lacks.get("annealed", ""))
-    values, log_w = subject.annealed
-    weights = np.exp(log_w - log_w.max(0))
-    weights /= weights.sum(0)
+    values, log_w, known = subject.annealed[:3]
+    weights = normalised(log_w)
     ess = 1 / np.square(weights).sum(0)
     able = ess >= LEAST_ESS
     raw = _estimate(subject, values, weights, able, None)
     of_draws = weights_of(heard)
     weighted = None if of_draws is None else _estimate(subject, values, weights, able, of_draws)
-    outside, own = _outside(subject, values), _outside(subject, subject.values).mean(0)
+    of_q = subject.values if subject.own is None else subject.own.draws
+    outside, own = _outside(of_q, values), _outside(of_q, of_q).mean(0)
     elsewhere = (weights * outside).sum(0)
     matters = _matters(subject, values, weights * outside, elsewhere - own)
-    left_out = matters & _across(subject, values, outside)  # few effective chains prove it too
-    words = [
-        f"Effective chains per row: median {np.median(ess):.0f} of {len(log_w)}; "
-        f"{able.mean():.0%} of {len(able)} rows could be judged."
-    ]
+    # few effective chains prove it too
+    left_out = matters & _across(subject, values, weights * outside)
+    words = [_how_well(ess, known, able)]
     if left_out.any():
         words.append(
             f"In {left_out.mean():.0%} of the rows q keeps one of several explanations: "
@@ -79,15 +85,52 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     return Testimony(
         NAME,
         words=tuple(words),
+        role="confirms",
         estimate=raw,
         weighted=weighted,
         against=_against(subject, raw, left_out, elsewhere),
         against_weighted=_against(subject, weighted, left_out, elsewhere),
+        checks=known,
         far=able & ~raw.bad() & ~left_out,
         agreement="chains annealed from the prior end where the draws are" if able.all() else "",
         remedy=REMEDY if left_out.mean() > OFTEN else "",
         detail=np.where(left_out & (elsewhere > ELSEWHERE), elsewhere, 0.0),
     )
+
+
+def open_to(heard: Mapping[str, Testimony]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether (n,) raw and weighted draws can be spoken against by what goes by a Gaussian or by drift.
+
+    Not where means and standard deviations of the posterior are known with small errors, and those of the
+    draws are within bounds of them: of several explanations both others can be misled.
+    """
+    told = heard.get(NAME)
+    found = (None, None) if told is None else (told.estimate, told.weighted)
+    raw, weighted = (np.ones(1, bool) if one is None else ~one.good() for one in found)
+    return raw, weighted
+
+
+def normalised(log_w: np.ndarray) -> np.ndarray:
+    """Weights (C, n) that sum to 1 over the draws."""
+    weights = np.exp(log_w - log_w.max(0))
+    found: np.ndarray = weights / weights.sum(0)
+    return found
+
+
+def _how_well(ess: np.ndarray, known: np.ndarray, able: np.ndarray) -> str:
+    told = []
+    if known.any():
+        told.append(
+            f"{known.mean():.0%} of the rows by mixtures adapted to the chains' ends, effective draws: "
+            f"median {np.median(ess[known]):.0f}"
+        )
+    if not known.all():
+        told.append(
+            f"Effective chains per row: median {np.median(ess[~known]):.0f}"
+            if not known.any()
+            else f"of the others effective chains: median {np.median(ess[~known]):.0f}"
+        )
+    return f"{'; '.join(told)}; {able.mean():.0%} of {len(able)} rows could be judged."
 
 
 REMEDY = (
@@ -103,31 +146,60 @@ def _estimate(
     able: np.ndarray,
     of_draws: np.ndarray | None,
 ) -> Estimate:
-    """Moments of the draws, with their weights (S, n) where given, against those of the chains (n, M)."""
+    """Moments of q, or of its draws with their weights (S, n), against those of the chains (n, M)."""
+    assert subject.annealed is not None
     shape = values.shape[1:]
     shift, shift_se, log_ratio, log_ratio_se = (np.full(shape, np.nan) for _ in range(4))
     for i in range(shape[0]):
-        own = None if of_draws is None else of_draws[:, i]
-        size = subject.draws if own is None else 1 / np.square(own).sum()
-        mean, sd = weighted_moments(subject.values[:, i], own)
-        w = weights[:, i]
-        target, spread = weighted_moments(values[:, i], w)
-        spread = np.maximum(spread, 1e-300)
+        caution = 1.0 if subject.annealed.known[i] else CAUTION
+        mean, sd, size = _judged(subject, i, of_draws)
+        target, spread, tilt = _target(subject.annealed, i, weights[:, i])
         z2 = np.square((values[:, i] - target) / spread)
         shift[i] = (mean - target) / spread
-        shift_se[i] = CAUTION * np.sqrt(np.square(w) @ z2 + 1 / size)
+        shift_se[i] = caution * np.sqrt(np.square(tilt) @ z2 + 1 / size)
         log_ratio[i] = np.log(np.maximum(sd, 1e-300) / spread)
-        log_ratio_se[i] = CAUTION * 0.5 * np.sqrt(np.square(w) @ np.square(z2 - 1) + 2 / size)
+        error = np.square(tilt) @ np.square(z2 - 1) + 2 / size
+        log_ratio_se[i] = caution * 0.5 * np.sqrt(error)
     told = np.broadcast_to(able[:, None], shape)
     return Estimate(shift, shift_se, log_ratio, log_ratio_se, told)
 
 
-def _outside(subject: Subject, values: np.ndarray) -> np.ndarray:
-    """Which places (C, n) are far from nearly all draws of q."""
+def _target(found: Annealed, i: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation (M,) of posterior i, and by which weights (C,) noise enters them.
+
+    Of a mixture, whose moments are known in closed form, only the differences of the weights w from equal
+    ones: sum w f - (mean f - E f), f the values and their squares (control variates).
+    """
+    values = found.values[:, i]
+    if found.known[i]:
+        tilt = w - 1 / len(w)
+        mean = found.center[i] + tilt @ values
+        variance = np.square(found.spread[i]) + np.square(found.center[i] - mean)
+        variance = variance + tilt @ np.square(values - mean)
+        if (variance > 0).all():
+            return mean, np.sqrt(variance), tilt
+    mean, sd = weighted_moments(values, w)
+    return mean, np.maximum(sd, 1e-300), w
+
+
+def _judged(
+    subject: Subject, i: int, of_draws: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Means and standard deviations (M,) of what is judged, and of how many draws they are."""
+    if of_draws is not None:
+        own = of_draws[:, i]
+        return *weighted_moments(subject.values[:, i], own), 1 / float(np.square(own).sum())
+    if subject.own is not None:
+        return subject.own.mean[i], subject.own.sd[i], subject.own.size
+    return *weighted_moments(subject.values[:, i], None), float(subject.draws)
+
+
+def _outside(draws: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which places (C, n) are far from nearly all draws (S, n, M) of q."""
     found = np.zeros(values.shape[:2], bool)
     limit = np.sqrt(values.shape[2]) + OUTSIDE
-    for i in range(subject.posteriors):
-        own = subject.values[:, i]
+    for i in range(draws.shape[1]):
+        own = draws[:, i]
         covariance = np.atleast_2d(np.cov(own, rowvar=False))
         away = values[:, i] - own.mean(0)
         squared = ((away @ np.linalg.pinv(covariance)) * away).sum(1)
@@ -151,17 +223,24 @@ def _matters(
     return found
 
 
-def _across(subject: Subject, values: np.ndarray, outside: np.ndarray) -> np.ndarray:
+def _across(subject: Subject, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Rows (n,) where the density falls on the straight way from the draw of q with the highest density to
-    the highest of the chains outside, or to their mean: in many dimensions an end lies far below its
+    the highest of the draws outside, or to their mean: in many dimensions an end lies far below its
     peak, the mean of several does not.
 
-    The way is as many points as there are chains, so that the density is recorded once. Where there is
-    no density every chain outside counts.
+    `weights` (C, n) are nil inside. Of the draws outside those with the largest are looked at, and a way is
+    as many points. Where there is no density every draw outside counts.
     """
+    outside = weights > 0
     if subject.density is None or subject.log_density is None or not outside.any():
         return np.asarray(outside.any(0))
     row = np.arange(subject.posteriors)
+    order = np.argsort(-weights, axis=0, kind="stable")[:LOOKED_AT]
+    values, weights = (
+        np.take_along_axis(values, order[..., None], 0),
+        np.take_along_axis(weights, order, 0),
+    )
+    outside = weights > 0
     start = subject.values[np.nan_to_num(subject.log_density, nan=-np.inf).argmax(0), row]
     height = np.where(outside, _log_density(subject, values), -np.inf)
     mean = (values * outside[..., None]).sum(0) / np.maximum(outside.sum(0), 1)[:, None]

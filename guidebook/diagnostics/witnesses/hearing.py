@@ -34,9 +34,9 @@ WITNESSES = (
     Witness(importance.NAME, importance.hear, every=True),
     Witness(enumeration.NAME, enumeration.hear, every=True),
     Witness(modes.NAME, modes.hear),
+    Witness(annealed.NAME, annealed.hear),
     Witness(stein.NAME, stein.hear),
     Witness(transport.NAME, transport.hear),
-    Witness(annealed.NAME, annealed.hear),
     Witness(reference.NAME, reference.hear),
 )
 

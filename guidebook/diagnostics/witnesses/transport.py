@@ -29,7 +29,7 @@ from guidebook.diagnostics.evidence.testimony import Estimate, Testimony, where
 from guidebook.diagnostics.numerics.basins import Basins, visited
 from guidebook.diagnostics.numerics.drift import Transport, compared, within_basins
 from guidebook.diagnostics.numerics.psis import weighted_moments
-from guidebook.diagnostics.witnesses import importance, modes, stein
+from guidebook.diagnostics.witnesses import annealed, importance, modes, stein
 from guidebook.diagnostics.witnesses.importance import weights_of
 
 NAME = "HMC check"
@@ -72,7 +72,7 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     weighted = None
     if weights is not None:
         weighted = of_weighted(subject.values, moved, weights).widened(subject.tails)
-    names = subject.names
+    names, (open_raw, open_weighted) = subject.names, annealed.open_to(heard)
     mixed = f"mixed for {int(moved.able.sum())} of {moved.able.size} marginals"
     return Testimony(
         NAME,
@@ -83,8 +83,8 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         role="confirms",
         estimate=raw,
         weighted=weighted,
-        against=_off(raw, names, "Compared with"),
-        against_weighted=_off(weighted, names, "After weighting, compared with"),
+        against=_off(raw, names, "Compared with", open_raw),
+        against_weighted=_off(weighted, names, "After weighting, compared with", open_weighted),
         agreement="a short HMC run started at the draws leaves means and standard deviations in place",
         detail=moved,
     )
@@ -124,11 +124,15 @@ def _between(subject: Subject, heard: Mapping[str, Testimony]) -> Between | None
     return Between(subject.modes, told.estimate)
 
 
-def _off(found: Estimate | None, names: Sequence[str], compared: str) -> Sequence[str]:
-    """The reason against each posterior whose error is out of bounds."""
+def _off(
+    found: Estimate | None, names: Sequence[str], compared: str, may: np.ndarray
+) -> Sequence[str]:
+    """The reason against each posterior whose error is out of bounds, where it `may` be spoken against."""
     if found is None:
         return ()
-    return where(found.bad(), lambda i: f"{compared} a short HMC run, {found.worst(names, i)}.")
+    return where(
+        found.bad() & may, lambda i: f"{compared} a short HMC run, {found.worst(names, i)}."
+    )
 
 
 def _metric(position: np.ndarray, found: list[stein.Stein | None] | None) -> np.ndarray:

@@ -25,8 +25,11 @@ def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
     if ledger is None:
         return None
     terms = ledger.terms()
+    share = 0.0 if ledger.known is None else float(ledger.known.mean())
     said = {
-        "evidence": "log evidence: midpoint of the next two estimates",
+        "evidence": "log evidence: midpoint of the next two estimates"
+        if share < 1
+        else "log evidence: mixtures adapted to each row’s posterior",
         "upper": "upper estimate: annealed importance sampling, reverse",
         "lower": "lower estimate: annealed importance sampling, forward",
         "bound": f"importance-weighted bound, {ledger.draws:,} draws",
@@ -36,7 +39,9 @@ def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
         "gap": "− gap (no best q is known for this family)",
         "elbo": "= ELBO of the encoder",
     }
-    left_out = ("gap",) if ledger.family else ("approximation", "best_elbo", "amortisation")
+    left_out = {"gap"} if ledger.family else {"approximation", "best_elbo", "amortisation"}
+    if share == 1:
+        left_out |= {"upper", "lower"}
     n = len(ledger.rows)
     rows = [
         [words, minus(with_error(terms[k].value, terms[k].se)),
@@ -53,9 +58,27 @@ def _ledger_table(numbers: AmortizedNumbers) -> Table | None:
         "From log evidence to ELBO",
         ["Term", "nats a row ± se", f"sum of {n} rows"],
         rows,
-        f"{n} rows of the data. The standard error is Monte Carlo error, not the spread of rows; upper "
-        f"and lower estimates may cross within it. The reverse chains start from {start}. "
-        f"{ledger.blind()}".strip(),
+        f"{n} rows of the data. The standard error is Monte Carlo error, not the spread of rows. "
+        f"{_how(share, start)} {ledger.blind()}".strip(),
+    )
+
+
+def _how(share: float, start: str) -> str:
+    """Where the log evidence comes from; mixtures came close to the posterior of a share of the rows."""
+    mixtures = (
+        "The mixtures begin where chains from the prior end, so they see every explanation of a row that "
+        "the prior reaches."
+    )
+    if share == 1:
+        return mixtures
+    chains = (
+        f"Upper and lower estimates may cross within it. The reverse chains start from {start}."
+    )
+    if share == 0:
+        return chains
+    return (
+        f"{chains} For {share:.0%} of the rows both are those of mixtures adapted to the row’s posterior. "
+        f"{mixtures}"
     )
 
 

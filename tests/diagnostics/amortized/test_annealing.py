@@ -12,7 +12,11 @@ from scipy import stats
 from scipy.stats import chi2
 
 import guidebook as gb
-from guidebook.diagnostics.amortized.annealing import annealed_evidence, annealed_from_prior
+from guidebook.diagnostics.amortized.annealing import (
+    annealed_evidence,
+    annealed_from_prior,
+    evidence_from_prior,
+)
 from guidebook.diagnostics.amortized.rows import latents_of
 from guidebook.errors import SettingError
 from guidebook.guides import AmortizedNormal, LinearGaussianPosterior
@@ -115,20 +119,27 @@ def test_chains_from_the_prior_end_in_both_branches_in_proportion() -> None:
         fit = gb.svi(model, guide, {"x": x}, steps=2, compile="graph", progress=False)
     with local_parameters(), torch.no_grad(), recording():
         latents = latents_of(fit, x)
-    z, log_w = annealed_from_prior(fit, x, latents, chains=1000, temperatures=60, seed=0)
-    assert z.shape == (1000, 3, 1) and log_w.shape == (1000, 3)
+    z, log_w, known, *_ = annealed_from_prior(fit, x, latents, chains=1000, temperatures=60, seed=0)
+    assert z.shape == (1000, 3, 1) and log_w.shape == (1000, 3) and not known.any()
+    fine = annealed_from_prior(fit, x, latents, chains=32, temperatures=40, seed=0, draws=4000)
+    assert fine.z.shape == (4000, 3, 1) and fine.known.all()
+    value, value_se, whole = evidence_from_prior(fit, x, seed=1)
+    assert whole.all() and (value_se < 0.02).all()
     line = np.linspace(-6, 6, 12_001)
-    for row, value in enumerate(x[:, 0].tolist()):
-        p = stats.norm.pdf(line) * stats.norm.pdf(value, line**2 + line / 2, 0.3)
+    pairs = ((z, log_w), (fine.z, fine.log_w))
+    for row, place in enumerate(x[:, 0].tolist()):
+        p = stats.norm.pdf(line) * stats.norm.pdf(place, line**2 + line / 2, 0.3)
         evidence = math.log(p.sum() * (line[1] - line[0]))
         p /= p.sum()
         mean = p @ line
         sd = math.sqrt(p @ np.square(line - mean))
-        w = (log_w[:, row] - log_w[:, row].max()).exp().numpy()
-        found = float(log_w[:, row].max()) + math.log(w.mean())
-        w /= w.sum()
-        error = math.sqrt(np.square(w).sum())
-        assert abs(found - evidence) < 5 * error
-        ends = z[:, row, 0].double().numpy()
-        assert abs(w @ ends - mean) < 5 * error * sd
-        assert abs(w @ (ends > 0) - p[line > 0].sum()) < 5 * error * 0.5
+        assert abs(value[row] - evidence) < 5 * value_se[row]
+        for ends, logs in pairs:
+            w = (logs[:, row] - logs[:, row].max()).exp().numpy()
+            found = float(logs[:, row].max()) + math.log(w.mean())
+            w /= w.sum()
+            error = math.sqrt(np.square(w).sum())
+            assert abs(found - evidence) < 5 * error
+            z_of = ends[:, row, 0].double().numpy()
+            assert abs(w @ z_of - mean) < 5 * error * sd
+            assert abs(w @ (z_of > 0) - p[line > 0].sum()) < 5 * error * 0.5

@@ -14,8 +14,9 @@ import guidebook as gb
 from guidebook.diagnostics.amortized import weights as room
 from guidebook.diagnostics.amortized.rows import Latent, names_of
 from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
-from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.subject import Annealed, Subject
 from guidebook.diagnostics.evidence.testimony import Testimony
+from guidebook.diagnostics.numerics.population import Weighted
 from guidebook.diagnostics.witnesses import enumeration, importance
 from guidebook.errors import ModelError
 from guidebook.guides.amortized.categorical import AmortizedCategorical
@@ -151,10 +152,11 @@ class StandardNormal:
         return z.double().numpy()
 
 
-def annealed(fit: Any, rows: Tensor, latents: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    """Stands in for the chains from the prior: 256 where gradients are cheap, 40 temperatures."""
-    assert settings == {"chains": 256, "temperatures": 40, "seed": 9}
-    return torch.ones(3, len(rows), 2), torch.zeros(3, len(rows))
+def annealed(fit: Any, rows: Tensor, latents: Any, **settings: Any) -> Weighted:
+    """Stands in for the chains from the prior: 64 for mixtures to begin at, 40 temperatures."""
+    assert settings == {"chains": 64, "temperatures": 40, "seed": 9, "draws": 4000}
+    known, moments = np.ones(len(rows), bool), [torch.ones(len(rows), 2)] * 2
+    return Weighted(torch.ones(3, len(rows), 2), torch.zeros(3, len(rows)), known, *moments)
 
 
 def subjects_of(
@@ -197,7 +199,12 @@ def test_what_the_witnesses_are_heard_on(
     assert cheap.density is None and cheap.position is None
     assert isinstance(costly.density, StandardNormal) and costly.seed == 7
     assert cheap.annealed is None and costly.annealed is not None
-    assert costly.annealed[0].shape == (3, 2, 2) and costly.annealed[1].dtype == np.float64
+    assert costly.annealed.values.shape == (3, 2, 2) and costly.annealed.log_w.dtype == np.float64
+    assert costly.annealed.known.all() and costly.own is not None
+    q = guide.posterior(x[:2])
+    np.testing.assert_allclose(costly.own.mean, q.mean.detach(), rtol=1e-6)
+    np.testing.assert_allclose(costly.own.sd, q.variance.sqrt().detach(), rtol=1e-6)
+    assert costly.own.size == np.inf
     assert costly.position is not None and costly.gradient is not None
     assert costly.position.dtype == costly.gradient.dtype == np.float64
     np.testing.assert_array_equal(costly.position, costly.values)
@@ -265,10 +272,10 @@ def test_moments_of_draws_where_there_is_no_closed_form() -> None:
     z = torch.randn(50, 3, D, generator=torch.Generator().manual_seed(0))
     for guide in (Flow(), nn.Linear(1, 1)):
         fit: Any = SimpleNamespace(guide=guide)
-        mean, sd = room._moments(fit, torch.zeros(3, P), z)
+        mean, sd, exact = room._moments(fit, torch.zeros(3, P), z)
         np.testing.assert_allclose(mean, z.mean(0), rtol=1e-6)
         np.testing.assert_allclose(sd, z.std(0), rtol=1e-6)
-        assert mean.dtype == sd.dtype == np.float64
+        assert mean.dtype == sd.dtype == np.float64 and not exact
 
 
 def test_evidence_where_the_model_sums_over_its_states() -> None:
@@ -335,7 +342,13 @@ def test_the_rows_that_lose_most_are_kept_with_what_they_lose() -> None:
     rng = np.random.default_rng(0)
     values, ends = rng.standard_normal((1000, 5, 2)), rng.standard_normal((4, 5, 2))
     log_w = rng.standard_normal((4, 5)) + np.array([800.0, -800.0, 0.0, 3.0, 700.0])
-    subject = Subject("density", ["a", "b"], values, np.zeros(2, bool), annealed=(ends, log_w))
+    subject = Subject(
+        "density",
+        ["a", "b"],
+        values,
+        np.zeros(2, bool),
+        annealed=Annealed(ends, log_w, np.zeros(5, bool), *[np.zeros((5, 2))] * 2),
+    )
     rows = np.array([10, 11, 12, 13, 14])
     found = room._left_out(subject, np.array([0.2, 0.0, 0.5, 0.1, 0.3]), rows)
     assert [(one.row, one.share) for one in found] == [(12, 0.5), (14, 0.3), (10, 0.2)]

@@ -1,5 +1,6 @@
 """An encoder that is wrong in one way serves some uses and not others; errors at their limits."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from guidebook.diagnostics.amortized.weights import Weighed
 from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.judging.findings import Findings, Judgement, Verdict
 from guidebook.diagnostics.measures import information
+from guidebook.diagnostics.witnesses import annealed
 from guidebook.guides import LinearGaussianPosterior
 from guidebook.models import LinearVAE
 
@@ -312,13 +314,27 @@ def test_the_distance_of_codes_is_what_errors_leave_of_the_mean_square() -> None
 
 
 def test_codes_differ_by_means_and_variances_of_the_aggregate_posterior() -> None:
-    _, found = weighed(0, 0.0)
+    f, found = weighed(0, 0.0)
     found = replace(found, mean=found.mean * 3, sd=np.where(np.arange(N)[:, None] % 2, 1.0, 2.0))
     expected = found.sd / np.sqrt(9 + 0.5 * (1 + 4))
-    np.testing.assert_allclose(_unit(found), np.broadcast_to(expected, (N, D)))
+    np.testing.assert_allclose(_unit(f, found), np.broadcast_to(expected, (N, D)))
     small = replace(found, mean=found.mean / 100, sd=found.sd / 100)
-    np.testing.assert_allclose(_unit(small), _unit(found))
-    assert np.isfinite(_unit(replace(found, mean=0 * found.mean, sd=0 * found.sd))).all()
+    np.testing.assert_allclose(_unit(f, small), _unit(f, found))
+    nothing = replace(found, mean=0 * found.mean, sd=0 * found.sd)
+    assert np.isfinite(_unit(f, nothing)).all()
+
+
+@pytest.mark.parametrize("factor", [1.5, 0.5])
+def test_a_q_that_spreads_its_codes_too_far_does_not_give_the_units(factor: float) -> None:
+    """Row posteriors of mean m / factor and the same widths: the units are theirs where they are smaller."""
+    f, found = weighed(0, 0.0)
+    found = replace(found, mean=found.mean * 3, sd=np.full((N, D), 1.0))
+    nil, error = np.zeros((N, D)), np.full((N, D), 0.01)
+    shift = found.mean * (1 - 1 / factor)
+    known = Estimate(shift, error, nil, error, np.ones((N, D), bool))
+    f = replace(f, testimonies={annealed.NAME: Testimony(annealed.NAME, estimate=known)})
+    least = min(1.0, math.sqrt((9 / factor**2 + 1) / 10))
+    np.testing.assert_allclose(_unit(f, found), 1 / (math.sqrt(10) * least))
 
 
 def one_row(witness: str, error: float, se: float = 0.0, role: str = "confirms") -> Testimony:

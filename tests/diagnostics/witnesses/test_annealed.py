@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from guidebook.diagnostics.evidence.subject import Subject
+from guidebook.diagnostics.evidence.subject import Annealed, Own, Subject
 from guidebook.diagnostics.evidence.testimony import Testimony
 from guidebook.diagnostics.numerics.psis import Importance
 from guidebook.diagnostics.witnesses import annealed as room
@@ -20,12 +20,17 @@ ROWS, CHAINS, DRAWS = 8, 400, 2000
 
 
 def subject(
-    values: np.ndarray, ends: np.ndarray | None, log_w: np.ndarray | None = None
+    values: np.ndarray,
+    ends: np.ndarray | None,
+    log_w: np.ndarray | None = None,
+    known: bool = False,
 ) -> Subject:
     size = values.shape[2]
     annealed = None
     if ends is not None:
-        annealed = ends, np.zeros(ends.shape[:2]) if log_w is None else log_w
+        log_w = np.zeros(ends.shape[:2]) if log_w is None else log_w
+        center, spread = np.zeros(ends.shape[1:]), np.ones(ends.shape[1:])
+        annealed = Annealed(ends, log_w, np.full(values.shape[1], known), center, spread)
     return Subject(
         kind="density", names=[f"z[{i}]" for i in range(size)], values=values,
         discrete=np.zeros(size, bool), annealed=annealed, lacks={"annealed": "no prior"},
@@ -125,6 +130,42 @@ def test_its_errors_are_two_and_a_half_times_those_of_the_weights() -> None:
     assert found.estimate.log_ratio[0, 0] == pytest.approx(math.log(raw.std() / sd))
 
 
+def test_draws_of_adapted_mixtures_confirm_and_only_unequal_weights_are_noise() -> None:
+    """Draws of N(0, 1) with the log ratio to N(0.1, 1): without the noise of the draws themselves, which five
+    errors of theirs, 0.25 and 0.18, would let pass.
+    """
+    ends, draws = normal(CHAINS, 0), normal(DRAWS, 1)
+    log_w = 0.1 * ends[..., 0]
+    own = Own(np.full((ROWS, 1), 0.1), np.ones((ROWS, 1)), math.inf, draws)
+    given = replace(subject(draws, ends, log_w, known=True), own=own)
+    found = room.hear(given, {})
+    assert found.role == "confirms" and found.checks is not None and found.checks.all()
+    assert found.estimate is not None and "100% of the rows by mixtures" in found.words[0]
+    assert (found.estimate.shift_se < 0.02).all() and (found.estimate.log_ratio_se < 0.02).all()
+    assert (np.abs(found.estimate.shift) < 5 * found.estimate.shift_se).all()
+    assert (np.abs(found.estimate.log_ratio) < 5 * found.estimate.log_ratio_se).all()
+    assert found.estimate.good().all()
+    off = room.hear(replace(given, own=own._replace(mean=own.mean + 0.15)), {}).estimate
+    assert off is not None and off.bad().all()
+    rough = room.hear(subject(draws, ends, log_w), {})
+    assert rough.estimate is not None and rough.checks is not None and not rough.checks.any()
+    assert (rough.estimate.shift_se > 0.1).all() and "mixtures" not in rough.words[0]
+
+
+def test_of_q_its_own_moments_are_judged() -> None:
+    """In closed form without error, else with that of the draws that they are of."""
+    ends, draws = normal(CHAINS, 0), normal(DRAWS, 1)
+    given = subject(draws, ends, known=True)  # equal weights: the moments are 0 and 1
+    for size, error in ((math.inf, 0.0), (400.0, 0.05)):
+        own = Own(np.full((ROWS, 1), 0.25), np.full((ROWS, 1), 2.0), size, draws)
+        exact = room.hear(replace(given, own=own), {}).estimate
+        assert exact is not None
+        np.testing.assert_allclose(exact.shift, 0.25)
+        np.testing.assert_allclose(exact.log_ratio, math.log(2.0))
+        np.testing.assert_allclose(exact.shift_se, error, atol=1e-12)
+        np.testing.assert_allclose(exact.log_ratio_se, error / math.sqrt(2), atol=1e-12)
+
+
 def test_every_row_is_told_by_itself() -> None:
     """The first and the second lack a branch, the first has few effective chains; the others are right."""
     ends, draws = branches(CHAINS, 0), branches(DRAWS, 5)
@@ -170,7 +211,7 @@ def test_at_the_limit_itself_a_chain_is_not_elsewhere() -> None:
     draws = np.repeat(np.array([-1.0, -1.0, 0.0, 1.0, 1.0])[:, None, None], ROWS, axis=1)
     for place, outside in ((5.0, False), (-5.0, False), (np.nextafter(5.0, 6.0), True)):
         ends = np.full((CHAINS, ROWS, 1), place)
-        assert (room._outside(subject(draws, ends), ends) == outside).all()
+        assert (room._outside(draws, ends) == outside).all()
 
 
 def test_just_the_share_of_an_explanation_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

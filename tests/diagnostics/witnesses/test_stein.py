@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from guidebook.diagnostics.evidence.subject import Subject
-from guidebook.diagnostics.evidence.testimony import Testimony
+from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.numerics.psis import Importance
+from guidebook.diagnostics.witnesses import annealed
 from guidebook.diagnostics.witnesses import stein as module
 from guidebook.diagnostics.witnesses.importance import NAME as WEIGHTS
 from guidebook.diagnostics.witnesses.stein import (
@@ -292,3 +293,23 @@ def test_a_surface_is_fitted_to_one_posterior_only() -> None:
     assert _found(rows, None)[:2] == ([None, None], None)
     one = Subject(values=values[:, :1], log_density=density[:, :1], **facts)
     assert _found(one, None)[0][0] is not None
+
+
+def test_of_two_branches_known_directly_the_gaussian_is_not_asked() -> None:
+    """Half N(-3, 0.2^2), half N(3, 0.2^2), both 0.02 too high, a 150th of the standard deviation: the
+    identities fail by much more; of moments that are known they are silent.
+    """
+    rng = np.random.default_rng(0)
+    u = rng.choice([-3.0, 3.0], (2000, 2, 1)) + 0.2 * rng.standard_normal((2000, 2, 1)) + 0.02
+    gradient = (3 * np.tanh(75 * u) - u) / 0.04
+    subject = Subject(
+        kind="density", names=["z"], values=u, discrete=np.zeros(1, bool), coordinates=["z"],
+        position=u, gradient=gradient,
+    )  # fmt: skip
+    assert all(words for words in hear(subject, {}).against)
+    error = np.full((2, 1), 0.01)
+    off = np.array([[0.0], [0.5]])  # the second is known to be off
+    known = Estimate(off, error, 0 * off, error, np.ones((2, 1), bool))
+    heard = {annealed.NAME: Testimony(annealed.NAME, estimate=known)}
+    against = hear(subject, heard).against
+    assert against[0] == "" and "Stein" in against[1]

@@ -1,6 +1,7 @@
 """What the Hamiltonian run states as a witness, why there is none, and where it begins."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from guidebook.diagnostics.evidence.testimony import Estimate, Testimony
 from guidebook.diagnostics.numerics.drift import Transport
 from guidebook.diagnostics.numerics.psis import Importance
-from guidebook.diagnostics.witnesses import importance, modes, stein
+from guidebook.diagnostics.witnesses import annealed, importance, modes, stein
 from guidebook.diagnostics.witnesses import transport as room
 from guidebook.diagnostics.witnesses.stein import Stein
 from tests.diagnostics.witnesses.basins_given import basins, draws
@@ -86,6 +87,13 @@ def test_weighted_draws_that_are_off_are_named(monkeypatch: pytest.MonkeyPatch) 
     assert list(room.hear(subject(values=values), equal).against_weighted) == [""]
     found = room.hear(subject(values=values + 4.0), equal)
     assert "2 sd too high" in found.against_weighted[0]
+    # means and standard deviations that are known directly, and within bounds: drift can be misled
+    nil, error = np.zeros((1, 2)), np.full((1, 2), 0.01)
+    right = Estimate(nil, error, nil, error, np.ones((1, 2), bool))
+    for known, said in ((right, ""), (replace(right, shift=nil + 0.09), found.against_weighted[0])):
+        told = Testimony(annealed.NAME, estimate=right, weighted=known)
+        again = room.hear(subject(values=values + 4.0), {**equal, annealed.NAME: told})
+        assert list(again.against_weighted) == [said] and list(again.against) == [""]
 
 
 def test_acceptance_is_that_of_all_posteriors(monkeypatch: pytest.MonkeyPatch) -> None:

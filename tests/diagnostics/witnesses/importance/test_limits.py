@@ -89,10 +89,13 @@ def test_dependence_of_discrete_variables_needs_weights_below_the_limit(
 def test_weighted_draws_need_a_khat_below_the_limit_and_a_tenth_of_the_draws(
     given: Callable[..., Testimony],
 ) -> None:
-    found = given(0.4999, LIMIT, ess=10.0).against_weighted
+    """Of one posterior; a quarter of the draws of each of many rows."""
+    found = given(0.4999, LIMIT, ess=25.0).against_weighted
     assert found[0] == "" and "unreliable" in found[1] and "0.50" in found[1]
     (few,) = given(0.4, ess=9.99).against_weighted
     assert "10 of 100" in few
+    assert given(0.4, ess=10.0).against_weighted == [""]
+    assert all("25 of 100" in words for words in given(0.4, 0.4, ess=24.99).against_weighted)
     assert "unreliable" in given(LIMIT, khat_se=0.0, ess=9.0).against_weighted[0]
 
 
