@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.inference.gradient.adam import AVERAGED
+from guidebook.inference.optimisers.adam import AVERAGED
 
 BUDGET = 10
 """Most steps, in planned ones."""

@@ -20,10 +20,13 @@ from guidebook.errors import SettingError
 from guidebook.inference.fits.running import counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
-from guidebook.inference.gradient.adam import Optimiser, schedule_table
 from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
+from guidebook.inference.gradient.chosen import pyros_name
 from guidebook.inference.gradient.course import Course, still_falls
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
+from guidebook.inference.objectives.schedules import schedule_table
+from guidebook.inference.optimisers.given import clips_of, is_scheduler, options_of
+from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.programs.owned import Joined
 from guidebook.scope import quiet, validation
 
@@ -102,7 +105,7 @@ def _outcome(
 def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[int], float]:
     """A function of the step's number that takes it and returns the objective before it."""
     own = settings.optim is None
-    optimiser = copy.deepcopy(settings.optim) or pyro.optim.Adam({"lr": course.rate(0)})
+    optimiser = _as_given(problem, settings) or pyro.optim.Adam({"lr": course.rate(0)})
     names = list(getattr(problem.objective, "schedules", {}))
     table = course.table()
     model, guide = registered("model", problem.model), registered("guide", problem.guide)
@@ -114,9 +117,30 @@ def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[
         if names:
             values = dict(zip(names, table[step].tolist(), strict=True))
             stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
+        if step > 0 and is_scheduler(optimiser):
+            optimiser.step()
         return float(stepper.step(**problem.batch(step)))
 
     return take
+
+
+def _as_given(problem: Problem, settings: Settings) -> Any:
+    """A copy of the optimiser, which is asked for options by the names that Pyro has for parameters."""
+    given = copy.deepcopy(settings.optim)
+    if given is None:
+        return None
+    joined = Joined(problem.model, problem.guide)
+    names = {name: pyros_name(joined, name) for name, _ in joined.named_parameters()}
+
+    def named(name: str) -> str:
+        return names.get(name, name)
+
+    if callable(given.pt_optim_args):
+        given.pt_optim_args = lambda name: options_of(settings.optim, named(name))
+        given.pt_optim_args_argc = 1
+    if callable(given.pt_clip_args):
+        given.pt_clip_args = lambda _, name: clips_of(settings.optim, named(name))
+    return given
 
 
 class _Halves:

@@ -17,12 +17,12 @@ from guidebook.inference.fits.running import Steps, counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient.activity import ROWS, activity, watch
-from guidebook.inference.gradient.adam import AVERAGED, adam_of
 from guidebook.inference.gradient.arrival import (
     cause_of_nan,
     converged,
     restarts_rhat,
 )
+from guidebook.inference.gradient.chosen import chosen_optimiser, default_optimiser
 from guidebook.inference.gradient.course import still_falls
 from guidebook.inference.gradient.held_out import Bounds
 from guidebook.inference.gradient.problem import (
@@ -30,10 +30,10 @@ from guidebook.inference.gradient.problem import (
     Outcome,
     Problem,
     Settings,
-    default_optimiser,
 )
 from guidebook.inference.gradient.reference import run_reference
 from guidebook.inference.gradient.step import Step
+from guidebook.inference.optimisers.adam import AVERAGED
 from guidebook.programs.check import outside_support
 from guidebook.programs.graphs.recorded import CannotRecord
 
@@ -52,9 +52,9 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
     """
     default = default_optimiser(problem, settings.steps)
     try:
+        chosen = chosen_optimiser(problem, settings)
         if settings.compile is False:
             raise CannotRecord("compile=False was given")
-        chosen = default if settings.optim is None else adam_of(settings.optim)(settings.steps)
         step = Step(
             problem, chosen, settings.steps, settings.restarts, settings.compile, settings.auto
         )
@@ -140,7 +140,7 @@ def signature(step: Step) -> dict[str, Any]:
         "data": checkpoints.fingerprint(p.data),
         "objective": type(p.objective).__name__,
         "model": step.recipe,  # the recorded operations of model, guide, objective and Adam
-        "optim": checkpoints.checksum(str(step.optimiser.rates.tolist())),
+        "optim": checkpoints.fingerprint(step.optimiser.settings()),
     }
 
 
