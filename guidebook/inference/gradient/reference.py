@@ -20,7 +20,12 @@ from guidebook.errors import SettingError
 from guidebook.inference.fits.running import counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
-from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
+from guidebook.inference.gradient.arrival import (
+    LEAST_TO_JUDGE,
+    cause_of_nan,
+    flat_at_the_end,
+    froze,
+)
 from guidebook.inference.gradient.chosen import pyros_name
 from guidebook.inference.gradient.course import Course, still_falls
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
@@ -52,8 +57,8 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     nan = False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
-        take = _stepper(problem, settings, course)
         averages = _Halves(joined, course, problem)
+        take = _stepper(problem, settings, course, averages.rates)
         look = watch(problem.model, lambda: problem.guide, problem.batch)
         with counted("svi", course.end, shown=settings.progress) as steps:
             for step in steps:
@@ -94,6 +99,8 @@ def _outcome(
         status = Status.CONVERGED if averages.arrived(history) else Status.STILL_MOVING
         result = averages.mean if own else averages.now
         notes |= averages.course.words(held is not None)
+        if frozen := averages.froze(history):
+            notes["ended"] = frozen
         if held is not None:
             window = averages.course.looked_at
             ends, told = held.ends(result[None], averages.bounds, history, window)
@@ -102,8 +109,12 @@ def _outcome(
     return Outcome(problem.model, problem.guide, history, status, notes)
 
 
-def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[int], float]:
-    """A function of the step's number that takes it and returns the objective before it."""
+def _stepper(
+    problem: Problem, settings: Settings, course: Course, rates: list[float]
+) -> Callable[[int], float]:
+    """A function of the step's number that takes it and returns the objective before it; where a schedule
+    was given, the rate of the step enters `rates`.
+    """
     own = settings.optim is None
     optimiser = _as_given(problem, settings) or pyro.optim.Adam({"lr": course.rate(0)})
     names = list(getattr(problem.objective, "schedules", {}))
@@ -119,7 +130,10 @@ def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[
             stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
         if step > 0 and is_scheduler(optimiser):
             optimiser.step()
-        return float(stepper.step(**problem.batch(step)))
+        loss = float(stepper.step(**problem.batch(step)))
+        if is_scheduler(optimiser):
+            rates.append(max(one.get_last_lr()[0] for one in optimiser.optim_objs.values()))
+        return loss
 
     return take
 
@@ -151,6 +165,7 @@ class _Halves:
     def __init__(self, joined: nn.Module, course: Course, problem: Problem) -> None:
         self.joined, self.course, self.problem = joined, course, problem
         self.first, self.second = torch.zeros_like(self.now), torch.zeros_like(self.now)
+        self.rates: list[float] = []
         if problem.held is not None:
             problem.held.begin(self.now)
 
@@ -200,7 +215,11 @@ class _Halves:
         if self.problem.held is not None:
             return not self.problem.held.still_rises(self.first, self.second, self.bounds)
         last = np.array(history[-self.course.planned :])
-        return len(last) >= 100 and flat_at_the_end(last)
+        return len(last) >= LEAST_TO_JUDGE and flat_at_the_end(last) and not self.froze(history)
+
+    def froze(self, history: Sequence[float] | np.ndarray) -> str:
+        """What to say where a schedule that was given ended the descent."""
+        return froze(np.array(history), torch.tensor(self.rates)) if self.rates else ""
 
 
 @contextlib.contextmanager

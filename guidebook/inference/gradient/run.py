@@ -20,6 +20,7 @@ from guidebook.inference.gradient.activity import ROWS, activity, watch
 from guidebook.inference.gradient.arrival import (
     cause_of_nan,
     converged,
+    froze,
     restarts_rhat,
 )
 from guidebook.inference.gradient.chosen import chosen_optimiser, default_optimiser
@@ -187,11 +188,21 @@ def _arrived(step: Step, best: int | None = None) -> bool:
         return False
     if best is None:
         best = int(_scores(step).argmin())
+    if _froze(step, best):
+        return False
     halves = {"first": state["first"][best], "second": state["second"][best]}
     if held is not None:
         return not held.still_rises(halves["first"], halves["second"], _bounds(step))
     history = state["history"][: course.end, best][-course.planned :]
     return converged(step.problem.guide, history, halves, state["gradient"][best])
+
+
+def _froze(step: Step, best: int) -> str:
+    """What to say where a schedule that was given ended the descent of a restart."""
+    if step.optimiser.averaged:
+        return ""
+    history = step.state["history"][: step.course.end, best]
+    return froze(history.double().cpu().numpy(), step.optimiser.rates)
 
 
 def _averaged(step: Step) -> Tensor:
@@ -224,6 +235,8 @@ def _outcome(step: Step, done: int, interrupted: bool) -> Outcome:
     if not interrupted:
         status = Status.CONVERGED if _arrived(step, best) else Status.STILL_MOVING
         notes |= course.words(problem.held is not None)
+        if frozen := _froze(step, best):
+            notes["ended"] = frozen
         if problem.held is not None:
             result, told = problem.held.ends(result, _bounds(step), values, course.looked_at)
             notes |= told

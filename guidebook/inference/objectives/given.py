@@ -101,7 +101,10 @@ def differentiable(objective: Any) -> Callable[..., Tensor]:
     if kind is TraceEnum_ELBO:
         return lambda model, guide, **data: _enumerated(objective, model, guide, data)
     if not hasattr(objective, "differentiable_loss"):
-        raise CannotRecord(f"{kind.__name__} has no differentiable_loss")
+        raise CannotRecord(
+            f"{kind.__name__} has no differentiable_loss, as Trace_ELBO, TraceEnum_ELBO and those of "
+            "guidebook.inference.objectives have"
+        )
     if _defines(kind, "loss_and_grads") < _defines(kind, "differentiable_loss"):
         raise CannotRecord(
             f"{kind.__name__} has a loss_and_grads of its own and inherits differentiable_loss; give it "
