@@ -16,7 +16,7 @@ from guidebook.inference.optimisers.given import read
 from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.recorded import CannotRecord, reason, recording
-from guidebook.programs.owned import Joined, Owned
+from guidebook.programs.owned import Joined
 
 
 def default_optimiser(problem: Problem, steps: int) -> Optimiser:
@@ -62,10 +62,12 @@ def _unseen(problem: Problem, joined: Joined, trained: Mapping[str, Tensor]) -> 
 
 def pyros_name(joined: Joined, name: str) -> str:
     """What Pyro's parameter store would call a parameter of model or guide."""
-    side, _, key = name.partition(".")
+    path, _, place = name.rpartition(".")
+    above, _, listed = path.rpartition(".")
+    statements = getattr(joined.get_submodule(above), "names", None)
+    if listed == "unconstrained" and isinstance(statements, list):  # of pyro.param and pyro.module
+        return str(statements[int(place)])
+    side, _, key = name.removesuffix("_unconstrained").partition(".")
     part = getattr(joined, side)
-    if isinstance(part, Owned):
-        return str(part.names[int(key.rpartition(".")[2])])
-    key = key.removesuffix("_unconstrained")
     prefix = part._pyro_name if isinstance(part, PyroModule) else ""
     return f"{prefix}.{key}" if prefix else key
