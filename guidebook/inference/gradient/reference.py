@@ -44,9 +44,9 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     """
     if settings.checkpoint is not None:
         raise SettingError(
-            "checkpoint= needs a step that is recorded: leave compile='auto', use pyro.optim.Adam or no "
-            "optim, and write model and guide without .item() and without control flow that depends on "
-            "values."
+            "checkpoint= needs a step that is recorded: leave compile='auto', use pyro.optim.Adam, "
+            "another optimiser that is recorded, or no optim, and write model and guide "
+            "without .item() and without control flow that depends on values."
         )
     joined = Joined(problem.model, problem.guide)
     table = schedule_table(problem.objective, settings.steps)
