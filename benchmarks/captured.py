@@ -9,7 +9,8 @@ import torch
 
 from benchmarks.timing import Block
 from guidebook.inference.fits.running import Steps
-from guidebook.inference.gradient.problem import default_optimiser, prepare
+from guidebook.inference.gradient.chosen import default_optimiser
+from guidebook.inference.gradient.problem import prepare
 from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
 from guidebook.programs.batches.source import admitted

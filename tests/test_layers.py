@@ -29,6 +29,7 @@ RANK = {
     "inference/fits": 6,
     "inference/protocols": 7,
     "inference/objectives": 7,
+    "inference/optimisers": 7,
     "inference/energy": 7,
     "inference/normals": 7,
     "inference/gradient": 8,

@@ -39,6 +39,7 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
 from guidebook.inference.gradient.problem import Problem, Settings, prepare
 from guidebook.inference.gradient.run import climb
+from guidebook.inference.objectives.given import objective_of
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.batches.source import admitted
 from guidebook.programs.rows import Rows
@@ -72,11 +73,15 @@ def svi(
             `names` and `take` (`guidebook.programs.rows.Rows`), with `batch_size`. A fit on these
             holds no data: what needs log p of all rows asks for them,
             dataclasses.replace(fit, data={...}).
-        objective: a Pyro ELBO object. None: Trace_ELBO, or TraceEnum_ELBO where the model marks a
-            discrete site for enumeration; in the captured path averaged over 16 draws for guides
-            of gb.guides on full data, over one otherwise.
-        optim: a pyro.optim optimiser, used as it is, without schedule. None: Adam with the
-            schedule above, step size 0.01 in units of the posterior's standard deviation for
+        objective: a Pyro ELBO object, one of guidebook.inference.objectives, or a function of model, guide
+            and data whose result is differentiated; docs/optimisers.md says which are recorded. None:
+            Trace_ELBO, or TraceEnum_ELBO where the model marks a discrete site for enumeration; in the
+            captured path averaged over 16 draws for guides of gb.guides on full data, over one otherwise.
+        optim: a pyro.optim optimiser, used as it is: options by name, clipping, and a schedule
+            (pyro.optim.ExponentialLR, ...), which advances once a step, not once an epoch. Adam, AdamW,
+            ClippedAdam, SGD, RMSprop and AdagradRMSProp are recorded, others take the reference path; a
+            schedule that waits for a metric is refused. It begins anew, and is left as it was. None: Adam
+            with the schedule above, step size 0.01 in units of the posterior's standard deviation for
             gb.guides (flow: 0.005), 0.01 for other guides without networks, 0.001 with networks.
         steps: updates, exactly so many. "auto": as many as the objective truly falls, by the rule above.
             N is then 2,000 for Gaussian guides of gb.guides, which start near their optimum, 4,000 for
@@ -106,6 +111,7 @@ def svi(
         SettingError: an argument out of range.
         FileError: a checkpoint that is unreadable or of another fit.
     """
+    objective = objective_of(objective)
     path = None if checkpoint is None else usable(checkpoint, "checkpoint='{}'")
     planned = defaults_of(guide).steps if steps == "auto" else steps
     settings = Settings(planned, steps == "auto", optim, restarts, compile, progress, path)

@@ -24,13 +24,13 @@ from torch import Tensor
 from guidebook.errors import GuideError, SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import check_whole
+from guidebook.inference.objectives.given import differentiable
 from guidebook.inference.objectives.importance import ImportanceWeightedELBO
-from guidebook.inference.objectives.objective import differentiable
 from guidebook.inference.objectives.score import ScoreFunctionELBO
 from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import arguments, as_tensors, check, find_device
-from guidebook.programs.graphs.recorded import recording
+from guidebook.programs.graphs.recorded import CannotRecord, recording
 from guidebook.programs.owned import Joined, copied, dtype_of
 from guidebook.programs.rows import some_rows
 from guidebook.scope import local_parameters, precision, random_state
@@ -189,9 +189,10 @@ def _blocks(joined: Joined) -> dict[str, Tensor]:
 def _gradients(joined: Joined, objective: Any, data: dict[str, Any], draws: int) -> Tensor:
     """Independent gradients at the present parameters, (draws, parameters)."""
     trained = {n: p for n, p in joined.named_parameters() if p.requires_grad}
-    if not hasattr(objective, "differentiable_loss"):
+    try:
+        loss = differentiable(objective)
+    except CannotRecord:
         return torch.stack([_one(joined, objective, data, trained) for _ in range(draws)])
-    loss = differentiable(objective)
     values = {name: p.detach() for name, p in trained.items()}
 
     def gradient(_: Tensor) -> Tensor:

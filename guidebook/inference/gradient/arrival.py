@@ -20,6 +20,10 @@ from guidebook.programs.graphs.recorded import recording
 GRADIENT_LIMIT = 0.1
 """Of the mean gradient in standardised parameters, in nats per posterior standard deviation: near the
 optimum the objective has unit curvature in them, so this is a distance of a tenth of one."""
+LEAST_TO_JUDGE = 100
+"""Steps below which a history is too short to be called flat."""
+AWAKE = 0.01
+"""The share of its highest below which a rate moves nothing any more: the default's least."""
 DRAWS_OF_A_RESTART = 1000
 DRAWS_TO_FIND_A_NAN = 500
 
@@ -31,7 +35,7 @@ def converged(guide: Any, history: Tensor, halves: Mapping[str, Tensor], gradien
     (steps,); `halves` has the parameters' means over the two halves of the last fifth, `first` and
     `second` (P,), and `gradient` (P,) is the mean gradient over the second.
     """
-    if len(history) < 100 or not bool(history.isfinite().all()):
+    if len(history) < LEAST_TO_JUDGE or not bool(history.isfinite().all()):
         return False
     if not flat_at_the_end(history.double().cpu().numpy()):
         return False
@@ -44,6 +48,22 @@ def converged(guide: Any, history: Tensor, halves: Mapping[str, Tensor], gradien
 def flat_at_the_end(history: np.ndarray) -> bool:
     """Whether the objective's mean over the last fifth is not clearly below that of the fifth before."""
     return not still_falls(history, max(20, len(history) // 5))
+
+
+def froze(history: np.ndarray, rates: Tensor) -> str:
+    """What to say where a schedule ended the descent: its rates, (steps,) or (steps, groups), were below
+    `AWAKE` of their highest for good before the objective was flat. "" where they did not end it.
+    """
+    rates = rates[: len(history)]
+    awake = (rates >= AWAKE * rates.amax(0)).reshape(len(rates), -1).any(1)
+    steps = int(awake.nonzero().max()) + 1 if bool(awake.any()) else 0
+    before = history[:steps]
+    if steps == len(history) or (steps >= LEAST_TO_JUDGE and flat_at_the_end(before)):
+        return ""
+    return (
+        f"The schedule of optim had let the rate fall below {AWAKE:.0%} of its highest after {steps:,} "
+        "steps, before the objective was flat: let it fall more slowly."
+    )
 
 
 def restarts_rhat(problem: Problem, rows: Tensor, place: Callable[[Tensor], Any]) -> float:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.inference.gradient.adam import AVERAGED
+from guidebook.inference.optimisers.adam import AVERAGED
 
 BUDGET = 10
 """Most steps, in planned ones."""
@@ -151,10 +151,11 @@ class Course:
         if not self.auto:
             return {}
         what = "the bound of the rows held out" if held_out else "the ELBO (or other objective)"
-        said = f"After {self.hold:,} steps at the constant rate {what} no longer rose."
+        at = " at the constant rate" if self._steady < self.planned else ""
+        said = f"After {self.hold:,} steps{at} {what} no longer rose."
         if self.spent:
             said = (
-                f"After {self.hold:,} steps at the constant rate {what} was still rising, and the budget "
+                f"After {self.hold:,} steps{at} {what} was still rising, and the budget "
                 f"of {self.budget:,} steps was spent. Give steps= a larger number."
             )
         return {"ended": said}

@@ -17,8 +17,8 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from guidebook.errors import SettingError
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
-from guidebook.inference.gradient.adam import Optimiser, schedule
 from guidebook.inference.gradient.held_out import HeldOut, rows_apart
+from guidebook.inference.optimisers.given import check_optimiser
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import Batches, Source
 from guidebook.programs.check import check_pair
@@ -40,7 +40,7 @@ class Settings:
     """How a problem is run: `svi`'s arguments of the same names; `steps` are those planned, which may
     grow where `auto`; `checkpoint` is a usable path.
 
-    Raises SettingError for a number out of range or an unknown `compile`.
+    Raises SettingError for a number out of range, an unknown `compile`, or an optimiser that no fit can run.
     """
 
     steps: int
@@ -58,6 +58,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_whole(steps=(self.steps, 1), restarts=(self.restarts, 1))
+        check_optimiser(self.optim)
         if self.compile not in (True, False, "auto", "graph"):
             raise SettingError(
                 f"compile={self.compile!r} is unknown: give 'auto', True, 'graph' or False."
@@ -154,12 +155,3 @@ def _start_potential(problem: Problem) -> Potential:
     if problem.rows is not None:
         data = problem.rows.sample(START_ROWS, problem.seed)
     return Potential(problem.model, data, problem.sites)
-
-
-def default_optimiser(problem: Problem, steps: int) -> Optimiser:
-    """Adam with a falling step size, its scale by what the guide says, or the kind of parameters."""
-    rate = defaults_of(problem.guide).rate
-    if rate is None:
-        parameters = Joined(problem.model, problem.guide).parameters()
-        rate = 0.001 if any(p.dim() > 1 for p in parameters) else 0.01
-    return Optimiser(schedule(rate, steps))

@@ -20,10 +20,18 @@ from guidebook.errors import SettingError
 from guidebook.inference.fits.running import counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
-from guidebook.inference.gradient.adam import Optimiser, schedule_table
-from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
+from guidebook.inference.gradient.arrival import (
+    LEAST_TO_JUDGE,
+    cause_of_nan,
+    flat_at_the_end,
+    froze,
+)
+from guidebook.inference.gradient.chosen import pyros_name
 from guidebook.inference.gradient.course import Course, still_falls
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
+from guidebook.inference.objectives.schedules import schedule_table
+from guidebook.inference.optimisers.given import clips_of, is_scheduler, options_of
+from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.programs.owned import Joined
 from guidebook.scope import quiet, validation
 
@@ -36,9 +44,9 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     """
     if settings.checkpoint is not None:
         raise SettingError(
-            "checkpoint= needs a step that is recorded: leave compile='auto', use pyro.optim.Adam or no "
-            "optim, and write model and guide without .item() and without control flow that depends on "
-            "values."
+            "checkpoint= needs a step that is recorded: leave compile='auto', use pyro.optim.Adam, "
+            "another optimiser that is recorded, or no optim, and write model and guide "
+            "without .item() and without control flow that depends on values."
         )
     joined = Joined(problem.model, problem.guide)
     table = schedule_table(problem.objective, settings.steps)
@@ -49,8 +57,8 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     nan = False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode():
-        take = _stepper(problem, settings, course)
         averages = _Halves(joined, course, problem)
+        take = _stepper(problem, settings, course, averages.rates)
         look = watch(problem.model, lambda: problem.guide, problem.batch)
         with counted("svi", course.end, shown=settings.progress) as steps:
             for step in steps:
@@ -91,6 +99,8 @@ def _outcome(
         status = Status.CONVERGED if averages.arrived(history) else Status.STILL_MOVING
         result = averages.mean if own else averages.now
         notes |= averages.course.words(held is not None)
+        if frozen := averages.froze(history):
+            notes["ended"] = frozen
         if held is not None:
             window = averages.course.looked_at
             ends, told = held.ends(result[None], averages.bounds, history, window)
@@ -99,10 +109,14 @@ def _outcome(
     return Outcome(problem.model, problem.guide, history, status, notes)
 
 
-def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[int], float]:
-    """A function of the step's number that takes it and returns the objective before it."""
+def _stepper(
+    problem: Problem, settings: Settings, course: Course, rates: list[float]
+) -> Callable[[int], float]:
+    """A function of the step's number that takes it and returns the objective before it; where a schedule
+    was given, the rate of the step enters `rates`.
+    """
     own = settings.optim is None
-    optimiser = copy.deepcopy(settings.optim) or pyro.optim.Adam({"lr": course.rate(0)})
+    optimiser = _as_given(problem, settings) or pyro.optim.Adam({"lr": course.rate(0)})
     names = list(getattr(problem.objective, "schedules", {}))
     table = course.table()
     model, guide = registered("model", problem.model), registered("guide", problem.guide)
@@ -114,9 +128,33 @@ def _stepper(problem: Problem, settings: Settings, course: Course) -> Callable[[
         if names:
             values = dict(zip(names, table[step].tolist(), strict=True))
             stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
-        return float(stepper.step(**problem.batch(step)))
+        if step > 0 and is_scheduler(optimiser):
+            optimiser.step()
+        loss = float(stepper.step(**problem.batch(step)))
+        if is_scheduler(optimiser):
+            rates.append(max(one.get_last_lr()[0] for one in optimiser.optim_objs.values()))
+        return loss
 
     return take
+
+
+def _as_given(problem: Problem, settings: Settings) -> Any:
+    """A copy of the optimiser, which is asked for options by the names that Pyro has for parameters."""
+    given = copy.deepcopy(settings.optim)
+    if given is None:
+        return None
+    joined = Joined(problem.model, problem.guide)
+    names = {name: pyros_name(joined, name) for name, _ in joined.named_parameters()}
+
+    def named(name: str) -> str:
+        return names.get(name, name)
+
+    if callable(given.pt_optim_args):
+        given.pt_optim_args = lambda name: options_of(settings.optim, named(name))
+        given.pt_optim_args_argc = 1
+    if callable(given.pt_clip_args):
+        given.pt_clip_args = lambda _, name: clips_of(settings.optim, named(name))
+    return given
 
 
 class _Halves:
@@ -127,6 +165,7 @@ class _Halves:
     def __init__(self, joined: nn.Module, course: Course, problem: Problem) -> None:
         self.joined, self.course, self.problem = joined, course, problem
         self.first, self.second = torch.zeros_like(self.now), torch.zeros_like(self.now)
+        self.rates: list[float] = []
         if problem.held is not None:
             problem.held.begin(self.now)
 
@@ -176,7 +215,11 @@ class _Halves:
         if self.problem.held is not None:
             return not self.problem.held.still_rises(self.first, self.second, self.bounds)
         last = np.array(history[-self.course.planned :])
-        return len(last) >= 100 and flat_at_the_end(last)
+        return len(last) >= LEAST_TO_JUDGE and flat_at_the_end(last) and not self.froze(history)
+
+    def froze(self, history: Sequence[float] | np.ndarray) -> str:
+        """What to say where a schedule that was given ended the descent."""
+        return froze(np.array(history), torch.tensor(self.rates)) if self.rates else ""
 
 
 @contextlib.contextmanager

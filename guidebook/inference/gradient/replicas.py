@@ -19,7 +19,8 @@ from torch import Tensor
 from guidebook.inference.fits.running import Steps
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.arrival import converged
-from guidebook.inference.gradient.problem import LOOK_EVERY, Problem, default_optimiser
+from guidebook.inference.gradient.chosen import default_optimiser
+from guidebook.inference.gradient.problem import LOOK_EVERY, Problem
 from guidebook.inference.gradient.run import adopt, advance
 from guidebook.inference.gradient.step import Own, Step
 from guidebook.inference.protocols.mode import StartsAtMode

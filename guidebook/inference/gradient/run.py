@@ -17,12 +17,13 @@ from guidebook.inference.fits.running import Steps, counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient.activity import ROWS, activity, watch
-from guidebook.inference.gradient.adam import AVERAGED, adam_of
 from guidebook.inference.gradient.arrival import (
     cause_of_nan,
     converged,
+    froze,
     restarts_rhat,
 )
+from guidebook.inference.gradient.chosen import chosen_optimiser, default_optimiser
 from guidebook.inference.gradient.course import still_falls
 from guidebook.inference.gradient.held_out import Bounds
 from guidebook.inference.gradient.problem import (
@@ -30,10 +31,10 @@ from guidebook.inference.gradient.problem import (
     Outcome,
     Problem,
     Settings,
-    default_optimiser,
 )
 from guidebook.inference.gradient.reference import run_reference
 from guidebook.inference.gradient.step import Step
+from guidebook.inference.optimisers.adam import AVERAGED
 from guidebook.programs.check import outside_support
 from guidebook.programs.graphs.recorded import CannotRecord
 
@@ -52,9 +53,9 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
     """
     default = default_optimiser(problem, settings.steps)
     try:
+        chosen = chosen_optimiser(problem, settings)
         if settings.compile is False:
             raise CannotRecord("compile=False was given")
-        chosen = default if settings.optim is None else adam_of(settings.optim)(settings.steps)
         step = Step(
             problem, chosen, settings.steps, settings.restarts, settings.compile, settings.auto
         )
@@ -140,7 +141,7 @@ def signature(step: Step) -> dict[str, Any]:
         "data": checkpoints.fingerprint(p.data),
         "objective": type(p.objective).__name__,
         "model": step.recipe,  # the recorded operations of model, guide, objective and Adam
-        "optim": checkpoints.checksum(str(step.optimiser.rates.tolist())),
+        "optim": checkpoints.fingerprint(step.optimiser.settings()),
     }
 
 
@@ -187,11 +188,21 @@ def _arrived(step: Step, best: int | None = None) -> bool:
         return False
     if best is None:
         best = int(_scores(step).argmin())
+    if _froze(step, best):
+        return False
     halves = {"first": state["first"][best], "second": state["second"][best]}
     if held is not None:
         return not held.still_rises(halves["first"], halves["second"], _bounds(step))
     history = state["history"][: course.end, best][-course.planned :]
     return converged(step.problem.guide, history, halves, state["gradient"][best])
+
+
+def _froze(step: Step, best: int) -> str:
+    """What to say where a schedule that was given ended the descent of a restart."""
+    if step.optimiser.averaged:
+        return ""
+    history = step.state["history"][: step.course.end, best]
+    return froze(history.double().cpu().numpy(), step.optimiser.rates)
 
 
 def _averaged(step: Step) -> Tensor:
@@ -224,6 +235,8 @@ def _outcome(step: Step, done: int, interrupted: bool) -> Outcome:
     if not interrupted:
         status = Status.CONVERGED if _arrived(step, best) else Status.STILL_MOVING
         notes |= course.words(problem.held is not None)
+        if frozen := _froze(step, best):
+            notes["ended"] = frozen
         if problem.held is not None:
             result, told = problem.held.ends(result, _bounds(step), values, course.looked_at)
             notes |= told

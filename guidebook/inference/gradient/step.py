@@ -1,8 +1,7 @@
-"""The captured step: model, guide, ELBO, backward pass, Adam and averaging as one graph.
+"""The captured step: model, guide, ELBO, backward pass and optimiser as one graph.
 
     g_t   = grad of the objective at phi_t, averaged over particles
-    m_t   = b1 m + (1 - b1) g,   v_t = b2 v + (1 - b2) g^2
-    phi  -= rate_t * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    phi  -= move of the optimiser's rule (`guidebook.inference.optimisers`)
 
 All parameters are one flat vector; restarts are its rows, (R, P). Rows may also be fits to data sets of
 their own (`Own`). Everything a step needs (its
@@ -22,15 +21,16 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.inference.gradient.adam import Optimiser, schedule_table
 from guidebook.inference.gradient.checkpoint import checksum
 from guidebook.inference.gradient.course import Course
 from guidebook.inference.gradient.problem import Problem
-from guidebook.inference.objectives.objective import differentiable
+from guidebook.inference.objectives.given import differentiable
+from guidebook.inference.objectives.schedules import schedule_table
+from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
-from guidebook.programs.graphs.recorded import CannotRecord, record
+from guidebook.programs.graphs.recorded import record
 from guidebook.programs.owned import Joined
 
 ASIDE = ("first", "second", "gradient", "place", "looks", "kept")
@@ -70,8 +70,7 @@ class Step:
         """`steps` are those planned; with `auto` the plan may grow (`Course`)."""
         self.problem, self.optimiser, self.own = problem, optimiser, own
         self.steps, self.restarts = steps, restarts
-        if not hasattr(problem.objective, "differentiable_loss"):
-            raise CannotRecord(f"{type(problem.objective).__name__} has no differentiable_loss")
+        differentiable(problem.objective)
         self.joined = Joined(problem.model, problem.guide)
         trained = [(n, p) for n, p in self.joined.named_parameters() if p.requires_grad]
         if not trained:
@@ -84,7 +83,10 @@ class Step:
         self.sizes = [p.numel() for _, p in trained]
         self.scheduled = list(getattr(problem.objective, "schedules", {}))
         table = schedule_table(problem.objective, steps)
-        self.course = Course(optimiser.rates, table, optimiser.averaged, auto)
+        rates = (
+            optimiser.rates if optimiser.averaged else torch.ones(steps)
+        )  # any others are its own
+        self.course = Course(rates, table, optimiser.averaged, auto)
         self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
         flat = torch.cat([p.detach().reshape(-1) for _, p in trained]) if own is None else own.flat
         self.state = self._fresh_state(flat)
@@ -110,8 +112,9 @@ class Step:
         rows = flat.expand(self.restarts, -1).clone()
         if self.restarts > 1 and self.own is None:
             rows += self._scatter() * torch.randn_like(rows)
-        budget, b2 = self.course.budget, self.optimiser.b2
-        number = torch.arange(1, budget + 1, dtype=torch.float64)
+        kept = {name: torch.zeros_like(rows) for name in self.optimiser.keeps()}
+        tables = self._tables()
+        self.tables = list(tables)
         scheduled = {"schedules": self.course.table().to(flat)} if self.scheduled else {}
         held = self.problem.held
         if held is not None:
@@ -122,28 +125,26 @@ class Step:
             **apart,
             "place": self.course.place,
             "flat": rows,
-            "m": torch.zeros_like(rows),
-            "v": torch.zeros_like(rows),
+            **kept,
             "first": torch.zeros_like(rows),
             "second": torch.zeros_like(rows),
             "gradient": torch.zeros_like(rows),
             "step": torch.zeros(1, dtype=torch.long, device=flat.device),
             "lived": torch.zeros(self.restarts, dtype=torch.long, device=flat.device),
             "alive": torch.ones(self.restarts, dtype=torch.bool, device=flat.device),
-            "history": flat.new_full((budget, self.restarts), math.nan),
-            # Adam's corrections of its start, by step: exact, and no powers in the graph
-            "rates": self._corrected_rates().to(flat),
-            "shrink": (1 - b2**number).rsqrt().to(flat),
+            "history": flat.new_full((self.course.budget, self.restarts), math.nan),
+            **{name: table.to(flat) for name, table in tables.items()},
         }
 
-    def _corrected_rates(self) -> Tensor:
-        rates = self.course.rates().double().cpu()
-        number = torch.arange(1, len(rates) + 1, dtype=torch.float64)
-        return rates / (1 - self.optimiser.b1**number)
+    def _tables(self) -> dict[str, Tensor]:
+        """The optimiser's numbers at every step of the budget, at the rates of the course where they fall."""
+        o = self.optimiser
+        return o.tables(self.course.rates().double().cpu() if o.averaged else o.rates)
 
     def follow(self) -> None:
         """Takes the rates of the course as it is planned now."""
-        self.state["rates"].copy_(self._corrected_rates())
+        for name, table in self._tables().items():
+            self.state[name].copy_(table)
         self.compile_where_it_pays(self.course.grew)  # as many steps as were taken may follow
 
     def inputs(self) -> list[Tensor]:
@@ -193,7 +194,7 @@ class Step:
         state = dict(zip(self.moving, inputs, strict=False))
         tensors = inputs[len(self.moving) :]
         data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=False))}
-        flat, m, v, o = state["flat"], state["m"], state["v"], self.optimiser
+        flat = state["flat"]
         objective = self.problem.objective
         if self.scheduled:
             values = state["schedules"].index_select(0, state["step"])[0]
@@ -209,11 +210,8 @@ class Step:
         fine = state["alive"] & loss.isfinite() & grad.isfinite().all(-1)
         grad = torch.where(fine[:, None], grad, 0.0)
         place = state["step"]
-        m.mul_(o.b1).add_(grad, alpha=1 - o.b1)
-        v.mul_(o.b2).addcmul_(grad, grad, value=1 - o.b2)
-        rate = state["rates"].index_select(0, place)
-        shrink = state["shrink"].index_select(0, place)
-        move = rate * m / (v.sqrt() * shrink + o.eps)
+        tables = {name: state[name] for name in self.tables}
+        move = self.optimiser.move(flat, grad, state, tables, place)
         flat.sub_(torch.where(fine[:, None], move, 0.0))
         state["history"].index_copy_(0, place, loss.detach()[None].to(state["history"].dtype))
         state["alive"].logical_and_(fine)

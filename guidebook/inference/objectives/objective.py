@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, TraceEnum_ELBO
-from pyro.infer.traceenum_elbo import _compute_dice_elbo
+from pyro.infer import ELBO
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -128,22 +127,3 @@ def check_number(name: str, value: Number, least: float, hint: str, above: bool 
             told = f"{name} is {number!r}" + (" along its schedule" if callable(value) else "")
             bound = f"above {least:g}" if above else f"of at least {least:g}"
             raise SettingError(f"{told}: give a finite number {bound} ({hint}).")
-
-
-def differentiable(objective: Any) -> Callable[..., Tensor]:
-    """The objective's differentiable_loss.
-
-    TraceEnum_ELBO's own asks its result whether it requires a gradient, which it denies inside a
-    vmap over particles; the same sum without the question.
-    """
-    if type(objective) is not TraceEnum_ELBO:
-        loss: Callable[..., Tensor] = objective.differentiable_loss
-        return loss
-
-    def enumerated(model: Any, guide: Any, **data: Any) -> Tensor:
-        traces = objective._get_traces(model, guide, (), data)
-        elbos = [_compute_dice_elbo(*pair) for pair in traces]
-        total: Tensor = -sum(elbos) / objective.num_particles
-        return total
-
-    return enumerated

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from guidebook.errors import SettingError
 
@@ -74,6 +78,14 @@ def exponential(start: float, stop: float, share: float = 1.0) -> Schedule:
             "both ends: give those, or use linear(...)."
         )
     return lambda t: start * (stop / start) ** min(1.0, t / share)
+
+
+def schedule_table(objective: Any, steps: int) -> Tensor:
+    """The objective's scheduled numbers at every step, (steps, numbers) in the order of their names."""
+    schedules = getattr(objective, "schedules", {}).values()
+    places = [step / max(1, steps - 1) for step in range(steps)]
+    rows = [[float(value(t)) for value in schedules] for t in places]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _share(share: float) -> None:

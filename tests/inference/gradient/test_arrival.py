@@ -9,6 +9,7 @@ from pyro.infer.autoguide import AutoNormal
 
 import guidebook as gb
 from guidebook import Status
+from guidebook.inference.gradient.arrival import froze
 
 DATA = {"y": np.array([0.5, 1.5])}
 ADAM = pyro.optim.Adam({"lr": 0.1})
@@ -99,3 +100,46 @@ def test_restarts_that_run_into_nan_are_left_out():
     # posterior mean of a: sum of y over n + 1
     mean = float(fit.posterior(4000)["posterior"]["a"].mean())
     assert mean == pytest.approx(2 / 3, abs=0.1)
+
+
+def test_a_schedule_that_froze_a_descent_is_told_apart_from_one_that_ended_it():
+    """The objective falls for 300 steps, or would: below a hundredth of its highest a rate moves nothing."""
+    noise = np.random.default_rng(0).normal(size=1000)
+    steps = np.arange(1000)
+
+    def told(frozen, fell=1.0, groups=1):
+        history = np.maximum(300 - np.minimum(steps, frozen), 0) + noise
+        rates = torch.ones(1000, groups, dtype=torch.float64)
+        rates[frozen:, 0] = 0.0099 * fell
+        return froze(history, rates.squeeze(-1))
+
+    assert "after 250 steps, before the objective was flat: let it fall more slowly" in told(250)
+    assert "after 60 steps" in told(60), "too few to be judged"
+    assert told(600) == "", "flat before"
+    assert told(250, fell=1.02) == "", "more than a hundredth is left: the usual rule decides"
+    assert told(250, groups=2) == "", "other parameters still move"
+
+
+@pytest.mark.parametrize("compile", ["graph", False])
+def test_a_fit_whose_schedule_froze_it_has_not_converged(compile):
+    def fit(gamma, steps):
+        return gb.svi(
+            towards_three, at_zero, DATA, steps=steps, compile=compile, progress=False,
+            optim=pyro.optim.ExponentialLR(
+                {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.2}, "gamma": gamma}
+            ),
+        )  # fmt: skip
+
+    early = fit(0.5, 110)
+    assert early.status is Status.STILL_MOVING and "after 7 steps" in early.notes["ended"]
+    late = fit(0.97, 160)
+    assert late.status is Status.CONVERGED and "ended" not in late.notes
+
+
+def towards_three(y):
+    pyro.sample("y", dist.Normal(pyro.sample("a", dist.Normal(3.0, 1.0)), 10.0)
+                .expand([2]).to_event(1), obs=0 * y + 3)  # fmt: skip
+
+
+def at_zero(y):
+    pyro.sample("a", dist.Delta(pyro.param("place", torch.tensor(0.0))))

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
@@ -98,6 +99,12 @@ CASES = {
     SEARCHED_ANEW: lambda **s: schools(**s),
     "flow": lambda **s: schools(guide=lambda m: gb.guides.flow(m, 1, 8, 4), **s),
     "restarts": lambda **s: schools(restarts=4, **s),
+    "restarts, each with a schedule, clipped": lambda **s: schools(
+        restarts=2, optim=pyro.optim.ExponentialLR(
+            {"optimizer": torch.optim.RMSprop, "gamma": 0.99,
+             "optim_args": {"lr": 0.01, "momentum": 0.5, "centered": True}}, {"clip_norm": 2.0},
+        ), **s,
+    ),
     "stock guide": lambda **s: schools(guide=AutoNormal, **s),
     "mini-batches": lambda **s: fit(
         logistic_regression, gb.guides.full_rank(logistic_regression), logistic_data(),
@@ -266,8 +273,6 @@ def test_the_checkpoint_of_another_model_of_the_same_shape_is_refused(written):
 
 
 def test_another_optimiser_is_another_fit(written):
-    import pyro
-
     with pytest.raises(FileError, match=r"another fit.*optim"):
         schools(checkpoint=written, optim=pyro.optim.Adam({"lr": 0.02}))
 

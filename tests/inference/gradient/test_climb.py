@@ -14,8 +14,8 @@ import guidebook as gb
 from guidebook import Status
 from guidebook.errors import SettingError
 from guidebook.guides.autoguides.defaults import Defaults
-from guidebook.inference.gradient.adam import schedule
 from guidebook.inference.gradient.problem import Settings
+from guidebook.inference.optimisers.adam import schedule
 
 STEPS = 60
 CENTRE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from guidebook.inference.gradient.adam import AVERAGED, schedule
 from guidebook.inference.gradient.course import BUDGET, Course, descent, still_falls
+from guidebook.inference.optimisers.adam import AVERAGED, schedule
 
 N = 1000
 NO_TABLE = torch.zeros(N, 0)

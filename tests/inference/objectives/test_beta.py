@@ -12,10 +12,10 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import guidebook as gb
 from guidebook.errors import FileError, SettingError
 from guidebook.inference.objectives.beta import BetaELBO
+from guidebook.inference.objectives.given import differentiable
 from guidebook.inference.objectives.objective import (
     Objective,
     check_number,
-    differentiable,
     observed_and_latent,
 )
 from guidebook.inference.objectives.schedules import constant, linear

@@ -12,7 +12,8 @@ from pyro.nn import PyroModule, PyroParam
 
 import guidebook as gb
 from guidebook.guides.autoguides.defaults import Defaults
-from guidebook.inference.gradient.problem import default_optimiser, prepare
+from guidebook.inference.gradient.chosen import default_optimiser
+from guidebook.inference.gradient.problem import prepare
 from guidebook.inference.gradient.step import Step
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import admitted
