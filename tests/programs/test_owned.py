@@ -17,10 +17,10 @@ from guidebook.programs.owned import (
     Owned,
     copied,
     dtype_of,
-    make_local,
     parameters_of,
     working_precision,
 )
+from guidebook.programs.statements import make_local
 from guidebook.scope import local_parameters
 
 

@@ -24,7 +24,7 @@ from guidebook.inference.gradient.adam import Optimiser, schedule_table
 from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
 from guidebook.inference.gradient.course import Course, still_falls
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
-from guidebook.programs.owned import Joined
+from guidebook.programs.owned import Joined, statements_of
 from guidebook.scope import quiet, validation
 
 
@@ -191,7 +191,8 @@ def _pyros_own_mode() -> Iterator[None]:
 
 def registered(name: str, part: Any) -> Callable[..., Any]:
     """The part as pyro.infer.SVI needs it: parameters of a plain module become Pyro's."""
-    return part if isinstance(part, PyroModule) else _Registered(name, part)
+    told = isinstance(part, PyroModule) and statements_of(part) is None
+    return part if told else _Registered(name, part)
 
 
 class _Registered(nn.Module):

@@ -35,10 +35,14 @@ def laplace(
     notes['log_evidence_laplace'] is log p(x, u*) + D/2 log(2 pi) - 1/2 log |-H|. Where no mode with
     positive curvature exists the status is NO_MODE and the guide a Gaussian where the search ended.
 
+    The model's own parameters (pyro.param, networks) stay at their values: those of their statements,
+    or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
+
     Raises:
         DataError, ModelError, SettingError: as `svi`.
     """
     with opened("laplace", model, FullRank(model), data, seed=seed, device=device) as run:
+        run.hold_parameters()
         climb = Climb(Potential(run.model, run.tensors, run.guide.sites))
         end = climb.from_point(np.zeros(run.guide.latent_dim))[-1]
         top = climb.mode_at(end)
