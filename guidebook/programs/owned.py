@@ -19,7 +19,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
-from guidebook.errors import GuidebookError
+from guidebook.errors import GuideError, ModelError
 from guidebook.programs.statements import Shared, Statements, evaluated, make_local
 from guidebook.scope import alone
 
@@ -219,13 +219,25 @@ def parameters_of(*parts: Any) -> list[Tensor]:
 
 
 def dtype_of(model: Any, guide: Any) -> torch.dtype:
-    """The dtype of the networks where there are some, float64 where there are none.
+    """The dtype of parameters where there are some, else of buffers; float64 where there are none.
 
     A posterior with a mean of 10^4 and a standard deviation of 10^-3 needs float64; networks are
-    trained in the precision they were made in.
+    trained in the precision they were made in, and constants of a module are what it computes with.
     """
-    floats = [p for p in parameters_of(model, guide) if p.is_floating_point()]
-    return floats[0].dtype if floats else torch.float64
+    return next((t.dtype for t in _floats(model, guide).values()), torch.float64)
+
+
+def _floats(*parts: Any) -> dict[str, Tensor]:
+    """Name to floating-point parameter, then buffer, of those parts that are modules."""
+    owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in parts]
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    tensors = [pair for m in modules for pair in m.named_parameters()]
+    tensors += [pair for m in modules for pair in m.named_buffers()]
+    found: dict[str, Tensor] = {}
+    for name, value in tensors:
+        if value.is_floating_point():
+            found.setdefault(name, value)
+    return found
 
 
 def working_precision(model: Any, guide: Any, attempt: Callable[[torch.dtype], T]) -> T:
@@ -233,11 +245,30 @@ def working_precision(model: Any, guide: Any, attempt: Callable[[torch.dtype], T
 
     A model or guide that multiplies its latents with float32 matrices of its own cannot run in
     float64; torch's message then speaks of dtypes.
+
+    Raises:
+        ModelError: it runs in neither, since tensors of both precisions meet.
     """
-    dtype = dtype_of(model, guide)
-    try:
-        return attempt(dtype)
-    except GuidebookError as error:
-        if dtype is torch.float64 and "dtype" in str(error):
-            return attempt(torch.float32)
-        raise
+    failed: Exception | None = None
+    for tried in dict.fromkeys([dtype_of(model, guide), torch.float32]):
+        try:
+            return attempt(tried)
+        except (ModelError, GuideError, RuntimeError) as error:
+            if "dtype" not in str(error) and "scalar type" not in str(error):
+                raise
+            failed = failed or error
+    raise ModelError(
+        f"Tensors of different precisions meet in model or guide ({_precisions(model, guide)}): make "
+        "them all of one, by .float() or .double() of a module, and constants of a function by "
+        f"torch.tensor(..., dtype=torch.get_default_dtype()) inside it. torch says: {failed}"
+    ) from failed
+
+
+def _precisions(*parts: Any) -> str:
+    """The tensors of modules by their precision, the first of each named."""
+    named: dict[str, list[str]] = {}
+    for name, value in _floats(*parts).items():
+        named.setdefault(str(value.dtype).removeprefix("torch."), []).append(name)
+    if not named:
+        return "constants that a function reads"
+    return ", ".join(f"{kind}: '{names[0]}'" for kind, names in named.items())
