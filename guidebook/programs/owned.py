@@ -231,7 +231,7 @@ def _floats(*parts: Any) -> dict[str, Tensor]:
     """Name to floating-point parameter, then buffer, of those parts that are modules."""
     owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in parts]
     modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-    tensors = [pair for m in modules for pair in m.named_parameters()]
+    tensors: list[tuple[str, Tensor]] = [pair for m in modules for pair in m.named_parameters()]
     tensors += [pair for m in modules for pair in m.named_buffers()]
     found: dict[str, Tensor] = {}
     for name, value in tensors:
