@@ -174,7 +174,7 @@ def test_a_reference_is_read_in_the_order_of_the_draws() -> None:
 
 def test_of_other_parameters_those_that_both_have_are_compared() -> None:
     """They may speak against the draws; draws of which something was not compared are not vouched for."""
-    values = np.tile(PAIR, (50, 1))
+    values = np.tile(PAIR, (2500, 1))
     for names, shift, off in (
         (("a", "c"), 0.0, False),
         (("a", "c"), 0.5, True),
