@@ -40,9 +40,10 @@ from guidebook.inference.protocols.maximisation import (
 from guidebook.inference.protocols.require import require
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import as_tensors, number_of_rows
-from guidebook.programs.owned import dtype_of, make_local
+from guidebook.programs.owned import dtype_of
 from guidebook.programs.rows import chunks, some_rows
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.statements import make_local
 from guidebook.scope import precision
 
 CHUNK = 16_384

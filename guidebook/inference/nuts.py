@@ -58,6 +58,9 @@ def nuts(
 
     Ctrl-C keeps the draws made so far: as many of each chain as chains of equal length have.
 
+    The model's own parameters (pyro.param, networks) stay at their values: those of their statements,
+    or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
+
     Raises:
         ModelError: the model cannot be recorded, or its density is zero everywhere tried.
         DataError, SettingError: as `svi`.
@@ -67,6 +70,7 @@ def nuts(
     if target_accept is not None and not 0 < target_accept < 1:
         raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
     with opened("nuts", model, None, data, seed=seed, device=device, check=model_runs) as run:
+        run.hold_parameters()
         sites = run.latent_sites()
         potential = Potential(run.model, run.tensors, sites)
         start = find_start(potential)

@@ -65,6 +65,9 @@ def svgd(
     deviations of the start; `bandwidth`, h; `outside`, particles where the density is zero or not a
     number. Ctrl-C keeps the particles where they are.
 
+    The model's own parameters (pyro.param, networks) stay at their values: those of their statements,
+    or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
+
     Arguments:
         particles: P, at least 4. Work a step grows as P^2.
         steps: at most so many.
@@ -81,6 +84,7 @@ def svgd(
     if not 0 < tolerance < math.inf:
         raise SettingError(f"tolerance={tolerance!r} is out of range: give a positive number.")
     with opened("svgd", model, None, data, seed=seed, device=device, check=model_runs) as run:
+        run.hold_parameters()
         sites = run.latent_sites()
         potential = Potential(run.model, run.tensors, sites)
         start = find_start(potential)

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,12 +38,15 @@ import torch
 from guidebook.inference.fits.files import usable
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
-from guidebook.inference.gradient.problem import Problem, Settings, prepare
+from guidebook.inference.fits.status import Status
+from guidebook.inference.gradient.problem import Outcome, Problem, Settings, prepare
 from guidebook.inference.gradient.run import climb
+from guidebook.inference.normals.laplace import laplace_of_point
 from guidebook.inference.objectives.given import objective_of
-from guidebook.inference.protocols.mode import defaults_of
+from guidebook.inference.protocols.mode import EndsAtMode, defaults_of
 from guidebook.programs.batches.source import admitted
 from guidebook.programs.rows import Rows
+from guidebook.programs.sites import Site
 
 
 def svi(
@@ -66,7 +70,8 @@ def svi(
 
     Arguments:
         model: any Pyro model, called model(**data).
-        guide: any Pyro guide of the same arguments; one of gb.guides starts at the posterior.
+        guide: any Pyro guide of the same arguments; one of gb.guides starts at the posterior. Pyro's
+            AutoLaplaceApproximation is trained as a point and becomes the Gaussian of the curvature there.
         data: the model's keyword arguments: arrays, tensors, plain values. Or, for data that no
             dict holds: an iterable of such dicts, one a batch, that starts anew whenever it is
             iterated (a torch DataLoader), with `size`; or rows that are read, an object with `len`,
@@ -124,14 +129,35 @@ def svi(
 
     with opened("svi", model, guide, source, seed=seed, device=device, check=put) as run:
         outcome = climb(problems[-1], settings)
-    run.model, run.guide = outcome.model, outcome.guide
+        run.model, run.guide = outcome.model, outcome.guide
+        if isinstance(run.guide, EndsAtMode) and outcome.status is not Status.STOPPED_BY_NAN:
+            outcome = _with_curvature(run, outcome, problems[-1].sites)
     for part in (run.model, run.guide):
         if isinstance(part, torch.nn.Module):
             part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
     notes = {"steps": len(outcome.history), "batch_size": batch_size, **outcome.notes}
     if size is not None:
         notes["size"] = size
-    for told in ("collapsed", "support", "overfitting"):
+    for told in ("collapsed", "support", "overfitting", "no_curvature"):
         if told in notes:
             warnings.warn(notes[told], stacklevel=2)
     return run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)
+
+
+def _with_curvature(run: Run, outcome: Outcome, sites: tuple[Site, ...]) -> Outcome:
+    """The outcome of a guide that was trained as a point, which becomes the Gaussian there."""
+    guide = laplace_of_point(run, sites) if run.data is not None else None
+    if guide is not None:
+        run.guide = guide
+        told = {"laplace_approximation": "the Gaussian of the curvature at the point of the guide"}
+        return replace(outcome, guide=guide, notes=outcome.notes | told)
+    why = (
+        "the Hessian of log p there is not negative definite. Raise steps, or use gb.svi with another guide"
+        if run.data is not None
+        else "it needs log p of all rows. Give the data as a dict"
+    )
+    told = {
+        "no_curvature": "The fit is a point: AutoLaplaceApproximation has no Gaussian where it ended, since "
+        f"{why}."
+    }
+    return replace(outcome, status=Status.NO_MODE, notes=outcome.notes | told)

@@ -58,8 +58,9 @@ def takes(model: Callable[..., Any], name: str) -> bool:
 
 
 def _signature(model: Callable[..., Any]) -> inspect.Signature | None:
+    told = getattr(model, "__wrapped__", model)  # a function below its owner of parameters
     try:
-        return inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+        return inspect.signature(told.forward if isinstance(told, nn.Module) else told)
     except (TypeError, ValueError):
         return None
 

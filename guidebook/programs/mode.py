@@ -182,6 +182,14 @@ class Climb:
         factor = _absolute_factor(self._hessian(point))
         return self._as_start(point, factor, -self.objective(point)[0], mode=False)
 
+    def laplace_at(self, point: np.ndarray) -> Start | None:
+        """N(point, (-H)^-1), H the Hessian there; None where -H is not positive definite."""
+        hessian = self._hessian(point)
+        factor = _cholesky_of_inverse(-hessian) if np.isfinite(hessian).all() else None
+        if factor is None:
+            return None
+        return self._as_start(point, factor, -self.objective(point)[0], mode=False)
+
     def standard(self) -> Start:
         """N(0, I)."""
         point = np.zeros(self.potential.dimension)

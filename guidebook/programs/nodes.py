@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -26,8 +27,33 @@ def sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str
 
 
 def is_deterministic(node: Any) -> bool:
-    """Whether the node is a pyro.deterministic statement."""
-    return node["infer"].get("_deterministic", False)
+    """Whether the value follows from others: pyro.deterministic, or a site that pyro.poutine.reparam
+    has rewritten, such as the original site of a LocScaleReparam.
+    """
+    return node["infer"].get("_deterministic", False) or is_rewritten(node)
+
+
+def is_rewritten(node: Any) -> bool:
+    """Whether pyro.poutine.reparam computes the site from others: a Delta without a density, observed."""
+    fn = node["fn"]
+    masked = isinstance(fn, MaskedDistribution) and fn._mask is False
+    return bool(node["is_observed"]) and masked and isinstance(fn.base_dist, Delta)
+
+
+def constants(
+    model: Callable[..., Any], data: Mapping[str, Any], nodes: Mapping[str, Any], size: int
+) -> set[str]:
+    """Of the rewritten sites those of data: away from the origin in R^size they are what they were."""
+    rewritten = [
+        n
+        for n, node in nodes.items()
+        if is_rewritten(node) and "_deterministic" not in node["infer"]
+    ]
+    if not rewritten:
+        return set()
+    with poutine.block(), Substitute(torch.full((size,), 0.5)):
+        away = poutine.trace(model).get_trace(**data).nodes
+    return {n for n in rewritten if torch.equal(nodes[n]["value"], away[n]["value"])}
 
 
 def depends_on_latents(node: Any) -> bool:

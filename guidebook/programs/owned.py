@@ -1,111 +1,179 @@
-"""Guides and models written as functions with pyro.param, as modules that own their parameters.
+"""Models and guides as modules that own their parameters, whatever they are written as.
 
-Pyro keeps the parameters of a function in one global store, where two fits share what has the same
-name. `Owned` keeps them in itself, so that a fit is a value and torch.func can substitute them.
+`owning` makes a pair of these of a user's: a function becomes `Owned`; a module whose forward has
+pyro.param or pyro.module statements of its own (an EasyGuide, a plain nn.Module) reads them from a
+submodule; an autoguide's own copy of the model is the model. What both name alike is one tensor
+(`guidebook.programs.statements`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import pyro
 import torch
-from pyro.infer.autoguide import AutoGuide
-from pyro.poutine.messenger import Messenger
+from pyro.infer.autoguide import AutoCallable, AutoGuide
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
-from torch.distributions import constraints, transform_to
 
-from guidebook.errors import GuidebookError, GuideError
-from guidebook.scope import alone, replaced
+from guidebook.errors import GuideError, ModelError
+from guidebook.programs.statements import Shared, Statements, evaluated, make_local
+from guidebook.scope import alone
 
 T = TypeVar("T")
-DIVIDER = "$$$"  # between the name of a network and of its parameter, as Pyro writes it
+STATEMENTS = "pyro_statements"
+"""The name of the submodule of a module whose forward has statements of its own."""
 
 
-class Owned(nn.Module):
-    """A function whose pyro.param statements read parameters of this module."""
+class Owned(Statements):
+    """A function whose statements read parameters of this module.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = [function]  # in a list: a module inside it is not ours to list
-        self.names: list[str] = []
-        self.constraints: dict[str, constraints.Constraint] = {}
-        self.unconstrained = nn.ParameterList()
-
-    def forward(self, **data: Any) -> Any:
-        with _OwnParameters(self), _own_modules(self):
-            return self.function[0](**data)
-
-    def value(self, name: str) -> Tensor:
-        """The constrained value of a parameter."""
-        free = self.unconstrained[self.names.index(name)]
-        return transform_to(self.constraints[name])(free)
-
-    def adopt(self, name: str, value: Tensor, constraint: constraints.Constraint) -> None:
-        free = transform_to(constraint).inv(value.detach())
-        self.names.append(name)
-        self.constraints[name] = constraint
-        self.unconstrained.append(nn.Parameter(free.clone()))
-
-
-@contextlib.contextmanager
-def _own_modules(owner: Owned) -> Iterator[None]:
-    """pyro.module(name, network) gives the network, for this run, the parameters of `owner`.
-
-    Pyro's own registers the network's tensors in the global store, where an optimiser changes them
-    in place; the network that the user holds stays as it is.
+    `below` is the PyroModule under Pyro's handlers (poutine.reparam(module, ...)), where there is one.
     """
-    swapped: list[tuple[dict[str, Any], str, Any]] = []
 
-    def module(name: str, network: nn.Module, update_module_params: bool = False) -> nn.Module:
-        for key, parameter in list(network.named_parameters()):
-            full = f"{name}{DIVIDER}{key}"
-            if full not in owner.names:
-                if not parameter.requires_grad:
-                    continue
-                owner.adopt(full, parameter, constraints.real)
-            path, _, leaf = key.rpartition(".")
-            place = network.get_submodule(path)._parameters
-            swapped.append((place, leaf, place[leaf]))
-            place[leaf] = owner.value(full)  # type: ignore[assignment]
-        return network
+    def __init__(self, function: Callable[..., Any], shared: Shared | None = None) -> None:
+        super().__init__(shared)
+        self.function = [function]  # in a list: a module inside it is not ours to list
+        self.below = _below_handlers(function)
+        make_local(self.below)
 
-    try:
-        with replaced((pyro, "module", module)):
-            yield
-    finally:
-        for place, leaf, value in reversed(swapped):
-            place[leaf] = value
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function, whose signature this has."""
+        return self.function[0]
+
+    def forward(self, *args: Any, **data: Any) -> Any:
+        function = self.function[0]
+        if self.training:
+            with self.reading(self.below):
+                return function(*args, **data)
+        with evaluated(getattr(function, "__self__", None)), self.reading(self.below):
+            return function(*args, **data)
 
 
-class _OwnParameters(Messenger):
-    def __init__(self, owner: Owned) -> None:
-        super().__init__()
-        self.owner = owner
+def _below_handlers(function: Any) -> PyroModule | None:
+    while not isinstance(function, nn.Module):
+        inner = unwrap(function)
+        inner = getattr(inner, "fn", inner)  # of a ReparamHandler
+        if inner is function or not callable(inner):
+            return None
+        function = inner
+    return function if isinstance(function, PyroModule) else None
 
-    def _pyro_param(self, msg: Any) -> None:
-        name = msg["name"]
-        if name not in self.owner.names and DIVIDER in name:
-            raise GuideError(
-                f"The network of '{name}' is registered by a copy of pyro.module: write pyro.module(...) "
-                "and not `from pyro import module`, so that its parameters can be fitted."
-            )
-        if name not in self.owner.names:
-            initial = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
-            if initial is None:
-                raise KeyError(
-                    f"pyro.param('{name}') is read before it has an initial value: give one as the "
-                    "second argument."
-                )
-            value = initial() if callable(initial) else initial
-            constraint = msg["kwargs"].get("constraint", constraints.real)
-            self.owner.adopt(name, value, constraint)
-        msg["value"] = self.owner.value(name)
-        msg["done"] = True
-        msg["stop"] = True
+
+class _Forward:
+    """The forward of a module whose statements read those of `statements`."""
+
+    def __init__(self, module: nn.Module, statements: Statements) -> None:
+        self.module, self.statements = module, statements
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(type(self.module).forward.__get__(self.module))
+
+    def __call__(self, *args: Any, **data: Any) -> Any:
+        with self.statements.reading(self.module):
+            return type(self.module).forward(self.module, *args, **data)
+
+
+def statements_of(part: Any) -> Statements | None:
+    """Where the statements of a model or guide are read from; None where it has none."""
+    if isinstance(part, Statements):
+        return part
+    found = part._modules.get(STATEMENTS) if isinstance(part, nn.Module) else None
+    return found if isinstance(found, Statements) else None
+
+
+def own_parameters(model: Any) -> list[str]:
+    """The names of the parameters that a fit of the model would train."""
+    statements = statements_of(model)
+    names = list(statements.names) if statements is not None else []
+    module = model.below if isinstance(model, Owned) else model
+    if isinstance(module, nn.Module):
+        own = [n for n, p in module.named_parameters() if p.requires_grad]
+        names += [n for n in own if not n.startswith(f"{STATEMENTS}.")]
+    return names
+
+
+def reads_from(part: nn.Module, statements: Statements) -> None:
+    """The statements of the module's forward are read from now on from there."""
+    part.__dict__["forward"] = _Forward(part, statements)
+    part._modules[STATEMENTS] = statements.train(part.training)
+
+
+def owning(model: Any, guide: Any, originals: tuple[Any, Any] = (None, None)) -> tuple[Any, Any]:
+    """The pair as modules that share what their statements name alike.
+
+    `originals` are the user's own of which the pair is a copy: a network that is registered by one
+    and held by the other is one network. The pair is changed in place: give copies.
+    """
+    shared = Shared()
+    for own, twin in zip(originals, (model, guide), strict=True):
+        pairs = zip(_parameters(own), _parameters(twin), strict=False)
+        shared.twins |= {id(p): (p, q) for p, q in pairs if p is not q}
+    made: dict[Any, Any] = {}
+
+    def owned(part: Any) -> Any:
+        statements = statements_of(part)
+        if statements is not None:
+            statements.joins(shared)
+        elif isinstance(part, nn.Module):
+            if not isinstance(part, AutoGuide):
+                reads_from(part, Statements(shared))
+        else:
+            key = (id(getattr(part, "__self__", None)), getattr(part, "__func__", part))
+            return made.setdefault(key, Owned(part, shared))
+        return part
+
+    found = owned(model) if model is not None else None
+    for holder, place in _models_within(guide):
+        setattr(holder, place, (owned(getattr(holder, place)[0]),))
+        if isinstance(holder, AutoCallable):
+            holder._guide = owned(holder._guide)
+    return found, owned(guide) if guide is not None else None
+
+
+def settled(model: Any, guide: Any) -> tuple[Any, Any]:
+    """A pair of `owning` after its first run: what has shown no statement is as it was before."""
+    for holder, place in _models_within(guide):
+        held = getattr(holder, place)[0]
+        setattr(holder, place, (_bare(held) if held is not model else _settled(model),))
+    return _settled(model), _settled(guide)
+
+
+def _settled(part: Any) -> Any:
+    return part if isinstance(part, Owned) and part.below is not None else _bare(part)
+
+
+def _bare(part: Any) -> Any:
+    statements = statements_of(part)
+    if statements is None or statements.names or statements.kept:
+        return part
+    if isinstance(part, Owned):
+        return part.function[0]
+    if part.__dict__.pop("forward", None) is not None:
+        del part._modules[STATEMENTS]
+    return part
+
+
+def _parameters(part: Any) -> Iterator[nn.Parameter]:
+    owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
+    return owner.parameters() if isinstance(owner, nn.Module) else iter(())
+
+
+def _models_within(guide: Any) -> list[tuple[Any, str]]:
+    """Where the guides in a guide hold a model, (model,), to look at: autoguides and EasyGuides."""
+    if not isinstance(guide, nn.Module):
+        return []
+    return [
+        (module, place)
+        for module in guide.modules()
+        for place in ("_model", "_story")
+        if isinstance(vars(module).get(place), tuple)
+    ]
 
 
 class Joined(nn.Module):
@@ -113,8 +181,9 @@ class Joined(nn.Module):
 
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
         super().__init__()
-        self.model = model if isinstance(model, nn.Module) else Owned(model)
-        self.guide = guide if isinstance(guide, nn.Module) else Owned(guide)
+        shared = Shared()
+        self.model = model if isinstance(model, nn.Module) else Owned(model, shared)
+        self.guide = guide if isinstance(guide, nn.Module) else Owned(guide, shared)
 
     def forward(self, objective: Callable[..., Any], data: Mapping[str, Any]) -> Any:
         return objective(self.model, self.guide, **data)
@@ -144,35 +213,31 @@ def copied(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, A
     return twin_model, twin_guide
 
 
-def make_local(part: Any) -> None:
-    """Gives a PyroModule made in Pyro's default mode what `module_local_params` needs of it."""
-    owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
-    if not isinstance(owner, nn.Module):
-        return
-    for module in owner.modules():
-        context = getattr(module, "_pyro_context", None)
-        if context is not None and not hasattr(context, "param_state"):
-            context.param_state = {"params": {}, "constraints": {}}
-
-
 def parameters_of(*parts: Any) -> list[Tensor]:
     """The parameters of those parts that are modules (or methods of modules)."""
-    found: list[Tensor] = []
-    for part in parts:
-        owner = part if isinstance(part, nn.Module) else getattr(part, "__self__", None)
-        if isinstance(owner, nn.Module):
-            found += list(owner.parameters())
-    return found
+    return [parameter for part in parts for parameter in _parameters(part)]
 
 
 def dtype_of(model: Any, guide: Any) -> torch.dtype:
-    """The dtype of the networks where there are some, float64 where there are none.
+    """The dtype of parameters where there are some, else of buffers; float64 where there are none.
 
     A posterior with a mean of 10^4 and a standard deviation of 10^-3 needs float64; networks are
-    trained in the precision they were made in.
+    trained in the precision they were made in, and constants of a module are what it computes with.
     """
-    floats = [p for p in parameters_of(model, guide) if p.is_floating_point()]
-    return floats[0].dtype if floats else torch.float64
+    return next((t.dtype for t in _floats(model, guide).values()), torch.float64)
+
+
+def _floats(*parts: Any) -> dict[str, Tensor]:
+    """Name to floating-point parameter, then buffer, of those parts that are modules."""
+    owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in parts]
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    tensors: list[tuple[str, Tensor]] = [pair for m in modules for pair in m.named_parameters()]
+    tensors += [pair for m in modules for pair in m.named_buffers()]
+    found: dict[str, Tensor] = {}
+    for name, value in tensors:
+        if value.is_floating_point():
+            found.setdefault(name, value)
+    return found
 
 
 def working_precision(model: Any, guide: Any, attempt: Callable[[torch.dtype], T]) -> T:
@@ -180,11 +245,30 @@ def working_precision(model: Any, guide: Any, attempt: Callable[[torch.dtype], T
 
     A model or guide that multiplies its latents with float32 matrices of its own cannot run in
     float64; torch's message then speaks of dtypes.
+
+    Raises:
+        ModelError: it runs in neither, since tensors of both precisions meet.
     """
-    dtype = dtype_of(model, guide)
-    try:
-        return attempt(dtype)
-    except GuidebookError as error:
-        if dtype is torch.float64 and "dtype" in str(error):
-            return attempt(torch.float32)
-        raise
+    failed: Exception | None = None
+    for tried in dict.fromkeys([dtype_of(model, guide), torch.float32]):
+        try:
+            return attempt(tried)
+        except (ModelError, GuideError, RuntimeError) as error:
+            if "dtype" not in str(error) and "scalar type" not in str(error):
+                raise
+            failed = failed or error
+    raise ModelError(
+        f"Tensors of different precisions meet in model or guide ({_precisions(model, guide)}): make "
+        "them all of one, by .float() or .double() of a module, and constants of a function by "
+        f"torch.tensor(..., dtype=torch.get_default_dtype()) inside it. torch says: {failed}"
+    ) from failed
+
+
+def _precisions(*parts: Any) -> str:
+    """The tensors of modules by their precision, the first of each named."""
+    named: dict[str, list[str]] = {}
+    for name, value in _floats(*parts).items():
+        named.setdefault(str(value.dtype).removeprefix("torch."), []).append(name)
+    if not named:
+        return "constants that a function reads"
+    return ", ".join(f"{kind}: '{names[0]}'" for kind, names in named.items())

@@ -30,6 +30,7 @@ from guidebook.programs.graphs.recorded import (
     spared,
 )
 from guidebook.programs.nodes import (
+    constants,
     depends_on_latents,
     is_deterministic,
     plate_nesting,
@@ -72,8 +73,11 @@ class Potential:
         with local_parameters(), precision(self.dtype), torch.no_grad():
             self.sites = sites or latent_sites(model, self.data)
             nodes = sample_nodes(model, self.data)
+            self.dimension = sum(site.size for site in self.sites)
+            still = constants(model, self.data, nodes, self.dimension)
         self.plate_nesting = plate_nesting(nodes)
-        self.derived = tuple(n for n, node in nodes.items() if depends_on_latents(node))
+        derived = [n for n, node in nodes.items() if depends_on_latents(node)]
+        self.derived = tuple(n for n in derived if n not in still)
         self.observed = tuple(
             n for n, node in nodes.items() if node["is_observed"] and not is_deterministic(node)
         )
@@ -87,7 +91,6 @@ class Potential:
             for f in node["cond_indep_stack"]
             if f.vectorized
         }
-        self.dimension = sum(site.size for site in self.sites)
         rows = max((v.numel() for v in self.data.values() if isinstance(v, Tensor)), default=1)
         self.chunk = max(1, min(2048, ELEMENTS_AT_ONCE // max(rows, self.dimension)))
         self._graphs: dict[Any, Callable[..., Any]] = {}

@@ -11,16 +11,17 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+import guidebook as gb
 from guidebook.errors import GuideError, ModelError
 from guidebook.programs.owned import (
     Joined,
     Owned,
     copied,
     dtype_of,
-    make_local,
     parameters_of,
     working_precision,
 )
+from guidebook.programs.statements import make_local
 from guidebook.scope import local_parameters
 
 
@@ -202,6 +203,44 @@ def test_single_precision_is_tried_where_the_message_speaks_of_dtypes():
         return dtype
 
     assert working_precision(story, None, attempt) is torch.float32
+
+
+def test_buffers_say_the_precision_where_there_are_no_parameters():
+    buffers, both = nn.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2).double()
+    both.running_mean = both.running_mean.float()
+    assert dtype_of(buffers, None) is torch.float32
+    assert dtype_of(buffers.double(), None) is torch.float64
+    assert dtype_of(both, None) is torch.float64  # of its parameters
+
+
+class Weighted(PyroModule):
+    """A regression whose prior and covariates are float32 buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("W", torch.arange(12.0).reshape(4, 3) / 9)
+        self.register_buffer("a", torch.tensor(2.0))
+
+    def forward(self, y=None):
+        b = pyro.sample("b", dist.Gamma(self.a, self.a).expand([3]).to_event(1))
+        pyro.sample("y", dist.Normal(self.W @ b, 1.0).to_event(1), obs=y)
+
+
+def test_a_module_of_float32_buffers_is_fitted_in_float32():
+    y = torch.ones(4, dtype=torch.float64)
+    fit = gb.svi(Weighted(), AutoNormal(Weighted()), {"y": y}, steps=3, progress=False)
+    assert fit.potential.dtype is torch.float32
+    assert {p.dtype for p in fit.guide.parameters()} == {torch.float32}
+    double = gb.laplace(Weighted().double(), {"y": y})
+    assert double.potential.dtype is torch.float64
+
+
+def test_precisions_that_meet_are_named():
+    mixed = Weighted()
+    mixed.W = mixed.W.double()
+    mixed.shift = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ModelError, match=r"float32: 'shift', float64: 'W'\): make them all of one"):
+        gb.laplace(mixed, {"y": torch.ones(4)})
 
 
 def test_another_error_is_raised_at_once():

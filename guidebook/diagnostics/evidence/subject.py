@@ -30,11 +30,12 @@ class Marginals:
     discrete: bool = False
 
     def in_order_of(self, names: Sequence[str]) -> np.ndarray | None:
-        """The values in the order of other names; None where one is missing."""
+        """The values in the order of other names, NaN for those missing; None where all are."""
         place = {name: i for i, name in enumerate(self.names)}
-        if any(name not in place for name in names):
+        if not any(name in place for name in names):
             return None
-        return self.values[:, [place[name] for name in names]]
+        columns = np.column_stack([self.values, np.full(len(self.values), np.nan)])
+        return columns[:, [place.get(name, -1) for name in names]]
 
 
 def marginals_of(tree: xr.DataTree, only: set[str] | None = None) -> Marginals:

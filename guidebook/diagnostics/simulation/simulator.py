@@ -24,7 +24,6 @@ from guidebook.errors import ModelError
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import reason
 from guidebook.programs.nodes import is_deterministic
-from guidebook.programs.owned import Owned
 from guidebook.programs.sites import trace_at
 from guidebook.scope import local_parameters, precision, random_state
 
@@ -49,7 +48,7 @@ class Simulator:
             self.arguments = _arguments(model, trace, self.tensors)
         given = set(self.arguments.values())
         self._kept = {k: v for k, v in self.tensors.items() if k not in given}
-        if takes(_signed(model), "size") and "size" not in self._kept:
+        if takes(model, "size") and "size" not in self._kept:
             self._kept["size"] = number_of_rows(self.tensors)
         self._latents = [n for n, node in trace.nodes.items() if _latent(node)]
 
@@ -99,11 +98,6 @@ class Simulator:
         return found
 
 
-def _signed(model: Any) -> Any:
-    """What has the model's own signature: a function below its owner of parameters."""
-    return model.function[0] if isinstance(model, Owned) else model
-
-
 def _arguments(model: Any, trace: Any, tensors: Mapping[str, Any]) -> dict[str, str]:
     """Of every observed site the argument that is its value.
 
@@ -141,7 +135,7 @@ def _is_same(one: Tensor, other: Any) -> bool:
 
 
 def _may_be_left_out(model: Any, names: list[str]) -> None:
-    told = _signed(model)
+    told = getattr(model, "__wrapped__", model)
     try:
         known = inspect.signature(told.forward if isinstance(told, torch.nn.Module) else told)
     except (TypeError, ValueError):

@@ -14,6 +14,8 @@ from guidebook.diagnostics.numerics.psis import weighted_moments
 from guidebook.diagnostics.witnesses.importance import weights_of
 
 NAME = "Reference"
+LISTED = 5
+"""Parameters that a sentence names."""
 LARGEST = 200
 """Marginals whose Wasserstein distance is computed; with more, every so many-th."""
 
@@ -53,16 +55,18 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
     theirs = reference.marginals.in_order_of(subject.names)
     if theirs is None:
         return Testimony(
-            NAME, absent=f"the reference '{reference.name}' lacks some of the parameters"
+            NAME, absent=f"the reference '{reference.name}' lacks all of the parameters"
         )
+    shared = ~np.isnan(theirs).all(0)  # a reparameterised model has sites of its own
     raw = _estimate(subject, theirs, None)
     weights = weights_of(heard)
     weighted = None if weights is None else _estimate(subject, theirs, weights[:, 0])
     sound, names = reference.sound, subject.names
     alone = subject.log_ratio is None and subject.kind != "chains"
+    lacking = [name for name, there in zip(names, shared, strict=True) if not there]
     return Testimony(
         NAME,
-        words=(f"Largest error against '{reference.name}': {raw.worst(names)}.",),
+        words=(f"Largest error against '{reference.name}': {raw.worst(names)}.", *_lacks(lacking)),
         role="compares",
         estimate=raw,
         weighted=weighted,
@@ -74,13 +78,27 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         if sound and weighted is not None
         else (),
         vouches=np.atleast_1d(
-            sound and ((alone and raw.good()) or (subject.is_discrete and raw.within(0.0)))
+            sound
+            and not lacking
+            and ((alone and raw.good()) or (subject.is_discrete and raw.within(0.0)))
         ),
         checks=np.full(1, sound and weighted is not None),
         agreement="means and standard deviations match the reference" if sound else "",
-        numbers={"wasserstein": np.array([wasserstein_in_sds(subject.values[:, 0], theirs)])},
+        numbers={
+            "wasserstein": np.array(
+                [wasserstein_in_sds(subject.values[:, 0][:, shared], theirs[:, shared])]
+            )
+        },
         detail=reference,
     )
+
+
+def _lacks(names: Sequence[str]) -> tuple[str, ...]:
+    """The sentence on the parameters that could not be compared."""
+    if not names:
+        return ()
+    listed = ", ".join(names[:LISTED]) + ", ..." * (len(names) > LISTED)
+    return (f"The reference has no {listed}: compared are the parameters that both have.",)
 
 
 def _against(raw: Estimate, names: Sequence[str], kind: str) -> list[str]:
@@ -106,10 +124,11 @@ def _estimate(subject: Subject, theirs: np.ndarray, weights: np.ndarray | None) 
     ref_mean, ref_sd = theirs.mean(0), np.maximum(theirs.std(0), least)
     size = len(values) if weights is None else 1 / np.square(weights).sum()
     error = math.sqrt(1 / size + 1 / max(reference.ess, 1)) * np.ones((1, len(mean)))
+    shared = ~np.isnan(ref_mean)
     return Estimate(
-        ((mean - ref_mean) / ref_sd)[None],
+        np.where(shared, (mean - ref_mean) / ref_sd, 0.0)[None],
         error,
-        np.log(sd / ref_sd)[None],
+        np.where(shared, np.log(sd / ref_sd), 0.0)[None],
         error / math.sqrt(2),
-        error > 0,
+        (error > 0) & shared,
     )

@@ -17,7 +17,6 @@ from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.labels import log_labellings
-from guidebook.programs.owned import Owned
 from guidebook.programs.sites import Site, Substitute, coordinate_names
 from guidebook.scope import alone, local_parameters, precision, random_state
 
@@ -199,11 +198,6 @@ def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor
     return potential.replay("log_likelihood", collect, u)
 
 
-def _signed(model: Any) -> Any:
-    """What has the model's own signature: a function below its owner of parameters."""
-    return model.function[0] if isinstance(model, Owned) else model
-
-
 def replicated(approximation: Approximation, u: Tensor, seed: int) -> dict[str, Tensor]:
     """Replicated data: the model at the draws with its observed arguments left out."""
     potential = approximation.potential
@@ -217,9 +211,7 @@ def replicated(approximation: Approximation, u: Tensor, seed: int) -> dict[str, 
             "to simulate. Write the model with y=None and obs=y."
         )
     data = {k: None if k in given else v for k, v in potential.data.items()}
-    if takes(_signed(approximation.model), "size") and not any(
-        isinstance(v, Tensor) for v in data.values()
-    ):
+    if takes(potential.model, "size") and not any(isinstance(v, Tensor) for v in data.values()):
         data["size"] = number_of_rows(potential.data)  # nothing else tells how many rows to draw
 
     def simulate(position: Tensor) -> dict[str, Tensor]:

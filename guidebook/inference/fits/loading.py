@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from guidebook.errors import FileError, GuideError, ModelError
@@ -20,7 +19,7 @@ from guidebook.inference.fits.saving import FORMAT
 from guidebook.inference.fits.status import Status
 from guidebook.inference.fits.supports import decode_site, decode_support
 from guidebook.programs.data import as_tensors
-from guidebook.programs.owned import Owned, copied
+from guidebook.programs.owned import STATEMENTS, Owned, copied, owning, settled, statements_of
 from guidebook.programs.sites import Site
 from guidebook.scope import local_parameters, precision, random_state
 
@@ -62,8 +61,8 @@ def load(
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
     pair: tuple[Any, Any] = (model, guide)
-    twin, given = copied(*pair)  # together, for guides that hold their model
-    twin = _with_state(twin, content["model"])
+    twin, given = owning(*copied(*pair), pair)  # together, for guides that hold their model
+    _restore(twin, content["model"], "model", None)
     kept = content["guide"]
     if kept is None:
         restored = None
@@ -71,6 +70,7 @@ def load(
         restored = _rebuilt(kept, sites, twin, path)
     else:
         restored = _given(kept, given, data)
+    twin, restored = settled(twin, restored)
     return Fit(
         twin, restored, data, content["history"].numpy(), status, content["seed"],
         content["seconds"], content["engine"], sites, content["draws"], notes,
@@ -106,36 +106,46 @@ def _given(kept: dict[str, Any], guide: Any, data: Mapping[str, Any] | None) -> 
             f"The file holds the parameters of a guide of your own, {kept['family']}: give the same "
             "guide untrained, gb.load(path, guide=...)."
         )
-    if "constraints" in kept:
-        owned = guide if isinstance(guide, Owned) else Owned(guide)
-        for name, value in kept["state"].items():
-            owned.adopt(name, value, decode_support(kept["constraints"][name]))
-        return owned
-    return _with_state(guide, kept["state"], what="guide", data=data)
+    _restore(guide, kept, "guide", data)
+    return guide
 
 
-def _with_state(
-    part: Any, state: dict[str, Tensor] | None, what: str = "model", data: Any = None
-) -> Any:
-    if part is None or not state:
-        return part
-    if not isinstance(part, nn.Module):
-        owned = Owned(part)
-        for name, value in state.items():
-            owned.adopt(name, value, constraints.real)
-        return owned
-    if data is not None and not list(part.parameters()):
-        dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
-        tensors = as_tensors(data, dtype, torch.device("cpu"))
-        with local_parameters(), precision(dtype), random_state(0), torch.no_grad():
-            part(**tensors)  # a lazy Pyro autoguide makes its parameters at the first call
+def _restore(part: Any, kept: Mapping[str, Any], what: str, data: Any) -> None:
+    """Puts saved parameters and buffers into a part of a pair of `owning`."""
+    if part is None:
+        return
+    statements = statements_of(part)
+    if statements is not None:
+        constrained = {n: decode_support(c) for n, c in kept["constraints"].items()}
+        statements.restore(kept["statements"], constrained)
+    made = part.below if isinstance(part, Owned) else part
+    if isinstance(made, nn.Module):
+        if data is not None and kept["state"]:
+            _make_parameters(made, part, kept["state"], data)
+        own = made.state_dict()
+        state = kept["state"] | {n: v for n, v in own.items() if n.startswith(f"{STATEMENTS}.")}
     try:
-        part.load_state_dict(state)
-        part.eval()  # as svi hands it back
+        if isinstance(made, nn.Module):
+            made.load_state_dict(state)
+        elif kept["state"]:
+            raise RuntimeError(f"it is a function, and {sorted(kept['state'])} are a module's")
     except RuntimeError as error:
         kind = GuideError if what == "guide" else ModelError
         raise kind(
-            f"The {what} given does not have the saved parameters ({str(error).splitlines()[-1].strip()}). "
-            f"Give the {what} of the same architecture; a lazy Pyro autoguide needs data= too."
+            f"The {what} given does not have the saved parameters "
+            f"({str(error).splitlines()[-1].strip()}). Give the {what} of the same architecture; "
+            "a lazy Pyro autoguide needs data= too."
         ) from error
-    return part
+    part.eval()  # as svi hands it back
+
+
+def _make_parameters(
+    made: nn.Module, part: Any, state: Mapping[str, Tensor], data: Mapping[str, Any]
+) -> None:
+    """Calls a guide that has no parameters yet, as lazy Pyro autoguides make them at the first call."""
+    if any(not n.startswith(f"{STATEMENTS}.") for n, _ in made.named_parameters()):
+        return
+    dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float64)
+    tensors = as_tensors(data, dtype, torch.device("cpu"))
+    with local_parameters(), precision(dtype), random_state(0), torch.no_grad():
+        part(**tensors)

@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -42,12 +43,21 @@ from guidebook.inference.fits.status import Status
 from guidebook.programs.batches.source import Source, admitted
 from guidebook.programs.check import check_model, check_pair
 from guidebook.programs.data import as_tensors, find_device
-from guidebook.programs.owned import copied, working_precision
+from guidebook.programs.owned import (
+    copied,
+    own_parameters,
+    owning,
+    settled,
+    working_precision,
+)
 from guidebook.programs.rows import some_rows
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.statements import evaluated
 from guidebook.scope import alone, local_parameters, precision, random_state
 
 CHECKED_ROWS = 100
+LISTED = 5
+"""Parameters that a warning names."""
 
 
 @dataclass
@@ -62,6 +72,7 @@ class Run:
         dtype, device, seed: of the fit.
         started: the clock at the opening, in seconds.
         interrupted: whether Ctrl-C ended a loop.
+        noted: what the fit's notes will hold besides those of the engine.
     """
 
     engine: str
@@ -73,6 +84,7 @@ class Run:
     seed: int
     started: float
     interrupted: bool = False
+    noted: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> dict[str, Any]:
@@ -106,6 +118,26 @@ class Run:
             finally:
                 self.interrupted |= steps.stopped
 
+    def hold_parameters(self) -> None:
+        """Of an engine that trains none of the model's own parameters: the fit notes their names in
+        `held_parameters`. The model is in evaluation mode; a warning where it was not trained before.
+        """
+        names = own_parameters(self.model)
+        if not names:
+            return
+        if self.model.training:  # svi hands its models back in evaluation mode
+            listed = ", ".join(f"'{name}'" for name in names[:LISTED]) + " ..." * (
+                len(names) > LISTED
+            )
+            warnings.warn(
+                f"{self.engine} holds the model's own parameters at their initial values: {listed}. To "
+                "hold trained values, give it the model of a fit: "
+                f"gb.{self.engine}(gb.svi(model, guide, data).model, data).",
+                stacklevel=4,
+            )
+        self.model.eval()
+        self.noted["held_parameters"] = names
+
     def fit(
         self,
         status: Status,
@@ -122,7 +154,7 @@ class Run:
         return Fit(
             self.model, self.guide, self.data, np.array(history, dtype=np.float64), status,
             self.seed, time.perf_counter() - self.started, self.engine, sites, draws,
-            dict(notes or {}), draws_are,
+            self.noted | dict(notes or {}), draws_are,
         )  # fmt: skip
 
 
@@ -172,11 +204,14 @@ def opened(
         twins = copied(model, guide)  # type: ignore[arg-type]
         for part in twins:
             _place(part, place, dtype)
-        run = Run(engine, *twins, source.held, found, place, seed, started)
+        pair = twins if check is None else owning(*twins, (model, guide))
+        run = Run(engine, *pair, source.held, found, place, seed, started)
         for scope in (local_parameters(), precision(run.dtype), random_state(seed)):
             scopes.enter_context(scope)
         if check is not None:
-            check(run)
+            with evaluated(*pair):  # running averages of networks move in steps alone
+                check(run)
+            run.model, run.guide = settled(*pair)
         return run
 
     with alone(), contextlib.ExitStack() as scopes:

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from guidebook.guides.families import FAMILIES
 from guidebook.inference.fits.approximation import Approximation
 from guidebook.inference.fits.files import usable, write_atomically
 from guidebook.inference.fits.status import Record
 from guidebook.inference.fits.supports import encode_site, encode_support
-from guidebook.programs.owned import Owned
+from guidebook.programs.owned import STATEMENTS, Owned, statements_of
 
-FORMAT = "guidebook fit 1"
+FORMAT = "guidebook fit 2"
 
 
 def save(approximation: Approximation, record: Record, path: str | Path) -> Path:
@@ -40,7 +40,7 @@ def save(approximation: Approximation, record: Record, path: str | Path) -> Path
         "draws": draws.cpu() if draws is not None else None,
         "draws_are": approximation.draws_are,
         "guide": _encode_guide(approximation.guide),
-        "model": _state(approximation.model),
+        "model": _encode(approximation.model),
     }
     write_atomically(content, where)
     return where
@@ -54,13 +54,25 @@ def is_rebuilt(guide: Any) -> bool:
     return FAMILIES.get(getattr(guide, "family", "")) is type(guide)
 
 
-# guides -----------------------------------------------------------------------------------------
+# model and guide --------------------------------------------------------------------------------
 
 
-def _state(part: Any) -> dict[str, Tensor] | None:
-    if isinstance(part, Owned):
-        return None if not part.names else {n: part.value(n).detach() for n in part.names}
-    return dict(part.state_dict()) if isinstance(part, nn.Module) else None
+def _encode(part: Any) -> dict[str, Any]:
+    """The state of a module, and what its pyro.param and pyro.module statements have made: parameters
+    with their constraints, and buffers.
+    """
+    statements = statements_of(part)
+    made = part.below if isinstance(part, Owned) else part
+    state = made.state_dict() if isinstance(made, nn.Module) else {}
+    encoded: dict[str, Any] = {
+        "state": {n: v for n, v in state.items() if not n.startswith(f"{STATEMENTS}.")},
+        "statements": {},
+        "constraints": {},
+    }
+    if statements is not None:
+        encoded["statements"] = statements.values()
+        encoded["constraints"] = {n: encode_support(c) for n, c in statements.constraints.items()}
+    return encoded
 
 
 def _encode_guide(guide: Any) -> dict[str, Any] | None:
@@ -70,7 +82,4 @@ def _encode_guide(guide: Any) -> dict[str, Any] | None:
     if is_rebuilt(guide):
         state = {k: v.detach().cpu() for k, v in guide.state_dict().items()}
         return {"family": guide.family, "options": dict(guide.options), "state": state}
-    encoded: dict[str, Any] = {"family": type(guide).__name__, "state": _state(guide) or {}}
-    if isinstance(guide, Owned):
-        encoded["constraints"] = {n: encode_support(c) for n, c in guide.constraints.items()}
-    return encoded
+    return {"family": type(guide).__name__, **_encode(guide)}

@@ -12,16 +12,16 @@ Source: Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, 
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
+from guidebook.programs.statements import evaluated
 from guidebook.scope import random_state
 
 ACTIVE = 0.01
@@ -91,7 +91,7 @@ def activity(model: Any, guide: Any, data: dict[str, Any]) -> Activity | None:
     x = x[:ROWS]
     if len(x) < 2 or not bool((x != x[:1]).any()):
         return None
-    with as_evaluated(model, guide), torch.no_grad(), random_state(0):
+    with evaluated(model, guide), torch.no_grad(), random_state(0):
         q = normal_rows(posterior(x))
         scale = None if q is None else _prior_scale(model, site, data)
         if q is None or scale is None or q.loc.dim() != 2:
@@ -146,17 +146,3 @@ def _prior_scale(model: Any, site: str, data: dict[str, Any]) -> Tensor | None:
         return None
     scale: Tensor = inner.scale
     return scale.reshape(-1, scale.shape[-1])[0] if scale.dim() else scale
-
-
-@contextlib.contextmanager
-def as_evaluated(*parts: Any) -> Iterator[None]:
-    """Modules in evaluation mode inside the block: no dropout, no running averages moved."""
-    modules = [m for part in parts if isinstance(part, nn.Module) for m in part.modules()]
-    before = [m.training for m in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, training in zip(modules, before, strict=True):
-            module.training = training

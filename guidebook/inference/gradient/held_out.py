@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.inference.gradient.activity import as_evaluated
 from guidebook.inference.gradient.course import descent
 from guidebook.inference.protocols.rows import RowGuide, RowPosterior
 from guidebook.programs.owned import parameters_of
 from guidebook.programs.rows import Rows
+from guidebook.programs.statements import evaluated
 from guidebook.scope import local_parameters, random_state, validation
 
 SHARE, MOST_ROWS, LEAST_OF_ALL = 0.1, 1000, 200
@@ -138,7 +138,7 @@ class HeldOut:
     def bounds(self, model: Any, guide: Any) -> Tensor:
         """Minus the objective, nats a row, of each group (10,), at the parameters of now."""
         with (
-            local_parameters(), validation(False), as_evaluated(model, guide), torch.no_grad(),
+            local_parameters(), validation(False), evaluated(model, guide), torch.no_grad(),
             random_state(self.seed),
         ):  # fmt: skip
             means = [

@@ -32,7 +32,7 @@ from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, S
 from guidebook.inference.objectives.schedules import schedule_table
 from guidebook.inference.optimisers.given import clips_of, is_scheduler, options_of
 from guidebook.inference.optimisers.optimiser import Optimiser
-from guidebook.programs.owned import Joined
+from guidebook.programs.owned import Joined, statements_of
 from guidebook.scope import quiet, validation
 
 
@@ -234,7 +234,8 @@ def _pyros_own_mode() -> Iterator[None]:
 
 def registered(name: str, part: Any) -> Callable[..., Any]:
     """The part as pyro.infer.SVI needs it: parameters of a plain module become Pyro's."""
-    return part if isinstance(part, PyroModule) else _Registered(name, part)
+    told = isinstance(part, PyroModule) and statements_of(part) is None
+    return part if told else _Registered(name, part)
 
 
 class _Registered(nn.Module):

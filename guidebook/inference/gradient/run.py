@@ -37,6 +37,7 @@ from guidebook.inference.gradient.step import Step
 from guidebook.inference.optimisers.adam import AVERAGED
 from guidebook.programs.check import outside_support
 from guidebook.programs.graphs.recorded import CannotRecord
+from guidebook.programs.statements import evaluated
 
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 RESTARTS_RHAT = 1.05
@@ -265,7 +266,8 @@ def _stopped(step: Step, history: Tensor) -> tuple[np.ndarray, str]:
 def _with_warnings(outcome: Outcome, problem: Problem) -> Outcome:
     """The outcome with its active dimensions, and what to warn of: none active, a support left."""
     data = problem.data if problem.rows is None else problem.rows.head(ROWS)
-    outside = outside_support(outcome.model, outcome.guide, data)
+    with evaluated(outcome.model, outcome.guide):
+        outside = outside_support(outcome.model, outcome.guide, data)
     if outside:
         outcome.notes["support"] = outside
     if outcome.status in (Status.STOPPED_BY_NAN, Status.INTERRUPTED):

@@ -66,6 +66,9 @@ def pathfinder(
     notes: `elbo`, of each path's normal; `shares` of the mixture; `paths` that found one. Status
     CONVERGED, or NO_MODE where no path found a normal with a finite ELBO (the guide is then N(0, I)).
 
+    The model's own parameters (pyro.param, networks) stay at their values: those of their statements,
+    or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
+
     Arguments:
         paths: climbs, each from a start of its own.
         elbo_draws: of every normal, to compare their ELBOs.
@@ -76,6 +79,7 @@ def pathfinder(
     check_whole(paths=(paths, 1), elbo_draws=(elbo_draws, 2))
     guide = NormalMixture(model, paths)
     with opened("pathfinder", model, guide, data, seed=seed, device=device) as run:
+        run.hold_parameters()
         potential = Potential(run.model, run.tensors, run.guide.sites)
         found = _normals(run, potential, paths, elbo_draws, seed, progress)
         if found:

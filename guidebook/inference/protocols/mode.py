@@ -28,6 +28,14 @@ class StartsAtMode(Protocol):
         """Moves parameters and buffers, as every module does."""
 
 
+@runtime_checkable
+class EndsAtMode(Protocol):
+    """A guide that is trained as a point, and whose users expect the Gaussian of the curvature there."""
+
+    def laplace_approximation(self, *args: Any, **kwargs: Any) -> Any:
+        """The Gaussian, as a guide (pyro.infer.autoguide.AutoLaplaceApproximation)."""
+
+
 def defaults_of(guide: Any) -> Defaults:
     """`guide.defaults` where the guide has them, and the defaults of any Pyro guide otherwise."""
     given = getattr(guide, "defaults", None)

@@ -177,7 +177,9 @@ def taped(function: Callable[..., Any], *example: Tensor) -> torch.fx.GraphModul
         _keep_dtype(node)
     # random numbers that nothing reads are not drawn: Pyro guesses the depth of plates by a first run
     tape.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
-    return torch.fx.GraphModule(tape.outside, tape.graph)
+    # parameters that are held have no gradient: nothing but the inputs moves in a run of the graph
+    outside = {name: value.detach() for name, value in tape.outside.items()}
+    return torch.fx.GraphModule(outside, tape.graph)
 
 
 def _keep_dtype(node: torch.fx.Node) -> None:

@@ -29,7 +29,8 @@ def test_the_least_standard_deviation_of_whole_numbers() -> None:
 def test_marginals_are_matched_by_name() -> None:
     found = Marginals(["a", "b", "c"], np.arange(6.0).reshape(2, 3))
     np.testing.assert_array_equal(found.in_order_of(["c", "a"]), [[2.0, 0.0], [5.0, 3.0]])
-    assert found.in_order_of(["a", "d"]) is None
+    np.testing.assert_array_equal(found.in_order_of(["d", "a"]), [[np.nan, 0.0], [np.nan, 3.0]])
+    assert found.in_order_of(["d"]) is None
 
 
 def test_what_is_not_said_of_draws() -> None:

@@ -168,8 +168,26 @@ def test_a_reference_is_read_in_the_order_of_the_draws() -> None:
     found = room.hear(subject(spread(), swapped), {}).estimate
     assert found is not None
     np.testing.assert_allclose(found.log_ratio, 0.0, atol=1e-12)
-    lacking = room.hear(subject(spread(), reference(PAIR, names=("a", "c"))), {})
+    lacking = room.hear(subject(spread(), reference(PAIR, names=("c", "d"))), {})
     assert lacking == Testimony(room.NAME, absent=lacking.absent) and "long" in lacking.absent
+
+
+def test_of_other_parameters_those_that_both_have_are_compared() -> None:
+    """They may speak against the draws; draws of which something was not compared are not vouched for."""
+    values = np.tile(PAIR, (2500, 1))
+    for names, shift, off in (
+        (("a", "c"), 0.0, False),
+        (("a", "c"), 0.5, True),
+        (("a", "b"), 0.0, False),
+    ):
+        told = reference(values + shift, names=names)
+        found = room.hear(subject(values, told, log_ratio=None), {})
+        whole = "b" in names
+        assert found.estimate is not None and found.vouches is not None
+        assert found.estimate.able.tolist() == [[True, whole]]
+        np.testing.assert_allclose(found.estimate.shift, [[-shift, 0.0]])
+        assert any(found.against) == off and bool(found.vouches[0]) == whole
+        assert any("has no b" in words for words in found.words) != whole
 
 
 def test_rows_have_no_reference() -> None:

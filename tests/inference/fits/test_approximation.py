@@ -14,8 +14,8 @@ from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
 import guidebook as gb
 from guidebook.errors import DataError, GuideError
 from guidebook.inference.fits.approximation import Approximation
-from guidebook.programs.owned import make_local
 from guidebook.programs.sites import latent_sites
+from guidebook.programs.statements import make_local
 from guidebook.scope import local_parameters
 
 Y = {"y": torch.tensor([0.3, 0.9, 1.4], dtype=torch.float64)}

@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 import guidebook as gb
 from guidebook.errors import DataError, FileError, GuideError, ModelError
 from guidebook.guides.autoguides.normal import MeanField
-from guidebook.inference.fits.loading import _given, _with_state
+from guidebook.inference.fits.loading import _given, _restore
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 from guidebook.programs.owned import Owned, copied
@@ -231,30 +231,29 @@ class Called(torch.nn.Module):
 
 def test_only_a_guide_that_lacks_its_parameters_is_called():
     state = {"loc": torch.tensor([1.0, 2.0])}
-    found = _given({"family": "Called", "state": state}, Called(), {"y": np.zeros(3)})
+    kept = {"family": "Called", "state": state, "statements": {}, "constraints": {}}
+    found = _given(kept, Called(), {"y": np.zeros(3)})
     assert found.loc.tolist() == [1.0, 2.0] and not found.training
 
 
 def test_parameters_of_a_function_are_put_into_the_one_given():
     kept = {
         "family": "f",
-        "state": {"scale": torch.tensor(3.0)},
+        "state": {},
+        "statements": {"scale": torch.tensor(3.0)},
         "constraints": {"scale": ["positive"]},
     }
-    for guide in (function_guide, Owned(function_guide)):
-        found = _given(kept, guide, None)
-        assert isinstance(found, Owned) and float(found.value("scale").detach()) == pytest.approx(
-            3.0
-        )
-        assert (found is guide) == isinstance(guide, Owned)
+    found = _given(kept, Owned(function_guide), None)
+    assert float(found.value("scale").detach()) == pytest.approx(3.0)
     with pytest.raises(GuideError, match="of your own"):
         _given(kept, None, None)
 
 
-def test_a_part_without_saved_parameters_is_left_as_it_is():
-    part = torch.nn.Linear(1, 1)
-    assert _with_state(part, None) is part and _with_state(part, {}) is part
-    assert _with_state(None, {"weight": torch.zeros(1)}) is None
+def test_parameters_of_a_module_are_refused_by_a_function():
+    kept = {"state": {"weight": torch.zeros(1)}, "statements": {}, "constraints": {}}
+    with pytest.raises(ModelError, match=r"it is a function, and \['weight'\] are a module's"):
+        _restore(Owned(plain), kept, "model", None)
+    _restore(None, kept, "model", None)  # a fit may be loaded without its model
 
 
 def plain(y):
@@ -269,7 +268,7 @@ def test_a_lazy_autoguide_is_called_once_with_the_data_and_only_where_there_are_
     with local_parameters():
         made(torch.as_tensor(Y["y"]))
         state = {name: value + 0.7 for name, value in made.state_dict().items()}
-    kept = {"family": "AutoNormal", "state": state}
+    kept = {"family": "AutoNormal", "state": state, "statements": {}, "constraints": {}}
     _, untrained = copied(plain, AutoNormal(plain))
     guide = _given(kept, untrained, Y)
     for name, value in guide.state_dict().items():

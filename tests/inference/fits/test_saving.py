@@ -21,7 +21,7 @@ from guidebook.errors import FileError
 from guidebook.guides.autoguides.normal import MeanField
 from guidebook.guides.energy.blocks import BlockMeanField
 from guidebook.inference.fits.approximation import Approximation
-from guidebook.inference.fits.saving import _encode_guide, _state, is_rebuilt, save
+from guidebook.inference.fits.saving import _encode, _encode_guide, is_rebuilt, save
 from guidebook.inference.fits.status import Record
 from guidebook.models.energy.boltzmann import BoltzmannMachine
 from guidebook.models.energy.energy import ising_grid
@@ -201,14 +201,16 @@ def scaled(y=None):
 
 def test_parameters_are_kept_as_plain_values():
     owned = Owned(scaled)
-    assert _state(owned) is None  # it has none before it has run
+    assert not _encode(owned)["statements"]  # it has none before it has run
     owned.adopt("scale", torch.tensor(3.0), constraints.positive)
-    (value,) = _state(owned).values()
-    assert float(value) == pytest.approx(3.0) and not value.requires_grad
-    assert _state(scaled) is None
-    assert set(_state(torch.nn.Linear(1, 1))) == {"weight", "bias"}
+    owned.keep("mean", torch.tensor(7.0))
+    values = _encode(owned)["statements"]
+    assert float(values["scale"]) == pytest.approx(3.0) and not values["scale"].requires_grad
+    assert float(values["mean"]) == 7.0
+    assert not any(_encode(scaled).values())
+    assert set(_encode(torch.nn.Linear(1, 1))["state"]) == {"weight", "bias"}
     encoded = _encode_guide(owned)
-    assert encoded["constraints"] == {"scale": ["positive"]} and set(encoded["state"]) == {"scale"}
+    assert encoded["constraints"] == {"scale": ["positive"]} and not encoded["state"]
     assert _encode_guide(None) is None
 
 
