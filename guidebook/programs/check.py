@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import math
+import traceback
 from collections.abc import Mapping
+from types import CodeType
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch import nn
 from torch.distributions import constraints
 
-from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
+from guidebook.errors import DataError, GuidebookError, GuideError, ModelError, line_of_user
+from guidebook.programs.nodes import check_all_rows, partial_plates, sample_nodes
+from guidebook.programs.owned import Owned
 from guidebook.programs.sites import trace_at
-from guidebook.scope import random_state, validation
+from guidebook.scope import holds_all_rows, random_state, subsampling, validation
 
 SUPPORT_DRAWS, SUPPORT_NUMBERS = 100_000, 1_000_000
 """Draws of every site of a guide that are held against the support; numbers of a site at most."""
@@ -30,15 +37,14 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
             support of the model's site.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), validation(True), _Readable("guide", GuideError):
+    with torch.no_grad(), validation(True), _Readable(model, data, guide):
         guide_trace = poutine.trace(guide).get_trace(**data)
-    with torch.no_grad(), validation(True), _Readable("model", ModelError):
+    with torch.no_grad(), validation(True), _Readable(model, data):
         with _SitesFit():  # at the site itself, before what follows from a wrong value fails
             replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
             model_trace = replayed.get_trace(**data)
-        for site in model_trace.nodes.values():  # validates observed values against their support
-            if site["type"] == "sample" and site["is_observed"]:
-                site["fn"].log_prob(site["value"])
+        # validates observed values against their support
+        model_trace.compute_log_prob(lambda name, site: site["is_observed"])
     of_guide = {n for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
     of_model = {n for n, s in model_trace.nodes.items() if _latent(s)}
     of_model -= {n for n in of_model if _enumerated(model_trace.nodes[n])}
@@ -60,9 +66,10 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
         ModelError: no latent site, or the model itself fails, with Pyro's message.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), validation(True), _Readable("model", ModelError):
+    with torch.no_grad(), validation(True), _Readable(model, data):
         trace, seen = trace_at(model, data, None)
         trace.compute_log_prob()
+    check_all_rows(trace.nodes)
     if not seen.values:
         raise ModelError(
             "The model has no latent site: every pyro.sample is observed, so there is no posterior."
@@ -190,23 +197,73 @@ def _listed(names: list[str]) -> str:
 
 
 class _Readable:
-    """Turns an error of Pyro or torch inside the block into one of ours, with its message."""
+    """Turns an error of Pyro or torch inside the block into one of ours, of the part that failed.
 
-    def __init__(self, part: str, kind: type[GuidebookError]) -> None:
-        self.part, self.kind = part, kind
+    A guide may run the model, as Pyro's autoguides do at first: what fails there is the model.
+    """
+
+    def __init__(self, model: Any, data: Mapping[str, Any], guide: Any = None) -> None:
+        self.model, self.guide, self.data = model, guide, data
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, (GuidebookError, KeyboardInterrupt, MemoryError)):
+        if not isinstance(error, Exception) or isinstance(error, (GuidebookError, MemoryError)):
             return
-        if not isinstance(error, Exception):
-            return
-        message = " ".join(str(error).split())[:600]
+        of_model = error if self.guide is None else self._failure_of_model(error)
+        part, kind = ("guide", GuideError) if of_model is None else ("model", ModelError)
+        error = of_model or error
+        message = " ".join(str(error).split()).split(" Trace Shapes:")[0][:600].rstrip(".")
+        message = f"{type(error).__name__}: {message}"
         if "is_observed" in message or ("support" in message and "value" in message.lower()):
             message += " (a value outside the support of its distribution)"
-        raise self.kind(
-            f"The {self.part} fails when it is run on the data: {type(error).__name__}: {message}. "
-            f"Run {self.part}(**data) by itself to see where."
-        ) from error
+        where = line_of_user(error) or f"run {part}(**data) by itself to see where"
+        if part == "model" and holds_all_rows():
+            self._refuse_all_rows(f"{message} ({where})", error)
+        raise kind(f"The {part} fails when it is run on the data: {message} ({where}).") from error
+
+    def _failure_of_model(self, error: Exception) -> Exception | None:
+        """The error of the model, where it is the model that failed while the guide ran."""
+        frames = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if frames & codes_of(self.model):
+            return error
+        if frames & codes_of(self.guide) and line_of_user(error):
+            return None
+        try:
+            with random_state(0):
+                trace_at(self.model, self.data, None)[0].compute_log_prob()
+        except Exception as own:
+            return own
+        return None
+
+    def _refuse_all_rows(self, message: str, error: Exception) -> None:
+        """ModelError of a model that fails with plates of all rows, and runs with rows as it draws them."""
+        drawn: dict[str, tuple[int, int]] = {}
+        with contextlib.suppress(Exception), subsampling(), random_state(0):
+            drawn = partial_plates(sample_nodes(self.model, self.data))
+        for name, (present, size) in drawn.items():
+            raise ModelError(
+                f"The plate '{name}' draws {present} of its {size} rows at every run; log p(x, z) is that "
+                f"of all {size}, and with all of them the model fails: {message}. Give it the data of all "
+                f"rows, indexed by the plate: with pyro.plate('{name}', ...) as i: "
+                "pyro.sample(..., obs=y[i])."
+            ) from error
+
+
+def codes_of(program: Any) -> set[CodeType]:
+    """The code of a program and of what it wraps."""
+    found: set[CodeType] = set()
+    while program is not None:
+        if isinstance(program, Owned):
+            program = program.function[0]
+        elif isinstance(program, functools.partial):
+            program = program.func
+        elif hasattr(program, "__code__"):  # a function, or a method
+            found.add(program.__code__)
+            program = getattr(program, "__wrapped__", None)
+        elif isinstance(program, nn.Module):
+            program = type(program).forward
+        else:
+            program = type(program).__call__
+    return found

@@ -53,6 +53,7 @@ class Potential:
 
     Attributes:
         sites: the latent sites, in order; dimension: D, of all of them.
+        nodes: the sample statements of one run, by name.
         vectorised: False once the model has shown that it must be run draw by draw.
         derived, observed: names of the deterministic and of the observed sites.
         plates: name to (plate, dim) of every site's plates; plate_sizes: the rows present in each.
@@ -72,6 +73,7 @@ class Potential:
         with local_parameters(), precision(self.dtype), torch.no_grad():
             self.sites = sites or latent_sites(model, self.data)
             nodes = sample_nodes(model, self.data)
+        self.nodes = nodes
         self.plate_nesting = plate_nesting(nodes)
         self.derived = tuple(n for n, node in nodes.items() if depends_on_latents(node))
         self.observed = tuple(

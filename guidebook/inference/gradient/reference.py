@@ -25,7 +25,7 @@ from guidebook.inference.gradient.arrival import cause_of_nan, flat_at_the_end
 from guidebook.inference.gradient.course import Course, still_falls
 from guidebook.inference.gradient.problem import LOOK_EVERY, Outcome, Problem, Settings
 from guidebook.programs.owned import Joined
-from guidebook.scope import quiet, validation
+from guidebook.scope import quiet, subsampling, validation
 
 
 def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> Outcome:
@@ -48,7 +48,7 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     history: list[float] = []
     nan = False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
-    with _pyros_own_mode():
+    with _pyros_own_mode(problem.subsampled):
         take = _stepper(problem, settings, course)
         averages = _Halves(joined, course, problem)
         look = watch(problem.model, lambda: problem.guide, problem.batch)
@@ -180,11 +180,11 @@ class _Halves:
 
 
 @contextlib.contextmanager
-def _pyros_own_mode() -> Iterator[None]:
+def _pyros_own_mode(subsampled: bool) -> Iterator[None]:
     """Parameters in a fresh store; values that are not finite end the fit, not an assertion."""
     with (
         pyro.settings.context(module_local_params=False), pyro.get_param_store().scope(),
-        validation(False), quiet("Encountered"),
+        subsampling(subsampled), validation(False), quiet("Encountered"),
     ):  # fmt: skip
         yield
 

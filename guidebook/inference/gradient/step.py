@@ -32,6 +32,7 @@ from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.owned import Joined
+from guidebook.scope import subsampling
 
 ASIDE = ("first", "second", "gradient", "place", "looks", "kept")
 """The state that the graph does not touch: averages, the plan of the steps, looks at rows held out."""
@@ -90,7 +91,8 @@ class Step:
         self.state = self._fresh_state(flat)
         self.moving = [name for name in self.state if name not in ASIDE]
         example = [*self.inputs(), *self.tensors(problem.data)]
-        self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
+        with subsampling(problem.subsampled):
+            self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
         self.recipe = checksum(self.graph.code)
         self.compiled, self._asked = False, compile
         self.call = interpreted(self.graph)
