@@ -21,15 +21,18 @@ from torch.distributions import constraints
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError, line_of_user
 from guidebook.programs.nodes import check_all_rows, partial_plates, sample_nodes
 from guidebook.programs.owned import Owned
-from guidebook.programs.sites import trace_at
+from guidebook.programs.sites import sites_change, trace_at
 from guidebook.scope import holds_all_rows, random_state, subsampling, validation
 
+RUNS = 4
+"""Of a guide with discrete sites, to see whether its sites are the same in each."""
 SUPPORT_DRAWS, SUPPORT_NUMBERS = 100_000, 1_000_000
 """Draws of every site of a guide that are held against the support; numbers of a site at most."""
 
 
-def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
-    """Runs guide and model once, validation on; builds lazy guides.
+def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs guide and model once, validation on; builds lazy guides. Returns the guide's latent sites, the
+    nodes of its trace by name.
 
     Raises:
         ModelError: no latent site, or the model itself fails, with Pyro's message.
@@ -39,24 +42,41 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
     """
     with torch.no_grad(), validation(True), _Readable(model, data, guide):
         guide_trace = poutine.trace(guide).get_trace(**data)
+    summed = _SummedOut()
     with torch.no_grad(), validation(True), _Readable(model, data):
-        with _SitesFit():  # at the site itself, before what follows from a wrong value fails
-            replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
+        with _SitesFit(summed.names):  # at the site, before what follows from a wrong value fails
+            replayed = poutine.trace(poutine.replay(summed(model), trace=guide_trace))
             model_trace = replayed.get_trace(**data)
         # validates observed values against their support
         model_trace.compute_log_prob(lambda name, site: site["is_observed"])
-    of_guide = {n for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
-    of_model = {n for n, s in model_trace.nodes.items() if _latent(s)}
-    of_model -= {n for n in of_model if _enumerated(model_trace.nodes[n])}
+    of_guide = {n: s for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
+    of_model = {n for n, s in model_trace.nodes.items() if _latent(s)} - summed.names
     if not of_model and not any(_latent(s) for s in model_trace.nodes.values()):
         raise ModelError(
             "The model has no latent site: every pyro.sample is observed, so there is no posterior."
         )
-    _same_sites(of_model, of_guide)
+    _same_sites(of_model, set(of_guide), summed.names)
     outside = _outside(guide_trace, model_trace, of_model)
     if outside:
         raise GuideError(outside)
     _observed_in_support(model_trace)
+    return of_guide
+
+
+def check_same_sites(model: Any, guide: Any, data: Mapping[str, Any], names: set[str]) -> None:
+    """Runs a guide with discrete sites again, which a program may count by: are the latent sites `names`?
+
+    Raises:
+        ModelError: they are others in another run.
+    """
+    for _ in range(RUNS):
+        with torch.no_grad(), _Readable(model, data, guide):
+            nodes = poutine.trace(guide).get_trace(**data).nodes
+        found = {n: s for n, s in nodes.items() if _latent(s) and not _auxiliary(s)}
+        if set(found) != names:
+            raise sites_change(names ^ set(found))
+        if not any(s["fn"].support.is_discrete and not _enumerated(s) for s in found.values()):
+            return
 
 
 def check_model(model: Any, data: Mapping[str, Any]) -> None:
@@ -77,7 +97,14 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
     _observed_in_support(trace)
 
 
-def _same_sites(of_model: set[str], of_guide: set[str]) -> None:
+def _same_sites(of_model: set[str], of_guide: set[str], summed: set[str]) -> None:
+    both = sorted(of_guide & summed)
+    if both:
+        raise GuideError(
+            f"The model sums {_listed(both)} out (infer enumerate), and the guide samples it. Remove it from "
+            "the guide; or leave it unmarked in the model, and enumerate it in the guide "
+            "(pyro.infer.config_enumerate) or not at all."
+        )
     missing, extra = sorted(of_model - of_guide), sorted(of_guide - of_model)
     if missing:
         near = difflib.get_close_matches(missing[0], extra, n=1)
@@ -96,9 +123,25 @@ def _same_sites(of_model: set[str], of_guide: set[str]) -> None:
 class _SitesFit(Messenger):
     """Refuses a replayed value of the wrong shape or outside the support of the model's site."""
 
+    def __init__(self, summed: set[str]) -> None:
+        super().__init__()
+        self.summed = summed
+
     def _pyro_post_sample(self, msg: Any) -> None:
-        if _latent(msg) and not _enumerated(msg):
+        if _latent(msg) and msg["name"] not in self.summed:
             _fits(msg["name"], msg["value"], msg["fn"])
+
+
+class _SummedOut(Messenger):
+    """Notes the names of the sites that the model itself marks for enumeration, as a guide may, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if _latent(msg) and _enumerated(msg):
+            self.names.add(msg["name"])
 
 
 def _fits(name: str, value: Any, fn: Any) -> None:

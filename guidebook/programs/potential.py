@@ -23,6 +23,7 @@ from torch import Tensor
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import (
     CannotRecord,
+    eager,
     joined,
     mapped,
     record,
@@ -218,7 +219,7 @@ class Potential:
                 return self._eager_hessian
 
     def _eager_hessian(self, u: Tensor) -> Tensor:
-        with local_parameters(), precision(self.dtype), recording():
+        with local_parameters(), precision(self.dtype), eager():
             return _second_derivative(self, u)
 
     def _difference_hessian(self, u: Tensor) -> Tensor:
@@ -237,12 +238,14 @@ class Potential:
                 self.model(**self.data)
             return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
 
-        with local_parameters(), precision(self.dtype), recording(), torch.no_grad():
+        with local_parameters(), precision(self.dtype), torch.no_grad():
             try:
-                return torch.func.vmap(invert, randomness="different")(dict(values))
-            except RuntimeError:  # a model that cannot be vectorised: draw by draw
+                with recording():
+                    return torch.func.vmap(invert, randomness="different")(dict(values))
+            except Exception:  # a model that cannot be vectorised: draw by draw
                 count = len(next(iter(values.values())))
-                singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
+                with eager():
+                    singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
                 return torch.stack(singles)
 
     def prior_positions(self, count: int, seed: int) -> np.ndarray:
@@ -251,7 +254,7 @@ class Potential:
         with local_parameters(), precision(self.dtype), random_state(seed), torch.no_grad():
             for _ in range(count):
                 drawn = PriorDraw()
-                with recording(), drawn:
+                with eager(), drawn:
                     self.model(**self.data)
                 flat = [drawn.flat[site.name].reshape(-1) for site in self.sites]
                 rows.append(torch.cat(flat).double().cpu().numpy())
@@ -300,7 +303,7 @@ class Potential:
         """A model that cannot be vectorised is evaluated position by position."""
 
         def loop(u: Tensor) -> Any:
-            with local_parameters(), precision(self.dtype), recording():
+            with local_parameters(), precision(self.dtype), eager():
                 results = [mapped(function(self, row), lambda t: t[None]) for row in u]
             return mapped(joined(results), lambda t: t.detach())
 

@@ -21,7 +21,7 @@ from guidebook.inference.gradient.adam import Optimiser, schedule
 from guidebook.inference.gradient.held_out import HeldOut, rows_apart
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import Batches, Source
-from guidebook.programs.check import check_model, check_pair
+from guidebook.programs.check import check_model, check_pair, check_same_sites
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
 from guidebook.programs.nodes import partial_plates, plate_nesting, sample_nodes
@@ -122,7 +122,7 @@ def prepare(
     # a guide over one vector has the latents of all rows in it
     flat = rows is None and hasattr(guide, "get_posterior")
     with subsampling(not flat):
-        check_pair(joined.model, joined.guide, tensors)
+        of_guide = check_pair(joined.model, joined.guide, tensors)
     apart = None
     if hold_out:
         apart = rows_apart(joined.model, guide, source.rows, source.batch_size, seed)
@@ -134,7 +134,7 @@ def prepare(
     with subsampling(), torch.no_grad():
         nodes = sample_nodes(joined.model, tensors)
     if objective is None:
-        depth = plate_nesting(nodes)
+        depth = plate_nesting(nodes | {f"guide {name}": node for name, node in of_guide.items()})
         objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
     problem = Problem(
         joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed,
@@ -149,6 +149,7 @@ def prepare(
         if rows is None and partial_plates(nodes):
             check_model(joined.model, tensors)
         _start(problem)
+        check_same_sites(joined.model, joined.guide, tensors, {s.name for s in problem.sites})
     return problem
 
 

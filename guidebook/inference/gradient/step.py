@@ -86,7 +86,8 @@ class Step:
         self.scheduled = list(getattr(problem.objective, "schedules", {}))
         table = schedule_table(problem.objective, steps)
         self.course = Course(optimiser.rates, table, optimiser.averaged, auto)
-        self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
+        moves = problem.rows is not None or own is not None  # all rows are constants of the graph
+        self.tensor_names = [k for k, v in problem.data.items() if moves and isinstance(v, Tensor)]
         flat = torch.cat([p.detach().reshape(-1) for _, p in trained]) if own is None else own.flat
         self.state = self._fresh_state(flat)
         self.moving = [name for name in self.state if name not in ASIDE]
