@@ -54,9 +54,10 @@ def check_all_rows(nodes: Mapping[str, Any]) -> None:
     """ModelError where a plate holds fewer rows than it stands for, though plates hold all they can."""
     for name, (present, size) in partial_plates(nodes).items():
         raise ModelError(
-            f"The plate '{name}' is given {present} of its {size} rows by subsample=, so log p(x, z) of "
-            f"the data cannot be computed. Give it all {size} rows, with their data; for mini-batches "
-            "leave the choice of rows to svi (batch_size=) or to the plate (subsample_size=)."
+            f"The plate '{name}' is given {present} of its {size} rows (by subsample=, or made outside of "
+            f"the model), so log p(x, z) cannot be computed. Give it all {size} rows, with their data; for "
+            "mini-batches leave the choice of rows to svi (batch_size=) or to the plate (subsample_size=, "
+            "made inside the model)."
         )
 
 

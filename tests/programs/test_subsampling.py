@@ -167,7 +167,7 @@ def fitted(engine: str, model, data):
 def test_what_cannot_have_all_rows_is_refused_in_one_sentence(engine):
     with pytest.raises(ModelError, match=r"'rows' draws 10 of its 30 rows .* obs=y"):
         fitted(engine, batch, {"y": Y[:10]})
-    with pytest.raises(ModelError, match="'rows' is given 5 of its 30 rows by subsample="):
+    with pytest.raises(ModelError, match=r"'rows' is given 5 of its 30 rows \(by subsample="):
         fitted(engine, given, {"y": Y, "rows": torch.arange(5)})
 
 
