@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class GuidebookError(Exception):
@@ -32,6 +35,27 @@ class FileError(GuidebookError):
 
 class SettingError(GuidebookError):
     """A setting is out of range: steps, batch size, seed, device, draws, ..."""
+
+
+_NOT_THE_USERS = (
+    str(Path(__file__).parent),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    "<",
+)
+"""Where the files of this library, of installed packages and of Python lie."""
+
+
+def line_of_user(error: BaseException) -> str:
+    """The innermost line of the user's own code that the error went through, in words; "" if none."""
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_NOT_THE_USERS)
+    ]
+    if not own:
+        return ""
+    line = f": {own[-1].line}" if own[-1].line else ""
+    return f"{own[-1].filename}, line {own[-1].lineno}, in {own[-1].name}{line}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ library, no lock of ours can order.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import threading
 import warnings
@@ -27,6 +28,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.subsample_messenger import SubsampleMessenger
 
 _lock = threading.RLock()
 
@@ -53,11 +55,49 @@ def alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def local_parameters() -> Iterator[None]:
-    """Parameters live in their modules, and the global store is a fresh one, dropped at the end."""
+    """Parameters live in their modules, the global store is a fresh one, dropped at the end, and plates
+    hold all of their rows, except inside `subsampling`.
+    """
     with (
         alone(), pyro.settings.context(module_local_params=True), pyro.get_param_store().scope(),
+        replaced((SubsampleMessenger, "_subsample", staticmethod(_all_rows))),
     ):  # fmt: skip
         yield
+
+
+_pyros_rows = SubsampleMessenger._subsample
+_subsampling = False
+
+
+def holds_all_rows() -> bool:
+    """Whether a plate that is made now holds all of its rows."""
+    static = inspect.getattr_static(SubsampleMessenger, "_subsample")
+    return getattr(static, "__func__", None) is _all_rows and not _subsampling
+
+
+def _all_rows(
+    name: str, size: Any = None, subsample_size: Any = None, subsample: Any = None, *device: Any
+) -> Any:
+    """As a plate takes its rows, with all of them where it would draw some.
+
+    log p(x, z) is a sum over all rows. A plate with `subsample_size` estimates it from rows drawn anew at
+    every run: what an objective may climb, and no density that two draws can be compared by.
+    """
+    if subsample is None and not _subsampling:
+        subsample_size = None
+    return _pyros_rows(name, size, subsample_size, subsample, *device)
+
+
+@contextlib.contextmanager
+def subsampling(on: bool = True) -> Iterator[None]:
+    """Inside the block plates draw the rows that their `subsample_size` asks for (on), or hold all."""
+    global _subsampling
+    with alone():
+        before, _subsampling = _subsampling, on
+        try:
+            yield
+        finally:
+            _subsampling = before
 
 
 @contextlib.contextmanager
@@ -109,7 +149,7 @@ def quiet(message: str = "", category: type[Warning] = Warning) -> Iterator[None
 def replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
     """Attributes (owner, name, value) of modules and classes inside the block; the old ones come back."""
     with alone():
-        before = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
+        before = [(o, name, inspect.getattr_static(o, name)) for o, name, _ in changes]
         try:
             for owner, name, value in changes:
                 setattr(owner, name, value)

@@ -136,8 +136,8 @@ def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tens
         graph = potential.single()
     except CannotRecord as error:
         raise ModelError(
-            f"nuts needs a model that can be recorded, and this one reads values ({error}). Write "
-            "it without .item() and without control flow that depends on latent values."
+            f"nuts needs a model that can be recorded, and this one cannot be: {error}. Write it "
+            "without .item() and without control flow that depends on latent values."
         ) from error
     if not worth_compiling(graph, calls, potential.device):
         return potential.run_single()

@@ -18,6 +18,9 @@ and the budget is 10 N. Where the model has trained parameters and the latents b
 is that of rows held out: a tenth of them, whose bound says when to go on, and which parameters are
 best (`guidebook.inference.gradient.held_out`).
 
+A plate with `subsample_size` draws rows anew at every step, so the objective is an unbiased estimate; with a
+guide over one vector and latents in that plate the vector has those of all rows, and steps take all rows.
+
 Sources: Hoffman et al. 2013, "Stochastic variational inference"; Kingma and Ba 2015, "Adam"; Polyak
 and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; Dhaka et al. 2020,
 "Robust, accurate stochastic optimization for variational inference"; Welandawe et al. 2022, "Robust,

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import math
+import traceback
 from collections.abc import Mapping
+from types import CodeType
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch import nn
 from torch.distributions import constraints
 
-from guidebook.errors import DataError, GuidebookError, GuideError, ModelError
-from guidebook.programs.sites import trace_at
-from guidebook.scope import random_state, validation
+from guidebook.errors import DataError, GuidebookError, GuideError, ModelError, line_of_user
+from guidebook.programs.nodes import check_all_rows, partial_plates, sample_nodes
+from guidebook.programs.owned import Owned
+from guidebook.programs.sites import sites_change, trace_at
+from guidebook.scope import holds_all_rows, random_state, subsampling, validation
 
+RUNS = 4
+"""Of a guide with discrete sites, to see whether its sites are the same in each."""
 SUPPORT_DRAWS, SUPPORT_NUMBERS = 100_000, 1_000_000
 """Draws of every site of a guide that are held against the support; numbers of a site at most."""
 
 
-def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
-    """Runs guide and model once, validation on; builds lazy guides.
+def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs guide and model once, validation on; builds lazy guides. Returns the guide's latent sites, the
+    nodes of its trace by name.
 
     Raises:
         ModelError: no latent site, or the model itself fails, with Pyro's message.
@@ -30,27 +40,43 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> None:
             support of the model's site.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), validation(True), _Readable("guide", GuideError):
+    with torch.no_grad(), validation(True), _Readable(model, data, guide):
         guide_trace = poutine.trace(guide).get_trace(**data)
-    with torch.no_grad(), validation(True), _Readable("model", ModelError):
-        with _SitesFit():  # at the site itself, before what follows from a wrong value fails
-            replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
+    summed = _SummedOut()
+    with torch.no_grad(), validation(True), _Readable(model, data):
+        with _SitesFit(summed.names):  # at the site, before what follows from a wrong value fails
+            replayed = poutine.trace(poutine.replay(summed(model), trace=guide_trace))
             model_trace = replayed.get_trace(**data)
-        for site in model_trace.nodes.values():  # validates observed values against their support
-            if site["type"] == "sample" and site["is_observed"]:
-                site["fn"].log_prob(site["value"])
-    of_guide = {n for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
-    of_model = {n for n, s in model_trace.nodes.items() if _latent(s)}
-    of_model -= {n for n in of_model if _enumerated(model_trace.nodes[n])}
+        # validates observed values against their support
+        model_trace.compute_log_prob(lambda name, site: site["is_observed"])
+    of_guide = {n: s for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
+    of_model = {n for n, s in model_trace.nodes.items() if _latent(s)} - summed.names
     if not of_model and not any(_latent(s) for s in model_trace.nodes.values()):
         raise ModelError(
             "The model has no latent site: every pyro.sample is observed, so there is no posterior."
         )
-    _same_sites(of_model, of_guide)
+    _same_sites(of_model, set(of_guide), summed.names)
     outside = _outside(guide_trace, model_trace, of_model)
     if outside:
         raise GuideError(outside)
     _observed_in_support(model_trace)
+    return of_guide
+
+
+def check_same_sites(model: Any, guide: Any, data: Mapping[str, Any], names: set[str]) -> None:
+    """Runs a guide with discrete sites again, which a program may count by: are the latent sites `names`?
+
+    Raises:
+        ModelError: they are others in another run.
+    """
+    for _ in range(RUNS):
+        with torch.no_grad(), _Readable(model, data, guide):
+            nodes = poutine.trace(guide).get_trace(**data).nodes
+        found = {n: s for n, s in nodes.items() if _latent(s) and not _auxiliary(s)}
+        if set(found) != names:
+            raise sites_change(names ^ set(found))
+        if not any(s["fn"].support.is_discrete and not _enumerated(s) for s in found.values()):
+            return
 
 
 def check_model(model: Any, data: Mapping[str, Any]) -> None:
@@ -60,9 +86,10 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
         ModelError: no latent site, or the model itself fails, with Pyro's message.
         DataError: an observed value outside the support of its likelihood.
     """
-    with torch.no_grad(), validation(True), _Readable("model", ModelError):
+    with torch.no_grad(), validation(True), _Readable(model, data):
         trace, seen = trace_at(model, data, None)
         trace.compute_log_prob()
+    check_all_rows(trace.nodes)
     if not seen.values:
         raise ModelError(
             "The model has no latent site: every pyro.sample is observed, so there is no posterior."
@@ -70,7 +97,14 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
     _observed_in_support(trace)
 
 
-def _same_sites(of_model: set[str], of_guide: set[str]) -> None:
+def _same_sites(of_model: set[str], of_guide: set[str], summed: set[str]) -> None:
+    both = sorted(of_guide & summed)
+    if both:
+        raise GuideError(
+            f"The model sums {_listed(both)} out (infer enumerate), and the guide samples it. Remove it from "
+            "the guide; or leave it unmarked in the model, and enumerate it in the guide "
+            "(pyro.infer.config_enumerate) or not at all."
+        )
     missing, extra = sorted(of_model - of_guide), sorted(of_guide - of_model)
     if missing:
         near = difflib.get_close_matches(missing[0], extra, n=1)
@@ -89,9 +123,25 @@ def _same_sites(of_model: set[str], of_guide: set[str]) -> None:
 class _SitesFit(Messenger):
     """Refuses a replayed value of the wrong shape or outside the support of the model's site."""
 
+    def __init__(self, summed: set[str]) -> None:
+        super().__init__()
+        self.summed = summed
+
     def _pyro_post_sample(self, msg: Any) -> None:
-        if _latent(msg) and not _enumerated(msg):
+        if _latent(msg) and msg["name"] not in self.summed:
             _fits(msg["name"], msg["value"], msg["fn"])
+
+
+class _SummedOut(Messenger):
+    """Notes the names of the sites that the model itself marks for enumeration, as a guide may, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if _latent(msg) and _enumerated(msg):
+            self.names.add(msg["name"])
 
 
 def _fits(name: str, value: Any, fn: Any) -> None:
@@ -190,23 +240,73 @@ def _listed(names: list[str]) -> str:
 
 
 class _Readable:
-    """Turns an error of Pyro or torch inside the block into one of ours, with its message."""
+    """Turns an error of Pyro or torch inside the block into one of ours, of the part that failed.
 
-    def __init__(self, part: str, kind: type[GuidebookError]) -> None:
-        self.part, self.kind = part, kind
+    A guide may run the model, as Pyro's autoguides do at first: what fails there is the model.
+    """
+
+    def __init__(self, model: Any, data: Mapping[str, Any], guide: Any = None) -> None:
+        self.model, self.guide, self.data = model, guide, data
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, (GuidebookError, KeyboardInterrupt, MemoryError)):
+        if not isinstance(error, Exception) or isinstance(error, (GuidebookError, MemoryError)):
             return
-        if not isinstance(error, Exception):
-            return
-        message = " ".join(str(error).split())[:600]
+        of_model = error if self.guide is None else self._failure_of_model(error)
+        part, kind = ("guide", GuideError) if of_model is None else ("model", ModelError)
+        error = of_model or error
+        message = " ".join(str(error).split()).split(" Trace Shapes:")[0][:600].rstrip(".")
+        message = f"{type(error).__name__}: {message}"
         if "is_observed" in message or ("support" in message and "value" in message.lower()):
             message += " (a value outside the support of its distribution)"
-        raise self.kind(
-            f"The {self.part} fails when it is run on the data: {type(error).__name__}: {message}. "
-            f"Run {self.part}(**data) by itself to see where."
-        ) from error
+        where = line_of_user(error) or f"run {part}(**data) by itself to see where"
+        if part == "model" and holds_all_rows():
+            self._refuse_all_rows(f"{message} ({where})", error)
+        raise kind(f"The {part} fails when it is run on the data: {message} ({where}).") from error
+
+    def _failure_of_model(self, error: Exception) -> Exception | None:
+        """The error of the model, where it is the model that failed while the guide ran."""
+        frames = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if frames & codes_of(self.model):
+            return error
+        if frames & codes_of(self.guide) and line_of_user(error):
+            return None
+        try:
+            with random_state(0):
+                trace_at(self.model, self.data, None)[0].compute_log_prob()
+        except Exception as own:
+            return own
+        return None
+
+    def _refuse_all_rows(self, message: str, error: Exception) -> None:
+        """ModelError of a model that fails with plates of all rows, and runs with rows as it draws them."""
+        drawn: dict[str, tuple[int, int]] = {}
+        with contextlib.suppress(Exception), subsampling(), random_state(0):
+            drawn = partial_plates(sample_nodes(self.model, self.data))
+        for name, (present, size) in drawn.items():
+            raise ModelError(
+                f"The plate '{name}' draws {present} of its {size} rows at every run; log p(x, z) is that "
+                f"of all {size}, and with all of them the model fails: {message}. Give it the data of all "
+                f"rows, indexed by the plate: with pyro.plate('{name}', ...) as i: "
+                "pyro.sample(..., obs=y[i])."
+            ) from error
+
+
+def codes_of(program: Any) -> set[CodeType]:
+    """The code of a program and of what it wraps."""
+    found: set[CodeType] = set()
+    while program is not None:
+        if isinstance(program, Owned):
+            program = program.function[0]
+        elif isinstance(program, functools.partial):
+            program = program.func
+        elif hasattr(program, "__code__"):  # a function, or a method
+            found.add(program.__code__)
+            program = getattr(program, "__wrapped__", None)
+        elif isinstance(program, nn.Module):
+            program = type(program).forward
+        else:
+            program = type(program).__call__
+    return found

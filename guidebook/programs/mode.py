@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.programs.gaussian import ROUNDS, Start, elbo, fitted
-from guidebook.programs.graphs.recorded import CannotRecord, recording
+from guidebook.programs.graphs.recorded import CannotRecord, eager
 from guidebook.programs.potential import Potential
 from guidebook.scope import local_parameters
 
@@ -229,12 +229,12 @@ def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     except CannotRecord:
         potential.vectorised = False  # and the start is content with fewer draws
 
-        def eager(u: Tensor) -> tuple[Tensor, Tensor]:
-            with local_parameters(), recording():
+        def single(u: Tensor) -> tuple[Tensor, Tensor]:
+            with local_parameters(), eager():
                 value, grad = potential.value_and_grad_at(u)
             return value.detach(), grad.detach()
 
-        return eager
+        return single
 
 
 def _cholesky_of_inverse(precision: np.ndarray) -> np.ndarray | None:

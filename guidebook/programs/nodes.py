@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from pyro import poutine
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from guidebook.errors import ModelError
 from guidebook.programs.sites import Substitute, is_enumerated
 
 
@@ -62,10 +62,29 @@ def depends_on_latents(node: Any) -> bool:
     return is_deterministic(node) and isinstance(value, Tensor) and value.is_floating_point()
 
 
-def enumeration_depth(model: Callable[..., Any], data: Mapping[str, Any]) -> int | None:
-    """max_plate_nesting for TraceEnum_ELBO where the model sums a site out, else None."""
-    with torch.no_grad():
-        return plate_nesting(sample_nodes(model, data))
+def partial_plates(nodes: Mapping[str, Any], *, latent: bool = False) -> dict[str, tuple[int, int]]:
+    """Of the plates that hold fewer rows than they stand for: how many rows, and of how many.
+
+    `latent`: of those around latent sites alone.
+    """
+    return {
+        frame.name: (int(frame.size), int(frame.full_size))
+        for node in nodes.values()
+        if node["type"] == "sample" and not (latent and node["is_observed"])
+        for frame in node["cond_indep_stack"]
+        if frame.full_size is not None and int(frame.size) != int(frame.full_size)
+    }
+
+
+def check_all_rows(nodes: Mapping[str, Any]) -> None:
+    """ModelError where a plate holds fewer rows than it stands for, though plates hold all they can."""
+    for name, (present, size) in partial_plates(nodes).items():
+        raise ModelError(
+            f"The plate '{name}' is given {present} of its {size} rows (by subsample=, or made outside of "
+            f"the model), so log p(x, z) cannot be computed. Give it all {size} rows, with their data; for "
+            "mini-batches leave the choice of rows to svi (batch_size=) or to the plate (subsample_size=, "
+            "made inside the model)."
+        )
 
 
 def plate_nesting(nodes: Mapping[str, Any]) -> int | None:

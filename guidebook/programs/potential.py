@@ -23,6 +23,7 @@ from torch import Tensor
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import (
     CannotRecord,
+    eager,
     joined,
     mapped,
     record,
@@ -54,6 +55,7 @@ class Potential:
 
     Attributes:
         sites: the latent sites, in order; dimension: D, of all of them.
+        nodes: the sample statements of one run, by name.
         vectorised: False once the model has shown that it must be run draw by draw.
         derived, observed: names of the deterministic and of the observed sites.
         plates: name to (plate, dim) of every site's plates; plate_sizes: the rows present in each.
@@ -75,6 +77,7 @@ class Potential:
             nodes = sample_nodes(model, self.data)
             self.dimension = sum(site.size for site in self.sites)
             still = constants(model, self.data, nodes, self.dimension)
+        self.nodes = nodes
         self.plate_nesting = plate_nesting(nodes)
         derived = [n for n, node in nodes.items() if depends_on_latents(node)]
         self.derived = tuple(n for n in derived if n not in still)
@@ -219,7 +222,7 @@ class Potential:
                 return self._eager_hessian
 
     def _eager_hessian(self, u: Tensor) -> Tensor:
-        with local_parameters(), precision(self.dtype), recording():
+        with local_parameters(), precision(self.dtype), eager():
             return _second_derivative(self, u)
 
     def _difference_hessian(self, u: Tensor) -> Tensor:
@@ -238,12 +241,14 @@ class Potential:
                 self.model(**self.data)
             return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
 
-        with local_parameters(), precision(self.dtype), recording(), torch.no_grad():
+        with local_parameters(), precision(self.dtype), torch.no_grad():
             try:
-                return torch.func.vmap(invert, randomness="different")(dict(values))
-            except RuntimeError:  # a model that cannot be vectorised: draw by draw
+                with recording():
+                    return torch.func.vmap(invert, randomness="different")(dict(values))
+            except Exception:  # a model that cannot be vectorised: draw by draw
                 count = len(next(iter(values.values())))
-                singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
+                with eager():
+                    singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
                 return torch.stack(singles)
 
     def prior_positions(self, count: int, seed: int) -> np.ndarray:
@@ -252,7 +257,7 @@ class Potential:
         with local_parameters(), precision(self.dtype), random_state(seed), torch.no_grad():
             for _ in range(count):
                 drawn = PriorDraw()
-                with recording(), drawn:
+                with eager(), drawn:
                     self.model(**self.data)
                 flat = [drawn.flat[site.name].reshape(-1) for site in self.sites]
                 rows.append(torch.cat(flat).double().cpu().numpy())
@@ -301,7 +306,7 @@ class Potential:
         """A model that cannot be vectorised is evaluated position by position."""
 
         def loop(u: Tensor) -> Any:
-            with local_parameters(), precision(self.dtype), recording():
+            with local_parameters(), precision(self.dtype), eager():
                 results = [mapped(function(self, row), lambda t: t[None]) for row in u]
             return mapped(joined(results), lambda t: t.detach())
 

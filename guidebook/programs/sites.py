@@ -93,6 +93,8 @@ class Substitute(Messenger):
                 flat = some_value(msg["fn"])
         else:
             size = shape.numel()
+            if self._offset + size > len(self.position):  # more sites than a position has room for
+                raise sites_change({msg["name"]})
             flat = self.position[self._offset : self._offset + size].reshape(shape)
             self._offset += size
         value = as_label(msg["fn"], transform(flat))
@@ -210,8 +212,8 @@ def latent_sites(
     """The model's latent sites in order, read from runs at the origin and a step away from it.
 
     Raises:
-        ModelError: a discrete site that is not enumerated (unless `discrete`), or a site whose
-            support has no bijection to the real numbers.
+        ModelError: a discrete site that is not enumerated (unless `discrete`), a site whose support
+            has no bijection to the real numbers, or sites that change from run to run.
     """
     trace, seen = trace_at(model, data, None)
     supports = {name: trace.nodes[name]["fn"].support for name in seen.values}
@@ -229,7 +231,9 @@ def latent_sites(
                         device=value.device)
         for name, value in seen.values.items()
     ]  # fmt: skip
-    away, _ = trace_at(model, data, torch.cat(positions) if positions else torch.zeros(0))
+    away, again = trace_at(model, data, torch.cat(positions) if positions else torch.zeros(0))
+    if set(again.values) != set(seen.values):
+        raise sites_change(set(again.values) ^ set(seen.values))
     sites = []
     for name, value in seen.values.items():
         node = trace.nodes[name]
@@ -247,6 +251,15 @@ def latent_sites(
             )
         )
     return tuple(sites)
+
+
+def sites_change(names: set[str]) -> ModelError:
+    """The error of a model that has these sites in some of its runs."""
+    return ModelError(
+        f"The latent sites change from run to run: '{min(names)}' is there in one and not in another. A fit "
+        "needs the same sites in every run: sample as many as there can be, and let the draws say which of "
+        "them count (for example by pyro.poutine.mask)."
+    )
 
 
 def _differs(one: Any, other: Any) -> bool:

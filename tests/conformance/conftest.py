@@ -20,7 +20,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import guidebook as gb
 from guidebook.programs.data import as_tensors
 from guidebook.programs.mode import Start
-from guidebook.programs.nodes import enumeration_depth
+from guidebook.programs.nodes import plate_nesting, sample_nodes
 from guidebook.scope import local_parameters, precision
 from tests.starts import searched_once
 
@@ -198,7 +198,7 @@ def objective_of(name: str) -> Any:
         return Trace_ELBO()
     with local_parameters(), precision(torch.float64):
         tensors = as_tensors(data_of(name), torch.float64, CPU)
-        depth = enumeration_depth(model_of(name), tensors)
+        depth = plate_nesting(sample_nodes(model_of(name), tensors))
     return Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
 
 

@@ -7,8 +7,10 @@ import torch
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoNormal
 
+import guidebook as gb
 from guidebook.errors import DataError, GuideError, ModelError
 from guidebook.programs.check import check_model, check_pair, outside_support
+from guidebook.programs.owned import copied
 from guidebook.scope import local_parameters, validation
 
 Y = torch.tensor([0.5, 1.5, 2.5])
@@ -194,3 +196,67 @@ def test_a_fitted_pair_that_no_longer_runs_is_left_to_its_status():
     """A Cholesky factor of a matrix that is not a number."""
     model, guide, data = normal_guide_of_a_scale(float("nan"))
     assert outside_support(model, guide, data) == ""
+
+
+# which part failed, and where -------------------------------------------------------------------
+
+
+def fails_inside(y=None):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    wrong = torch.zeros(3) + torch.zeros(4)  # the line to be named
+    pyro.sample("y", dist.Normal(loc + wrong, 1.0).to_event(1), obs=y)
+
+
+def fails_to_score(y=None):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(loc, 1.0).expand([7]).to_event(1), obs=y)
+
+
+def of_loc(y=None):
+    pyro.sample("loc", dist.Normal(0.0, 1.0))
+
+
+class Module(pyro.nn.PyroModule):
+    def forward(self, y=None):
+        return fails_inside(y)
+
+
+module = Module()
+LINE = r"test_check.py, line \d+, in fails_inside: wrong = torch.zeros\(3\) \+ torch.zeros\(4\)"
+
+
+@pytest.mark.parametrize(
+    ("program", "family"),
+    [
+        (fails_inside, of_loc),
+        (fails_inside, AutoNormal(fails_inside)),
+        (fails_inside, gb.guides.mean_field(fails_inside)),
+        (pyro.infer.config_enumerate(fails_inside), AutoNormal(fails_inside)),
+        (pyro.poutine.scale(fails_inside, scale=2.0), of_loc),
+        (module, AutoNormal(module)),
+    ],
+    ids=["function", "auto", "ours", "decorated", "handled", "module"],
+)
+def test_a_model_that_fails_is_blamed_with_its_own_line(program, family):
+    """Whichever program runs it: a guide that is built by running the model is not what failed."""
+    program, family = copied(program, family)
+    with local_parameters(), pytest.raises(ModelError, match=f"^The model fails .*{LINE}"):
+        check_pair(program, family, {"y": Y})
+    with local_parameters(), pytest.raises(ModelError, match=f"^The model fails .*{LINE}"):
+        check_model(program, {"y": Y})
+
+
+@pytest.mark.parametrize("family", [of_loc, AutoNormal(fails_to_score)], ids=["function", "auto"])
+def test_a_site_that_cannot_be_scored_is_named(family):
+    with local_parameters(), pytest.raises(ModelError, match=r"The model fails .* at site 'y'"):
+        check_pair(fails_to_score, family, {"y": Y})
+
+
+def test_a_guide_that_fails_is_blamed_with_its_own_line():
+    def divides(y=None):
+        pyro.sample("loc", dist.Normal(0.0, 1 / 0))
+
+    where = r"test_check.py, line \d+, in divides: pyro.sample\(\"loc\""
+    for program in (model, fails_inside):  # the guide comes first
+        with pytest.raises(GuideError, match=f"^The guide fails .*ZeroDivisionError.*{where}"):
+            check_pair(program, divides, {"y": Y})

@@ -12,7 +12,7 @@ from guidebook.catalogue import PAIRS, pair
 from guidebook.errors import NameNotFound
 from guidebook.guides.exact.conjugate import ConjugateRegression
 from guidebook.models.regression import linear_regression
-from guidebook.programs.nodes import enumeration_depth
+from guidebook.programs.nodes import plate_nesting, sample_nodes
 from guidebook.programs.potential import Potential
 
 MACHINES = ("ising", "boltzmann-machine", "hopfield")
@@ -82,7 +82,7 @@ def test_every_guide_parameter_gets_a_finite_gradient(name):
     model, data = entry.model(), first_rows(entry.data(), 50)
     for label, make in entry.guides.items():
         guide = make(model)
-        depth = enumeration_depth(model, data)
+        depth = plate_nesting(sample_nodes(model, data))
         elbo = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
         elbo.differentiable_loss(model, guide, **data).backward()
         assert list(guide.parameters()), label

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
 from guidebook.programs.data import as_tensors, find_device
-from guidebook.programs.graphs.recorded import recording
+from guidebook.programs.graphs.recorded import eager, recording
 from guidebook.programs.labels import canonical_positions, exchangeable, log_q_of_labelled
+from guidebook.programs.nodes import check_all_rows
 from guidebook.programs.owned import dtype_of, parameters_of
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site
@@ -118,10 +119,13 @@ class Approximation:
 
         Raises:
             DataError: the fit was loaded without its model or its data.
+            ModelError: a plate of the model is given some of its rows alone.
         """
         if self.model is None:
             raise DataError(_NO_JOINT)
-        return Potential(self.model, self.tensors, self.sites)
+        found = Potential(self.model, self.tensors, self.sites)
+        check_all_rows(found.nodes)
+        return found
 
     def sharing(self, potential: Potential) -> Approximation:
         """The same q; `potential` is that of its model at its data, recorded before."""
@@ -221,13 +225,14 @@ class Approximation:
         pieces = []
         for start in range(0, draws, chunk):
             number = torch.zeros(min(chunk, draws - start), device=self.potential.device)
-            with recording():
-                try:
+            try:
+                with recording():
                     pieces.append(torch.func.vmap(one, randomness="different")(number))
-                except RuntimeError:  # a guide that cannot be vectorised: draw by draw
+            except Exception:  # a guide that cannot be vectorised: draw by draw
+                with eager():
                     singles = [one(n) for n in number]
-                    stacked = {n: torch.stack([v[n] for v, _ in singles]) for n in names}
-                    pieces.append((stacked, torch.stack([q for _, q in singles])))
+                stacked = {n: torch.stack([v[n] for v, _ in singles]) for n in names}
+                pieces.append((stacked, torch.stack([q for _, q in singles])))
         values = {n: torch.cat([v[n] for v, _ in pieces]) for n in names}
         return values, torch.cat([q for _, q in pieces])
 

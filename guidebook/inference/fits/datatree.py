@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from guidebook.inference.fits.approximation import Approximation
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
-from guidebook.programs.graphs.recorded import recording
+from guidebook.programs.graphs.recorded import eager, recording
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.sites import Site, Substitute, coordinate_names
 from guidebook.scope import alone, local_parameters, precision, random_state
@@ -222,17 +223,27 @@ def replicated(approximation: Approximation, u: Tensor, seed: int) -> dict[str, 
     pieces = []
     with (
         local_parameters(), precision(potential.dtype), random_state(seed), torch.no_grad(),
-        recording(),
     ):  # fmt: skip
         for piece in u.split(potential.chunk):
             try:
-                pieces.append(torch.func.vmap(simulate, randomness="different")(piece))
+                pieces.append(_each(simulate, piece))
             except Exception as error:  # whatever the user's model does without its data
                 raise GuideError(
                     f"The model cannot simulate with {sorted(given)} left out: {error}. Write it so "
                     "that its observed arguments may be None."
                 ) from error
     return {n: torch.cat([p[n] for p in pieces]) for n in pieces[0]}
+
+
+def _each(simulate: Callable[[Tensor], dict[str, Tensor]], u: Tensor) -> dict[str, Tensor]:
+    """The simulations at u (S, D), stacked in front; draw by draw where they cannot be vectorised."""
+    try:
+        with recording():
+            return torch.func.vmap(simulate, randomness="different")(u)
+    except Exception:
+        with eager():
+            singles = [simulate(position) for position in u]
+        return {n: torch.stack([one[n] for one in singles]) for n in singles[0]}
 
 
 class _Latents(Substitute):

@@ -15,7 +15,7 @@ from torch import Tensor
 from guidebook.inference.gradient.course import still_falls
 from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.protocols.mode import defaults_of
-from guidebook.programs.graphs.recorded import recording
+from guidebook.programs.graphs.recorded import eager, recording
 
 GRADIENT_LIMIT = 0.1
 """Of the mean gradient in standardised parameters, in nats per posterior standard deviation: near the
@@ -110,7 +110,7 @@ def cause_of_nan(problem: Problem, step: int, objective: float) -> str:
             "or logarithm at zero in the model. Add a small constant inside it."
         )
     data = problem.batch(step)
-    with torch.no_grad(), recording():
+    with torch.no_grad(), eager():
         for _ in range(DRAWS_TO_FIND_A_NAN):
             guide = poutine.trace(problem.guide).get_trace(**data)
             model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(**data)

@@ -21,13 +21,14 @@ from guidebook.inference.gradient.held_out import HeldOut, rows_apart
 from guidebook.inference.optimisers.given import check_optimiser
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import Batches, Source
-from guidebook.programs.check import check_pair
+from guidebook.programs.check import check_model, check_pair, check_same_sites
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
-from guidebook.programs.nodes import enumeration_depth
+from guidebook.programs.nodes import partial_plates, plate_nesting, sample_nodes
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.scope import subsampling
 
 START_ROWS = 10_000
 """The mode is looked for with this many rows drawn by the seed, where there are more."""
@@ -79,7 +80,7 @@ class Outcome:
 @dataclass
 class Problem:
     """What both paths work on: copies of model and guide, tensors, where batches come from, and the rows
-    that are held out.
+    that are held out. `subsampled`: whether plates draw the rows they ask for at every step.
     """
 
     model: Any
@@ -92,6 +93,7 @@ class Problem:
     device: torch.device
     seed: int
     held: HeldOut | None = None
+    subsampled: bool = True
 
     @property
     def count(self) -> int:
@@ -118,7 +120,10 @@ def prepare(
     joined = Joined(model, guide)
     rows = source.batches(model, seed, dtype, device)
     tensors = rows.head(rows.batch_size) if rows else source.whole(dtype, device)
-    check_pair(joined.model, joined.guide, tensors)
+    # a guide over one vector has the latents of all rows in it
+    flat = rows is None and hasattr(guide, "get_posterior")
+    with subsampling(not flat):
+        of_guide = check_pair(joined.model, joined.guide, tensors)
     apart = None
     if hold_out:
         apart = rows_apart(joined.model, guide, source.rows, source.batch_size, seed)
@@ -127,26 +132,39 @@ def prepare(
         rows = kept.batches(model, seed, dtype, device)
         tensors = rows.head(rows.batch_size) if rows else kept.whole(dtype, device)
     particles = defaults_of(guide).particles if objective is None and rows is None else 1
+    with subsampling(), torch.no_grad():
+        nodes = sample_nodes(joined.model, tensors)
     if objective is None:
-        depth = enumeration_depth(joined.model, tensors)
+        depth = plate_nesting(nodes | {f"guide {name}": node for name, node in of_guide.items()})
         objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
     problem = Problem(
-        joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed
-    )
+        joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed,
+        subsampled=not (flat and partial_plates(nodes, latent=True)),
+    )  # fmt: skip
     if apart is not None and source.rows is not None:
         unseen = source.whole(dtype, device, apart) | ({"size": 0} if takes(model, "size") else {})
         problem.held = HeldOut(
             objective, unseen, source.rows.names, (len(apart), problem.count), seed
         )
+    with subsampling(rows is not None):
+        if rows is None and partial_plates(nodes):
+            check_model(joined.model, tensors)
+        _start(problem)
+        check_same_sites(joined.model, joined.guide, tensors, {s.name for s in problem.sites})
+    return problem
+
+
+def _start(problem: Problem) -> None:
+    """The latent sites, and the guide's start at the mode where it can."""
+    guide = problem.guide
     if isinstance(guide, StartsAtMode):
-        guide.to(device)
+        guide.to(problem.device)
         problem.sites = guide.sites
         start = find_start(_start_potential(problem))
         guide.start_at(start.center, start.factor)
     else:
         with torch.no_grad():
-            problem.sites = latent_sites(joined.model, tensors, discrete=True)
-    return problem
+            problem.sites = latent_sites(problem.model, problem.data, discrete=True)
 
 
 def _start_potential(problem: Problem) -> Potential:

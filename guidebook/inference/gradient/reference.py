@@ -33,7 +33,7 @@ from guidebook.inference.objectives.schedules import schedule_table
 from guidebook.inference.optimisers.given import clips_of, is_scheduler, options_of
 from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.programs.owned import Joined, statements_of
-from guidebook.scope import quiet, validation
+from guidebook.scope import quiet, subsampling, validation
 
 
 def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> Outcome:
@@ -56,7 +56,7 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     history: list[float] = []
     nan = False
     torch.manual_seed(problem.seed)  # the random numbers of the captured path
-    with _pyros_own_mode():
+    with _pyros_own_mode(problem.subsampled):
         averages = _Halves(joined, course, problem)
         take = _stepper(problem, settings, course, averages.rates)
         look = watch(problem.model, lambda: problem.guide, problem.batch)
@@ -223,11 +223,11 @@ class _Halves:
 
 
 @contextlib.contextmanager
-def _pyros_own_mode() -> Iterator[None]:
+def _pyros_own_mode(subsampled: bool) -> Iterator[None]:
     """Parameters in a fresh store; values that are not finite end the fit, not an assertion."""
     with (
         pyro.settings.context(module_local_params=False), pyro.get_param_store().scope(),
-        validation(False), quiet("Encountered"),
+        subsampling(subsampled), validation(False), quiet("Encountered"),
     ):  # fmt: skip
         yield
 

@@ -32,6 +32,7 @@ from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import record
 from guidebook.programs.owned import Joined
+from guidebook.scope import subsampling
 
 ASIDE = ("first", "second", "gradient", "place", "looks", "kept")
 """The state that the graph does not touch: averages, the plan of the steps, looks at rows held out."""
@@ -87,12 +88,14 @@ class Step:
             optimiser.rates if optimiser.averaged else torch.ones(steps)
         )  # any others are its own
         self.course = Course(rates, table, optimiser.averaged, auto)
-        self.tensor_names = [k for k, v in problem.data.items() if isinstance(v, Tensor)]
+        moves = problem.rows is not None or own is not None  # all rows are constants of the graph
+        self.tensor_names = [k for k, v in problem.data.items() if moves and isinstance(v, Tensor)]
         flat = torch.cat([p.detach().reshape(-1) for _, p in trained]) if own is None else own.flat
         self.state = self._fresh_state(flat)
         self.moving = [name for name in self.state if name not in ASIDE]
         example = [*self.inputs(), *self.tensors(problem.data)]
-        self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
+        with subsampling(problem.subsampled):
+            self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
         self.recipe = checksum(self.graph.code)
         self.compiled, self._asked = False, compile
         self.call = interpreted(self.graph)

@@ -23,14 +23,22 @@ aten = torch.ops.aten
 IDLE = frozenset((aten.detach.default, aten.alias.default))
 """What does nothing inside a graph that is run without gradients, and would cost a dispatch."""
 
-SMALL = 250
-"""Elements up to which the value of a constant (`torch.tensor(3.0)`) is known while recording."""
+READS_A_VALUE = (
+    "the program reads the value of a tensor that changes from one evaluation to the next, a parameter, "
+    "a draw or a mini-batch (data-dependent control flow, .item(), float(), int() or bool() of a tensor)"
+)
+DYNAMIC = (aten.index.Tensor, aten.masked_select.default)
+"""Operations whose result has as many entries as a mask has true ones; the values do not matter."""
 
 
 @lru_cache(maxsize=4096)
 def _composite(func: torch._ops.OpOverload) -> bool:
     """Whether torch defines the operation by others."""
     return func._can_decompose()
+
+
+class DependsOnValues(ValueError):
+    """The program does other things where the values of its tensors are others."""
 
 
 class _Tape(TorchDispatchMode):
@@ -46,6 +54,8 @@ class _Tape(TorchDispatchMode):
         self.graph = torch.fx.Graph()
         self.outside: dict[str, Tensor] = {}
         self.known: dict[int, tuple[Tensor, torch.fx.Node]] = {}  # held, so that no id comes again
+        self.from_outside: set[int | None] = set()  # the memory of what came from outside
+        self.written: dict[int | None, Tensor] = {}  # by memory; held for the same reason
 
     def take(self, name: str, value: Tensor) -> None:
         self.known[id(value)] = value, self.graph.placeholder(name)
@@ -60,6 +70,7 @@ class _Tape(TorchDispatchMode):
         if id(value) not in self.known:
             name = f"_outside_{len(self.outside)}"
             self.outside[name] = value
+            self.from_outside.add(_memory(value))
             self.known[id(value)] = value, self.graph.get_attr(name)
         return self.known[id(value)][1]
 
@@ -74,20 +85,28 @@ class _Tape(TorchDispatchMode):
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
+        tensors = _tensors((args, kwargs))
+        constant = all(map(self._is_constant, tensors))
         if torch.Tag.data_dependent_output in func.tags:
-            return func(*map_aggregate(args, self._constant), **kwargs)
+            if not constant:
+                raise DependsOnValues(READS_A_VALUE)
+            return func(*args, **kwargs)
+        if torch.Tag.dynamic_output_shape in func.tags and not constant:
+            self._check_shape(func, args, tensors)
         if func in IDLE:
             result = func(*args, **kwargs)
-            result._on_tape = self, self.node(args[0]), self._known_value(args[0])
+            result._on_tape = self, self.node(args[0]), constant
             return result
+        constant = constant and torch.Tag.nondeterministic_seeded not in func.tags
+        if func._schema.is_mutable and not self._stays_constant(func, args, kwargs, constant):
+            constant = False
         if func is aten.lift_fresh.default:
             # a copy, so that the graph does not write into its own constant
-            value = args[0].clone() if args[0].numel() <= SMALL else None
-            return self._add(aten.lift_fresh_copy.default, args, kwargs, value)
-        return self._add(func, args, kwargs, self._folded(func, args, kwargs))
+            func = aten.lift_fresh_copy.default
+        return self._add(func, args, kwargs, constant)
 
-    def _add(self, func: Any, args: Any, kwargs: Any, value: Tensor | None) -> Any:
-        """The result of the operation, with its node; `value` where the result is a known constant."""
+    def _add(self, func: Any, args: Any, kwargs: Any, constant: bool) -> Any:
+        """The result of the operation, with its node; whether it is the same at every evaluation."""
         node = self.graph.create_node(
             "call_function",
             func,
@@ -96,76 +115,89 @@ class _Tape(TorchDispatchMode):
         )
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
-            self._mark(result, node, value)
+            self._mark(result, node, constant)
         elif isinstance(result, (tuple, list)):
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
                     piece = self.graph.create_node("call_function", operator.getitem, (node, i))
-                    self._mark(part, piece, None)
+                    self._mark(part, piece, constant)
         return result
 
-    def _mark(self, result: Tensor, node: torch.fx.Node, value: Tensor | None) -> None:
+    def _mark(self, result: Tensor, node: torch.fx.Node, constant: bool) -> None:
         node.meta["dtype"], node.meta["elements"] = result.dtype, result.numel()
         if id(result) in self.known:  # an input written in place: it is this node from now on
             self.known[id(result)] = result, node
         else:
-            result._on_tape = self, node, value  # type: ignore[attr-defined]
+            result._on_tape = self, node, constant  # type: ignore[attr-defined]
 
-    # values known while recording ---------------------------------------------------------------
+    # what is the same at every evaluation, so that its values may be read -------------------------
 
-    def _known_value(self, value: Tensor) -> Tensor | None:
+    def _is_constant(self, value: Tensor) -> bool:
+        """Whether no input, no random number and nothing that is written in place has a part in it."""
+        memory = _memory(value)
+        if memory is None or memory in self.written:
+            return False
         note = getattr(value, "_on_tape", None)
-        return note[2] if note is not None and note[0] is self else None
+        if note is not None and note[0] is self:
+            return bool(note[2])
+        if id(value) in self.known:
+            return self.known[id(value)][1].op == "get_attr"
+        return True  # from outside
 
-    def _constant(self, value: Any) -> Any:
-        """The value of a tensor that no input has a part in.
+    def _stays_constant(self, func: Any, args: Any, kwargs: Any, constant: bool) -> bool:
+        """Whether what the operation writes into is a constant afterwards; what is not is noted.
 
-        Raises:
-            ValueError: an input has.
+        A tensor from outside is not: the next evaluation finds it as this one leaves it.
         """
-        if not isinstance(value, Tensor):
-            return value
-        known = self._known_value(value)
-        if known is not None:
-            return known
-        outside = id(value) in self.known and self.known[id(value)][1].op == "get_attr"
-        tracked = getattr(value, "_on_tape", (None,))[0] is self
-        if outside or not (tracked or id(value) in self.known):
-            return value
-        raise ValueError(
-            "the program reads the value of a tensor that depends on its inputs (data-dependent "
-            "control flow, .item(), float() or bool() of a tensor)"
-        )
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            given = args[i] if i < len(args) else kwargs.get(argument.name)
+            for tensor in _tensors(given):
+                memory, note = _memory(tensor), getattr(tensor, "_on_tape", None)
+                own = note is not None and note[0] is self and memory not in self.from_outside
+                if not (constant and own):
+                    constant = False
+                    self.written[memory] = tensor
+        return constant
 
-    def _folded(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
-        """The value of an operation on known constants alone; None for any other."""
-        tensors: list[Tensor] = []
-
-        def look(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                tensors.append(value)
-            return value
-
-        map_aggregate((args, kwargs), look)
-        values = [self._known_value(t) for t in tensors]
-        if not any(v is not None for v in values):
-            return None
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            return None
-        try:
-            result = func(
-                *map_aggregate(args, self._constant), **map_aggregate(kwargs, self._constant)
+    def _check_shape(self, func: Any, args: Any, tensors: list[Tensor]) -> None:
+        """DependsOnValues where the shape of a result depends on values that are not constant."""
+        if func in DYNAMIC:
+            tensors = [t for t in _tensors(args[1]) if t.dtype in (torch.bool, torch.uint8)]
+        if not all(map(self._is_constant, tensors)):
+            raise DependsOnValues(
+                "the size of a tensor depends on values that change from one evaluation to the next (a mask "
+                "as an index, nonzero, unique)"
             )
-        except ValueError:
-            return None
-        return result if isinstance(result, Tensor) and result.numel() <= SMALL else None
+
+
+def _tensors(arguments: Any) -> list[Tensor]:
+    """The tensors among the arguments, nested ones too."""
+    found: list[Tensor] = []
+
+    def look(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            found.append(value)
+        return value
+
+    map_aggregate(arguments, look)
+    return found
+
+
+def _memory(value: Tensor) -> int | None:
+    """What tells the memory of a tensor, which views share; None of a kind that has none."""
+    try:
+        return value.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def taped(function: Callable[..., Any], *example: Tensor) -> torch.fx.GraphModule:
     """The graph of one run of the function at the example; what nothing reads is left out.
 
     Raises:
-        ValueError: the function reads a value that depends on its arguments.
+        DependsOnValues: the function reads a value that depends on its arguments, or is random.
     """
     tape = _Tape()
     for i, value in enumerate(example):

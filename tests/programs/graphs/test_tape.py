@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from guidebook.programs.graphs.tape import IDLE, taped
+from guidebook.programs.graphs.tape import IDLE, DependsOnValues, taped
 from guidebook.scope import precision
 
 OUTSIDE = torch.tensor([0.5, -1.0, 2.0])
@@ -194,25 +194,55 @@ def test_without_autograd_composite_operations_are_taken_apart_all_the_same():
         assert torch.equal(ours(X), parts_composites(X))
 
 
-def sums(count, times=1):
-    """Reads the sum of a constant of `count` elements, repeated so many times."""
-
-    def function(x):
-        constant = torch.tensor([0.5] * count)
-        return x * (constant.repeat(times) if times > 1 else constant).sum().item()
-
-    return function
-
-
-@pytest.mark.parametrize(("count", "times"), [(250, 1), (125, 2), (10, 25)])
-def test_constants_of_up_to_250_elements_are_known(count, times):
-    assert torch.equal(taped(sums(count, times), X)(X), 0.5 * count * times * X)
+CONSTANT = {
+    "a size": lambda x: x[: int((OUTSIDE > 0).sum())],
+    "a large one": lambda x: x * torch.full((10_000,), 0.5).cumsum(0).max().item(),
+    "a mask": lambda x: x[OUTSIDE > 0].sum() + OUTSIDE[OUTSIDE > 0].sum(),
+    "distinct values": lambda x: x[: len(OUTSIDE.unique())],
+    "filled in place": lambda x: x * torch.zeros(3).add_(2.0).fill_(3.0)[0].item(),
+    "a list": lambda x: x * OUTSIDE.cumsum(0).tolist()[1],
+    "unbatched under vmap": lambda x: mapped(lambda v: v[: int((OUTSIDE > 0).sum())], x),
+}
 
 
-@pytest.mark.parametrize(("count", "times"), [(251, 1), (126, 2)])
-def test_larger_constants_are_not(count, times):
-    with pytest.raises(ValueError, match="data-dependent"):
-        taped(sums(count, times), X)
+@pytest.mark.parametrize("reads", CONSTANT.values(), ids=CONSTANT)
+def test_what_follows_from_data_and_constants_alone_can_be_read(reads):
+    graph, x = taped(reads, X.clone()), X + 0.25
+    assert torch.equal(graph(x), reads(x))
+
+
+def test_what_is_written_at_every_evaluation_cannot_be_read():
+    """A view shares the memory of what is written, and is no constant either."""
+
+    def of_view(x):
+        constant = torch.zeros(3)
+        view = constant[:2]
+        constant.add_(x)
+        return x * view[0].item()
+
+    def of_base(x):
+        constant = torch.zeros(3)
+        constant[:2].normal_()
+        return x * constant[0].item()
+
+    count = torch.tensor(0.0)
+
+    def of_state(x):
+        count.add_(1.0)
+        return x * count.view(1)[0].item()
+
+    for reads in (of_view, of_base, of_state):
+        with pytest.raises(DependsOnValues, match="data-dependent"):
+            taped(reads, X.clone())
+
+
+@pytest.mark.parametrize(
+    "sized",
+    [lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: x.unique(), lambda x: OUTSIDE[x > 0]],
+)
+def test_a_size_that_depends_on_an_input_is_refused(sized):
+    with pytest.raises(DependsOnValues, match="size of a tensor depends on values"):
+        taped(sized, X.clone())
 
 
 def test_a_constant_times_data_from_outside_is_known():
