@@ -18,7 +18,8 @@ from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.labels import log_labellings
 from guidebook.programs.owned import Owned
-from guidebook.programs.sites import Site, Substitute, coordinate_names
+from guidebook.programs.sites import Substitute, coordinate_names
+from guidebook.programs.values.labelled import Labelled
 from guidebook.scope import alone, local_parameters, precision, random_state
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def to_datatree(
         groups["log_likelihood"] = _grouped(_log_likelihood(approximation, u), chains)
     if posterior_predictive:
         groups["posterior_predictive"] = _grouped(replicated(approximation, u, seed), chains)
-    tree = _assembled(groups, _dimensions(approximation, groups), approximation.sites)
+    coords = _row_labels(approximation)
+    if "unconstrained" in groups:
+        coords[COORDINATE] = coordinate_names(approximation.sites)
+    tree = _assembled(groups, _dimensions(approximation, groups), coords)
     _add_record(tree, approximation, record)
     return tree
 
@@ -87,18 +91,18 @@ def _without_joint(approximation: Approximation, draws: int, seed: int) -> dict[
 
 
 def _assembled(
-    groups: dict[str, Arrays], dims: dict[str, list[str]], sites: tuple[Site, ...]
+    groups: dict[str, Arrays], dims: dict[str, list[str]], coords: dict[str, Any]
 ) -> xr.DataTree:
     import xarray as xr
     from arviz_base import dict_to_dataset, from_dict
 
-    coords = {COORDINATE: coordinate_names(sites)} if "unconstrained" in groups else {}
     drawn = {k: v for k, v in groups.items() if k not in DATA_GROUPS and v}
     tree = from_dict(drawn, dims=dims, coords=coords)
     for name in DATA_GROUPS:
         if groups.get(name):
             own: Any = {k: dims[k] for k in groups[name] if k in dims}
-            tree[name] = xr.DataTree(dict_to_dataset(groups[name], dims=own, sample_dims=[]))
+            made = dict_to_dataset(groups[name], dims=own, coords=coords, sample_dims=[])
+            tree[name] = xr.DataTree(made)
     return tree
 
 
@@ -154,6 +158,21 @@ def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
         and value.numel() <= LARGEST_CONSTANT
     }
     return {"observed_data": observed, "constant_data": rest}
+
+
+def _row_labels(approximation: Approximation) -> dict[str, Any]:
+    """The labels that came with the data, by plate: the one of their name, else the one of their length."""
+    if not isinstance(approximation.data, Labelled) or not approximation.has_joint:
+        return {}
+    sizes = approximation.potential.plate_sizes
+    found: dict[str, Any] = {}
+    for name, labels in approximation.data.labels:
+        same = [plate for plate, size in sizes.items() if size == len(labels)]
+        if name is not None and name in same:
+            found[name] = labels
+        elif len(same) == 1:
+            found.setdefault(same[0], labels)
+    return found
 
 
 def _dimensions(approximation: Approximation, groups: dict[str, Arrays]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.saving import FORMAT
 from guidebook.inference.fits.status import Status
 from guidebook.inference.fits.supports import decode_site, decode_support
-from guidebook.programs.data import as_tensors
+from guidebook.programs.data import arguments, as_tensors
 from guidebook.programs.owned import Owned, copied
 from guidebook.programs.sites import Site
 from guidebook.scope import local_parameters, precision, random_state
@@ -61,6 +61,8 @@ def load(
         notes = json.loads(content["notes"])
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
+    if data is not None and model is not None:
+        data = arguments(model, data)
     pair: tuple[Any, Any] = (model, guide)
     twin, given = copied(*pair)  # together, for guides that hold their model
     twin = _with_state(twin, content["model"])

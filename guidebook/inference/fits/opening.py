@@ -164,8 +164,8 @@ def opened(
     """
     started = time.perf_counter()
     check_whole(seed=(seed, 0))
-    place = find_device(device, data.data if isinstance(data, Source) else data)
     source = data if isinstance(data, Source) else admitted(model, data, batch_size=None, size=None)
+    place = find_device(device, source.held)
 
     def attempt(found: torch.dtype) -> Run:
         scopes.close()  # of an attempt in another precision
@@ -180,7 +180,11 @@ def opened(
         return run
 
     with alone(), contextlib.ExitStack() as scopes:
-        yield attempt(dtype) if dtype else working_precision(model, guide, attempt)
+        with source.not_finite.named() if source.not_finite else contextlib.nullcontext():
+            run = attempt(dtype) if dtype else working_precision(model, guide, attempt)
+        by_rows = check is None or source.batch_size is not None
+        source.check_not_finite(run.model, run.dtype, run.device, by_rows)
+        yield run
 
 
 def _place(part: Any, device: torch.device, dtype: torch.dtype | None = None) -> None:
