@@ -147,6 +147,30 @@ def as_tensors(data: Mapping[str, Any], dtype: torch.dtype, device: torch.device
     return {name: as_tensor(value, dtype, device, name) for name, value in data.items()}
 
 
+def same_arguments(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sets of arguments are the same to a model, whatever holds the numbers."""
+    if one is other:
+        return True
+    if one.keys() != other.keys():
+        return False
+    return all(_same(one[name], other[name]) for name in one)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    cpu = torch.device("cpu")
+    one, other = (as_tensor(value, torch.float64, cpu) for value in (one, other))
+    if isinstance(one, (Tensor, np.ndarray)) and isinstance(other, (Tensor, np.ndarray)):
+        a, b = np.asarray(one), np.asarray(other)
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return same_arguments(one, other) if isinstance(one, dict) else bool(one == other)
+
+
 def number_of_rows(data: Mapping[str, Any]) -> int:
     """N, the longest first dimension; 0 where no array has one."""
     return max((len(v) for v in data.values() if is_array(v) and np.ndim(v) > 0), default=0)

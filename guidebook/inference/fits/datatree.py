@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
 from guidebook.inference.fits.approximation import Approximation
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import recording
@@ -44,7 +44,7 @@ def to_datatree(
     log_likelihood: bool = False, posterior_predictive: bool = False,
 ) -> xr.DataTree:  # fmt: skip
     """The groups that `Fit.posterior` documents."""
-    check_whole(draws=(draws, 1))
+    check_whole(draws=(draws, 1, MOST), seed=(seed, 0))
     if approximation.has_joint:
         groups, u = _with_joint(approximation, draws, seed)
     else:

@@ -91,7 +91,7 @@ class Fit:
         are, whatever `draws`; only a density has log_q.
 
         Raises:
-            SettingError: `draws` is not a whole number of at least 1.
+            SettingError: `draws` is not a whole number of at least 1, `seed` of at least 0.
             DataError: model or data are needed and were not loaded; or no argument of the model can
                 be left out to predict.
             GuideError: the model cannot run without its observed data.

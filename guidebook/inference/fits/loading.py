@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from guidebook.errors import FileError, GuideError, ModelError
 from guidebook.guides.autoguides.whitened import Whitened
 from guidebook.guides.families import FAMILIES
-from guidebook.inference.fits.files import read
+from guidebook.inference.fits.files import path_of, read
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.saving import FORMAT
 from guidebook.inference.fits.status import Status
@@ -51,7 +51,7 @@ def load(
         FileError: missing, truncated, foreign or of a newer format.
         GuideError, ModelError: a guide or model that does not fit the file.
     """
-    content = read(Path(path), FORMAT)
+    content = read(path_of(path, "gb.load('{}')"), FORMAT)
     missing = [part for part in PARTS if part not in content]
     if missing:
         raise FileError(f"'{path}' is damaged: it lacks {missing}. Save the fit again.")

@@ -175,16 +175,14 @@ def opened(
         run = Run(engine, *twins, source.held, found, place, seed, started)
         for scope in (local_parameters(), precision(run.dtype), random_state(seed)):
             scopes.enter_context(scope)
+        by_rows = check is None or source.batch_size is not None
+        source.check_not_finite(run.model, run.dtype, run.device, by_rows)
         if check is not None:
             check(run)
         return run
 
     with alone(), contextlib.ExitStack() as scopes:
-        with source.not_finite.named() if source.not_finite else contextlib.nullcontext():
-            run = attempt(dtype) if dtype else working_precision(model, guide, attempt)
-        by_rows = check is None or source.batch_size is not None
-        source.check_not_finite(run.model, run.dtype, run.device, by_rows)
-        yield run
+        yield attempt(dtype) if dtype else working_precision(model, guide, attempt)
 
 
 def _place(part: Any, device: torch.device, dtype: torch.dtype | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 from guidebook.errors import SettingError
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.adam import Optimiser, schedule
 from guidebook.inference.gradient.held_out import HeldOut, rows_apart
@@ -57,7 +57,7 @@ class Settings:
         return self.auto and self.restarts == 1
 
     def __post_init__(self) -> None:
-        check_whole(steps=(self.steps, 1), restarts=(self.restarts, 1))
+        check_whole(steps=(self.steps, 1, MOST), restarts=(self.restarts, 1))
         if self.compile not in (True, False, "auto", "graph"):
             raise SettingError(
                 f"compile={self.compile!r} is unknown: give 'auto', True, 'graph' or False."

@@ -6,8 +6,7 @@ masks it; a NaN that is observed, or that reaches a log density, is refused with
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.errors import DataError, GuideError, ModelError
+from guidebook.errors import DataError
 from guidebook.programs.data import arrays, has_rows, number_of_rows
 from guidebook.programs.sites import trace_at
 from guidebook.programs.values.arrays import not_finite
@@ -23,6 +22,10 @@ from guidebook.scope import local_parameters, precision, random_state, validatio
 
 MOST = 1000
 """Places of every array that are looked at."""
+
+
+Places = Mapping[str, tuple[tuple[int, ...], str]]
+"""Name of an argument to a place in it, and what stands there."""
 
 
 @dataclass(frozen=True)
@@ -35,55 +38,71 @@ class NotFinite:
         infinite: whether there are others than NaN.
     """
 
-    first: Mapping[str, tuple[tuple[int, ...], str]]
+    first: Places
     rows: np.ndarray
     infinite: bool
 
-    @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
-        """Where model or guide fail inside the block, the error names these values first."""
-        try:
-            yield
-        except (DataError, GuideError, ModelError) as error:
-            raise DataError(f"{self._refusal()} With it: {error}") from error
-
-    def check(self, model: Callable[..., Any], data: Mapping[str, Any], dtype: torch.dtype) -> None:
-        """Runs the model once on data that hold these values.
+    def check(
+        self,
+        model: Callable[..., Any],
+        data: Mapping[str, Any],
+        dtype: torch.dtype,
+        rows: np.ndarray | None,
+    ) -> None:
+        """Runs the model once on data that hold these values; `rows`: on these rows alone.
 
         Raises:
-            DataError: one of them is observed or makes a log density NaN, and is not masked.
+            DataError: one of them is observed or makes a log density NaN, and is not masked; or the
+                model fails.
         """
         with (
             local_parameters(), precision(dtype), validation(False), random_state(0),
             torch.no_grad(),
         ):  # fmt: skip
-            trace, _ = trace_at(model, data, None)
-            trace.compute_log_prob()
+            try:
+                trace, _ = trace_at(model, data, None)
+                trace.compute_log_prob()
+            except Exception as error:  # whatever the user's model does with it
+                words = " ".join(str(error).split())[:300]
+                raise DataError(
+                    f"{_refusal(self.first)} With it the model fails: {type(error).__name__}: {words}"
+                ) from error
         for name, site in trace.nodes.items():
-            if site["type"] != "sample" or not self._is_spoilt(site):
+            if site["type"] != "sample":
                 continue
-            same = [n for n, v in data.items() if n in self.first and v is site["value"]]
-            raise DataError(self._refusal(next(iter(same), name)))
+            found = _observed_place(site)
+            called = next((n for n, v in data.items() if v is site["value"]), name)
+            if found is not None and called in self.first:
+                place, word = found
+                if rows is not None and place:
+                    place = (int(rows[place[0]]), *place[1:])
+                raise DataError(_refusal({called: (place, word)}))
+            if found is not None or self._is_spoilt(site["log_prob"]):
+                raise DataError(_refusal(self.first))
 
-    def _is_spoilt(self, site: Any) -> bool:
-        """Whether such a value counts in the log density of a site."""
-        log_prob = site["log_prob"]
-        if bool(log_prob.isnan().any()) or (self.infinite and bool(log_prob.isinf().any())):
-            return True
-        value = site["value"]
-        if not (site["is_observed"] and isinstance(value, Tensor) and value.is_floating_point()):
-            return False
-        spoilt = ~value.isfinite().reshape(*value.shape[: value.dim() - site["fn"].event_dim], -1)
-        return bool((spoilt.any(-1) & _mask_of(site)).any())
+    def _is_spoilt(self, log_prob: Tensor) -> bool:
+        return bool(log_prob.isnan().any()) or (self.infinite and bool(log_prob.isinf().any()))
 
-    def _refusal(self, name: str = "") -> str:
-        """Of one argument, where it is among them; else of all of them."""
-        chosen = {name: self.first[name]} if name in self.first else self.first
-        listed = " and ".join(f"'{n}' holds {w} at index {i}" for n, (i, w) in chosen.items())
-        return (
-            f"{listed}. Remove or impute the row, or mask it in the model: pyro.poutine.mask, with "
-            "torch.nan_to_num of the observed values."
-        )
+
+def _refusal(places: Places) -> str:
+    listed = " and ".join(f"'{n}' holds {w} at index {i}" for n, (i, w) in places.items())
+    return (
+        f"{listed}. Remove or impute the row, or mask it in the model: pyro.poutine.mask, with "
+        "torch.nan_to_num of the observed values."
+    )
+
+
+def _observed_place(site: Any) -> tuple[tuple[int, ...], str] | None:
+    """The place of the first value that is observed, counts, and is not finite; and the value."""
+    value = site["value"]
+    if not (site["is_observed"] and isinstance(value, Tensor) and value.is_floating_point()):
+        return None
+    mask = _mask_of(site)
+    counts = mask.reshape((*mask.shape, *[1] * site["fn"].event_dim))
+    value, counts = torch.broadcast_tensors(value, counts)
+    for place in (~value.isfinite() & counts).nonzero()[:1].tolist():
+        return tuple(place), str(float(value[tuple(place)])).replace("nan", "NaN")
+    return None
 
 
 def find_not_finite(data: Mapping[str, Any]) -> NotFinite | None:

@@ -102,7 +102,7 @@ class Source:
         given = self.whole(dtype, device, rows)
         if rows is not None and takes(model, "size"):
             given["size"] = number_of_rows(self.held)
-        self.not_finite.check(model, given, dtype)
+        self.not_finite.check(model, given, dtype, rows)
 
     def batches(
         self, model: Callable[..., Any], seed: int, dtype: torch.dtype, device: torch.device

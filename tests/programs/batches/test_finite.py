@@ -52,10 +52,30 @@ def covariate(x, y):
         pyro.sample("y", dist.Normal(m * x, 1.0), obs=y)
 
 
+def seen_covariate(x, y):
+    """Masks what is NaN in y, and not in x."""
+    m, seen = level(), ~y.isnan()
+    with pyro.plate("row", len(y)), poutine.mask(mask=seen):
+        pyro.sample("y", dist.Normal(m * x, 1.0), obs=y.nan_to_num())
+
+
+def rows_of_two(y):
+    """Each row is one event, masked where its first number is NaN."""
+    m, seen = level(), ~y[:, 0].isnan()
+    with pyro.plate("row", len(y)), poutine.mask(mask=seen):
+        pyro.sample(
+            "y", dist.Normal(m, 1.0).expand([2]).to_event(1), obs=torch.where(seen[:, None], y, 0.0)
+        )
+
+
 def scales(s, y):
     m = level()
     with pyro.plate("row", len(y)):
         pyro.sample("y", dist.Normal(m, s), obs=y)
+
+
+def single(y):
+    pyro.sample("y", dist.Normal(level(), 1.0), obs=y)
 
 
 def factor(y):
@@ -90,8 +110,15 @@ def test_what_the_model_masks_is_fitted_without_it(model, y):
         (scored, {"y": spoilt(3, 5)}, r"^'y' holds NaN at index \(3,\)\. Remove or impute"),
         (scored, {"y": spoilt(5, value=INF)}, r"^'y' holds inf at index \(5,\)"),
         (covariate, {"x": spoilt(2), "y": Y}, r"^'x' holds NaN at index \(2,\)"),
-        (covariate, {"x": spoilt(2), "y": spoilt(3)}, r"'x' holds NaN .* and 'y' holds NaN"),
+        (covariate, {"x": spoilt(2), "y": spoilt(3)}, r"^'y' holds NaN at index \(3,\)"),
+        (seen_covariate, {"x": spoilt(2), "y": spoilt(3)}, r"^'x' holds NaN .* and 'y' holds NaN"),
         (scales, {"s": 2 + spoilt(2, value=INF), "y": Y}, r"^'s' holds inf at index \(2,\)"),
+        (
+            rows_of_two,
+            {"y": torch.stack([spoilt(1), spoilt(1, 6)], 1)},
+            r"^'y' holds NaN at index \(6, 1\)",
+        ),
+        (single, {"y": torch.tensor(NAN)}, r"^'y' holds NaN at index \(\)\. "),
         (factor, {"y": spoilt(4)}, r"^'y' holds NaN at index \(4,\)"),
         (masked, {"y": torch.where(Y > 1.9, INF, spoilt(3))}, r"^'y' holds NaN"),
     ],
@@ -105,7 +132,9 @@ def test_a_model_that_fails_of_itself_says_so_beside_what_is_not_finite():
     def broken(y):
         raise RuntimeError("of itself")
 
-    with pytest.raises(DataError, match=r"'y' holds NaN.*With it: .*of itself"):
+    with pytest.raises(
+        DataError, match=r"'y' holds NaN.*With it the model fails: RuntimeError: of itself"
+    ):
         gb.laplace(broken, {"y": spoilt(3)})
 
 
