@@ -86,10 +86,9 @@ def compare(
             without annealing and moment matching. What is left out for time is said beside the checks.
 
     Raises:
-        DataError: nothing to compare, no posterior group, other parameters in one of them, or
-            rows kept apart that a guide cannot read.
+        DataError: nothing to compare, no posterior group, other parameters or other data in one of
+            them, or rows kept apart that a guide cannot read.
         NameNotFound: a reference or a calibration whose name is not among the fits.
-        DataError: draws that cannot be used, or approximations of other parameters or data.
         SettingError: an `effort` of another name; a seed that is not a whole number of at least 0.
     """
     if effort not in ("quick", "full"):
