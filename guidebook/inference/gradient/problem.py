@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor
 
 from guidebook.errors import SettingError
 from guidebook.inference.fits.running import MOST, check_whole
@@ -21,6 +22,7 @@ from guidebook.inference.gradient.adam import Optimiser, schedule
 from guidebook.inference.gradient.held_out import HeldOut, rows_apart
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import Batches, Source
+from guidebook.programs.batches.stream import Stream
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
@@ -28,6 +30,7 @@ from guidebook.programs.nodes import enumeration_depth
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.values.arrays import arrays_in
 
 START_ROWS = 10_000
 """The mode is looked for with this many rows drawn by the seed, where there are more."""
@@ -96,6 +99,14 @@ class Problem:
     def count(self) -> int:
         """The number of rows that the objective stands for."""
         return self.rows.count if self.rows else number_of_rows(self.data)
+
+    @property
+    def moving_inside(self) -> list[str]:
+        """Arguments that come anew with every batch of an iterable and hold tensors inside of something."""
+        if not isinstance(self.rows, Stream):
+            return []
+        inside = (n for n, v in self.data.items() if not isinstance(v, Tensor))
+        return [n for n in inside if any(True for _ in arrays_in(n, self.data[n]))]
 
     def batch(self, step: int) -> dict[str, Any]:
         """The model's keyword arguments at a step: a mini-batch, or all rows."""

@@ -72,6 +72,10 @@ class Step:
         self.steps, self.restarts = steps, restarts
         if not hasattr(problem.objective, "differentiable_loss"):
             raise CannotRecord(f"{type(problem.objective).__name__} has no differentiable_loss")
+        if problem.moving_inside:
+            raise CannotRecord(
+                f"batches hold tensors inside of {problem.moving_inside}: give each as an argument of its own"
+            )
         self.joined = Joined(problem.model, problem.guide)
         trained = [(n, p) for n, p in self.joined.named_parameters() if p.requires_grad]
         if not trained:
