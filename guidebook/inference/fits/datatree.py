@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
@@ -146,7 +148,7 @@ def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
     potential = approximation.potential
     with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
         trace = poutine.trace(potential.model).get_trace(**potential.data)
-    observed = {n: trace.nodes[n]["value"].detach().cpu().numpy() for n in potential.observed}
+    observed = {n: _seen(trace.nodes[n]).detach().cpu().numpy() for n in potential.observed}
     seen = {id(trace.nodes[n]["value"]) for n in potential.observed}
     rest = {
         name: value.detach().cpu().numpy()
@@ -158,6 +160,16 @@ def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
         and value.numel() <= LARGEST_CONSTANT
     }
     return {"observed_data": observed, "constant_data": rest}
+
+
+def _seen(node: Any) -> Tensor:
+    """What a site observes, NaN where the model masks it."""
+    value, mask = node["value"], node["mask"]
+    if mask is None or not value.is_floating_point():
+        return value
+    mask = torch.as_tensor(mask, device=value.device)
+    mask = mask.reshape((*mask.shape, *[1] * node["fn"].event_dim))
+    return value.where(mask, math.nan)
 
 
 def _row_labels(approximation: Approximation) -> dict[str, Any]:
@@ -211,8 +223,10 @@ def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor
     potential = approximation.potential
 
     def collect(trace: Any) -> dict[str, Tensor]:
+        nodes = {n: trace.nodes[n] for n in potential.observed}
         return {
-            n: trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]) for n in potential.observed
+            n: scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
+            for n, node in nodes.items()
         }
 
     return potential.replay("log_likelihood", collect, u)

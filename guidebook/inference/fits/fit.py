@@ -85,10 +85,10 @@ class Fit:
 
         Groups: posterior; sample_stats with lp = log p(x, z) and log_q = log q(z) per draw;
         unconstrained with position u and gradient d log p(x, u) / du, on which Stein's identities
-        are checked; observed_data; constant_data; vi_fit with the objective per step, and as
-        attributes what q is (kind, family, discrete) and how it was found (engine, status, ...);
-        on request log_likelihood and posterior_predictive. Chains and particles are kept as they
-        are, whatever `draws`; only a density has log_q.
+        are checked; observed_data, NaN where the model masks it; constant_data; vi_fit with the
+        objective per step, and as attributes what q is (kind, family, discrete) and how it was found
+        (engine, status, ...); on request log_likelihood and posterior_predictive. Chains and
+        particles are kept as they are, whatever `draws`; only a density has log_q.
 
         Raises:
             SettingError: `draws` is not a whole number of at least 1, `seed` of at least 0.

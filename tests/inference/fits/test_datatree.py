@@ -64,9 +64,10 @@ LABELLED = {
 
 
 @pytest.mark.parametrize("case", LABELLED)
-def test_labels_of_the_data_are_coordinates_of_the_plate(fit, tree, case, tmp_path):
-    """Here with a file and back; everything else is as without them."""
-    found = replace(fit, data=arguments(eight_schools, LABELLED[case])).posterior(400, seed=1)
+def test_labels_of_the_data_are_coordinates_of_the_plate(fit, case, tmp_path):
+    """In a file, too; everything else is as without them."""
+    tree = fit.posterior(20, seed=1)
+    found = replace(fit, data=arguments(eight_schools, LABELLED[case])).posterior(20, seed=1)
     write_netcdf(found, tmp_path / "draws.nc")
     for kept in (found, read_draws(tmp_path / "draws.nc")):
         for group, name in (("posterior", "theta"), ("observed_data", "y")):
@@ -87,6 +88,20 @@ def test_labels_of_no_plate_or_of_two_are_left_out():
     two = gb.laplace(square, {"y": named}).posterior(10)["observed_data"]["y"]
     assert two.coords["row"].values.tolist() == ["a", "b"]
     assert two.coords["column"].values.tolist() == [0, 1]
+
+
+def test_what_the_model_masks_is_not_observed_and_has_no_likelihood():
+    def story(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", 4), pyro.poutine.mask(mask=~y.isnan()):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y.nan_to_num())
+
+    y = np.array([0.5, np.nan, -1.0, 2.0])
+    found = gb.laplace(story, {"y": y}).posterior(50, log_likelihood=True)
+    np.testing.assert_array_equal(found["observed_data"]["y"], y)
+    m = found["posterior"]["m"].values[..., None]
+    expected = np.where(np.isnan(y), 0.0, scipy.stats.norm.logpdf(np.nan_to_num(y), m))
+    np.testing.assert_allclose(found["log_likelihood"]["y"], expected, rtol=1e-10)
 
 
 def test_groups_come_on_request(fit):
