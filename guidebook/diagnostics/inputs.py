@@ -187,36 +187,36 @@ def same_data(trees: Mapping[str, xr.DataTree], given: Mapping[str, Any]) -> Non
     rest of the model may differ. Of fits of one model, arguments with as many rows are compared too; others
     (a scale of a prior) may differ on purpose. Fits and files that hold no data are not compared.
     """
-    seen: dict[str, tuple[str, np.ndarray]] = {}
+    seen: dict[str, tuple[str, Any]] = {}
     for name, tree in trees.items():
         observed = tree["observed_data"].data_vars if "observed_data" in tree.children else {}
         for site, values in observed.items():
             _same_values(seen, str(site), f"observed values of '{site}'", name, values.values)
-    rows: dict[str, tuple[str, np.ndarray]] = {}
+    rows: dict[str, tuple[str, Any]] = {}
     for name, one in given.items():
         if isinstance(one, Fit) and one.data is not None:
             of = "" if is_amortized(one) else density_of(one)
-            for argument, array in _by_row(one):
-                _same_values(rows, f"{of} {argument}", f"rows of '{argument}'", name, array)
+            for argument, values in _by_row(one):
+                _same_values(rows, f"{of} {argument}", f"rows of '{argument}'", name, values)
 
 
-def _by_row(fit: Fit) -> Iterator[tuple[str, np.ndarray]]:
+def _by_row(fit: Fit) -> Iterator[tuple[str, Any]]:
     """Arguments whose rows a fit has been given; of an amortised one that which its guide reads."""
     assert fit.data is not None
     count = number_of_rows(fit.data)
     read = {reads(fit)} if is_amortized(fit) else set(fit.data)
     for name, value in fit.data.items():
         if name in read and has_rows(value, count):
-            held = value.detach().cpu().double() if isinstance(value, Tensor) else value
-            yield name, np.asarray(held)
+            yield name, value
 
 
 def _same_values(
-    seen: dict[str, tuple[str, np.ndarray]], key: str, what: str, name: str, values: np.ndarray
+    seen: dict[str, tuple[str, Any]], key: str, what: str, name: str, values: Any
 ) -> None:
     first, before = seen.setdefault(key, (name, values))
-    if before is values:
+    if before is values:  # the usual case, and rows may be many
         return
+    before, values = _as_array(before), _as_array(values)
     one, other = before.reshape(-1), values.reshape(-1)
     if one.size == other.size:
         differ = np.flatnonzero(~_close(one, other))
@@ -230,6 +230,13 @@ def _same_values(
         f"'{first}' and '{name}' are fits of different data: the {what} {apart}. Verdicts compare "
         "approximations of one posterior: fit both to the same data, its rows in the same order."
     )
+
+
+def _as_array(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    return np.asarray(values)
 
 
 def _close(one: np.ndarray, other: np.ndarray) -> np.ndarray:
