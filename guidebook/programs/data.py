@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from guidebook.errors import DataError, SettingError
 from guidebook.programs.values.arrays import arrays_in, as_tensor, is_array, not_finite, plain
-from guidebook.programs.values.labelled import Labelled, Labels, columns_of, labels_of
+from guidebook.programs.values.labelled import Labelled, columns_of, labels_of
 
 OF_PYRO = ("self", "model", "guide")
 """Arguments of Pyro's own (`ELBO.loss`, which takes those of the model beside them)."""
@@ -41,9 +41,7 @@ def arguments(model: Callable[..., Any], data: Any) -> dict[str, Any]:
             "svi(model, guide, {'y': y, ...})."
         )
     _names_fit(model, given, columns_of(data) is not None)
-    labels: list[Labels] = []
-    for value in (data, *given.values()):
-        labels += [one for one in labels_of(value) if not _among(one, labels)]
+    labels = labels_of(data, given)
     found = {name: plain(name, value) for name, value in given.items()}
     return Labelled(found, labels) if labels else found
 
@@ -97,10 +95,6 @@ def _names_fit(model: Callable[..., Any], data: Mapping[str, Any], table: bool) 
               if p.default is p.empty and p.name in known and p.name not in data]  # fmt: skip
     if needed:
         raise DataError(f"The model needs {needed}, missing from data (which holds {list(data)}).")
-
-
-def _among(one: Labels, labels: list[Labels]) -> bool:
-    return any(one[0] == name and np.array_equal(one[1], rows) for name, rows in labels)
 
 
 def takes(model: Callable[..., Any], name: str) -> bool:

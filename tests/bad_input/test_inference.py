@@ -129,6 +129,10 @@ DATA |= {
     "a table with a missing value": (
         lambda: fit(data=TABLE.where(TABLE["sigma"] > 9)), DataError, r"NaN at index \(4,\)", "mask it",
     ),
+    "columns in another order": (
+        lambda: fit(data={"y": TABLE["y"], "sigma": TABLE["sigma"].sort_values()}), DataError,
+        "same labels in another order", "reindex_like",
+    ),
     "three positional arguments for two": (
         lambda: fit(data=(Y, SIGMA, 1.0)), DataError, "3 positional", r"\['y', 'sigma'\]",
     ),

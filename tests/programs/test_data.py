@@ -61,7 +61,9 @@ def test_a_tuple_stands_for_positional_arguments():
 
 
 def test_a_table_stands_for_its_columns():
-    found = arguments(model, pd.DataFrame({"x": [1.0, 2.0], "y": [3, 4]}))
+    table = pd.DataFrame({"x": [1.0, 2.0], "y": [3, 4]})
+    found = arguments(model, table)
+    assert arguments(model, table.to_xarray()).keys() == found.keys()
     assert {n: (type(v), v.tolist()) for n, v in found.items()} == {
         "x": (np.ndarray, [1.0, 2.0]), "y": (np.ndarray, [3, 4])
     }  # fmt: skip

@@ -46,17 +46,40 @@ def columns_of(data: Any) -> dict[str, Any] | None:
     return {str(name): data[name] for name in data.columns}
 
 
-def labels_of(value: Any) -> list[Labels]:
-    """The labels of a pandas or xarray object; none where rows are only numbered from 0."""
-    found: list[Labels]
+def labels_of(data: Any, values: Mapping[str, Any]) -> list[Labels]:
+    """The labels of a table and of its values, each once; none where rows are only numbered from 0.
+
+    Raises:
+        DataError: two values have the same labels in another order.
+    """
+    found: list[tuple[str, Labels]] = []
+    for name, value in (("the table", data), *values.items()):
+        for dimension, rows in _labels_of(value):
+            for other, (other_dimension, other_rows) in found:
+                if dimension == other_dimension and _reordered(other_rows, rows):
+                    raise DataError(
+                        f"'{other}' and '{name}' have the same labels in another order, and rows go to the "
+                        f"model by their place: give {name}.reindex_like({other}), or {name}.to_numpy()."
+                    )
+            if not any(dimension == d and np.array_equal(rows, r) for _, (d, r) in found):
+                found.append((name, (dimension, rows)))
+    return [(d, _readable(rows)) for _, (d, rows) in found if not _only_numbered(rows)]
+
+
+def _labels_of(value: Any) -> list[Labels]:
     if hasattr(value, "dims") and hasattr(value, "coords"):
-        found = [(str(d), value.coords[d].to_numpy()) for d in value.dims if d in value.coords]
-    elif hasattr(getattr(value, "index", None), "to_numpy"):
+        return [(str(d), value.coords[d].to_numpy()) for d in value.dims if d in value.coords]
+    if hasattr(getattr(value, "index", None), "to_numpy"):
         name = value.index.name
-        found = [(None if name is None else str(name), value.index.to_numpy())]
-    else:
-        return []
-    return [(name, _readable(rows)) for name, rows in found if not _only_numbered(rows)]
+        return [(None if name is None else str(name), value.index.to_numpy())]
+    return []
+
+
+def _reordered(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the labels are the same, and not their order."""
+    if one.shape != other.shape or np.array_equal(one, other):
+        return False
+    return sorted(map(str, one)) == sorted(map(str, other))
 
 
 def _only_numbered(rows: np.ndarray) -> bool:

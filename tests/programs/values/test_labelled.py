@@ -49,23 +49,46 @@ def test_words_categories_and_dates_are_refused_with_the_conversion(value, messa
 
 
 def test_an_index_gives_labels():
-    (found,) = labels_of(pd.Series([1.0, 2.0], index=pd.Index(STATES, name="state")))
+    (found,) = labels_of(None, {"y": pd.Series([1.0, 2.0], index=pd.Index(STATES, name="state"))})
     assert (found[0], found[1].tolist()) == ("state", STATES)
-    (found,) = labels_of(pd.DataFrame({"y": [1.0]}, index=[7]))
+    (found,) = labels_of(pd.DataFrame({"y": [1.0]}, index=[7]), {})
     assert (found[0], found[1].tolist()) == (None, [7])
-    assert labels_of(pd.Series([1.0, 2.0])) == [] == labels_of(np.ones(2))
+    assert labels_of(None, {"y": pd.Series([1.0, 2.0]), "x": np.ones(2)}) == []
 
 
 def test_dimensions_of_xarray_give_labels():
     one = xr.DataArray(np.ones((2, 3)), dims=("state", "year"), coords={"state": STATES})
-    ((name, labels),) = labels_of(one)
-    assert (name, labels.tolist()) == ("state", STATES)
+    for data, values in ((None, {"y": one}), (xr.Dataset({"y": one}), {"y": one})):
+        ((name, labels),) = labels_of(data, values)
+        assert (name, labels.tolist()) == ("state", STATES)
 
 
 def test_labels_can_be_kept_in_a_netcdf_file():
     index = pd.MultiIndex.from_tuples([("AL", 2020), ("AK", 2021)])
-    ((_, labels),) = labels_of(pd.Series([1.0, 2.0], index=index))
+    ((_, labels),) = labels_of(None, {"y": pd.Series([1.0, 2.0], index=index)})
     assert labels.tolist() == ["AL / 2020", "AK / 2021"] and labels.dtype.kind == "U"
+
+
+X, Z = pd.Series([1.0, 2.0], index=STATES), pd.Series([4.0, 3.0], index=STATES[::-1])
+ALONG = xr.DataArray([1.0, 2.0], dims="state", coords={"state": STATES})
+
+
+@pytest.mark.parametrize(
+    ("x", "z", "refused"),
+    [
+        (X, Z, True), (X, Z.reindex_like(X), False), (X, Z.to_numpy(), False), (X, Z[:1], False),
+        (X, pd.Series([4.0, 3.0]), False), (X, pd.Series([4.0, 3.0], index=["AZ", "AR"]), False),
+        (pd.Series([1.0, 2.0]), pd.Series([4.0, 3.0], index=[1, 0]), True),
+        (ALONG, ALONG[::-1], True), (ALONG, ALONG.rename(state="place")[::-1], False),
+    ],
+)  # fmt: skip
+def test_the_same_labels_in_another_order_are_refused(x, z, refused):
+    """Rows go by place: pandas and xarray would align them."""
+    if not refused:
+        labels_of(None, {"x": x, "z": z})
+        return
+    with pytest.raises(DataError, match=r"'x' and 'z' have the same labels.*z\.reindex_like\(x\)"):
+        labels_of(None, {"x": x, "z": z})
 
 
 def test_only_a_table_has_columns():
