@@ -53,7 +53,7 @@ def test_the_same_values_are_the_same_data(model, data, fit: gb.Fit) -> None:
     same_data({"a": tree(fit), "b": tree(other)}, {"a": fit, "b": other})
 
 
-@pytest.mark.parametrize("place", range(len(Y)))
+@pytest.mark.parametrize("place", [0, len(Y) - 1])
 def test_one_value_that_differs_is_named(place: int, fit: gb.Fit) -> None:
     changed = Y.copy()
     changed[place] *= 1.001

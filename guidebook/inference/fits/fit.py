@@ -27,7 +27,8 @@ class Fit:
     Attributes:
         model: the Pyro model, a copy with its trained parameters where it has any.
         guide: the trained guide, a copy; None for engines that return draws.
-        data: the model's keyword arguments as they were given, numbers as tensors and arrays; None after `load` without data.
+        data: the model's keyword arguments as they were given, numbers as tensors and arrays; None
+            after `load` without data.
         history: the objective (-ELBO) at every step, shape (steps,); empty for other engines.
         status: how it ended.
         seed, seconds, engine: as named.
