@@ -7,10 +7,31 @@ import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from unicodedata import category
+
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Marks that turn the text after them around."""
+
+
+def printable(text: str) -> str:
+    r"""Return the text with what a terminal would obey written out: a name may hold anything.
+
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(one.encode("unicode_escape").decode() if _commands(one) else one for one in text)
+
+
+def _commands(one: str) -> bool:
+    """Whether a character is for control: escapes, halves of pairs, marks of direction; lines may end."""
+    return one != "\n" and (category(one) in ("Cc", "Cs", "Zl", "Zp") or one in DIRECTIONS)
 
 
 class GuidebookError(Exception):
     """Base of every error that the library raises on purpose."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DataError(GuidebookError):

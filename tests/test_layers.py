@@ -14,6 +14,7 @@ RANK = {
     "errors": 0,
     "scope": 0,
     "programs/graphs": 1,
+    "programs/values": 1,
     "programs": 2,
     "programs/batches": 3,
     "datasets": 3,

@@ -15,11 +15,12 @@ from guidebook.diagnostics.assess import assess, refused
 from guidebook.diagnostics.compared import Compared, size_of, thinned
 from guidebook.diagnostics.evidence.subject import Effort
 from guidebook.diagnostics.inputs import (
+    alike,
     as_tree,
+    density_of,
     kept_apart,
     named,
     of_these,
-    same_parameters,
     standard,
 )
 from guidebook.diagnostics.judging.assessment import NUMBERS, Assessment
@@ -32,8 +33,7 @@ from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.rescue import rescued
 from guidebook.errors import DataError, GuidebookError
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.data import number_of_rows
-from guidebook.programs.owned import Owned
+from guidebook.programs.data import number_of_rows, same_arguments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def compared(
     plain = {n: f for n, f in given.items() if n not in amortized}
     trees, unsound = _sound(plain, name_of_reference, seed, len(given) == 1, effort)
     plain = {n: plain[n] for n in trees}
-    same_parameters(trees)
+    alike(trees, given)
     rows = _assessed(trees, plain, name_of_reference, seed, calibrations, effort)
     by_row = {n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n), effort)
               for n, f in amortized.items()}  # fmt: skip
@@ -140,28 +140,28 @@ def _assessed(
     return rows
 
 
-def _density_of(fit: Fit) -> int:
-    """What fits share whose model is the same function without parameters: each fit owns a copy."""
-    model = fit.model
-    if isinstance(model, Owned) and not any(True for _ in model.parameters()):
-        return id(model.function[0])
-    return id(model)
-
-
 def _basins_of(fits: Mapping[str, Any], seed: int, starts: int) -> dict[str, Basins | None]:
-    """The basins of every fit's density: fits of one model share one search."""
-    found: dict[int, Basins | None] = {}
+    """The basins of every fit's density: fits of one model with the same arguments share one search."""
+    searched: list[tuple[Fit, Basins]] = []
     basins: dict[str, Basins | None] = {}
     for name, one in fits.items():
         if not isinstance(one, Fit) or not one.approximation.has_joint:
             continue
         if one.approximation.kind == "point":
             continue
-        model = _density_of(one)
-        if found.get(model) is None:
-            found[model] = search(one, seed, starts)
-        basins[name] = found[model]
+        known = (b for fit, b in searched if _same_density(fit, one))
+        found = next(known, None)
+        if found is None:
+            found = search(one, seed, starts)
+            if found is not None:
+                searched.append((one, found))
+        basins[name] = found
     return basins
+
+
+def _same_density(one: Fit, other: Fit) -> bool:
+    assert one.data is not None and other.data is not None
+    return density_of(one) == density_of(other) and same_arguments(one.data, other.data)
 
 
 # outputs -----------------------------------------------------------------------------------------
@@ -214,7 +214,9 @@ def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:
         return
     group = drawn["posterior_predictive"].to_dataset()
     if group.sizes["chain"] > 1:
-        group = thinned(drawn, np.arange(PREDICTED_DRAWS))["posterior_predictive"].to_dataset()
+        size = size_of(drawn)
+        index = np.linspace(0, size - 1, min(size, PREDICTED_DRAWS)).round().astype(int)
+        group = thinned(drawn, index)["posterior_predictive"].to_dataset()
     tree["posterior_predictive"] = xr.DataTree(group)
 
 

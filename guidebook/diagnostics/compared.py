@@ -21,6 +21,7 @@ from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.structure import Structure, structure_of
 from guidebook.errors import DataError, NameNotFound, nearest
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.running import MOST, check_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,9 @@ class Compared:
         Raises:
             NameNotFound: no such approximation.
             DataError: it has no weights.
+            SettingError: `draws` is not a whole number of at least 1, `seed` of at least 0.
         """
+        check_whole(draws=(1 if draws is None else draws, 1, MOST), seed=(seed, 0))
         if name not in self.posteriors:
             raise NameNotFound(
                 f"The comparison has no approximation {name!r}. {nearest(name, self.posteriors)}"
@@ -141,7 +144,7 @@ class Compared:
                 f"'{name}' has no importance weights, because lp or log_q is missing: give a Fit of a "
                 "guide with a density, or draws whose sample_stats hold lp and log_q."
             )
-        size = draws or len(weights)
+        size = len(weights) if draws is None else draws
         rng = np.random.default_rng(seed)
         # systematic resampling: the least noise (Kitagawa 1996)
         places = (rng.random() + np.arange(size)) / size

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
-from guidebook.diagnostics.amortized.rows import reads
+from guidebook.diagnostics.amortized.rows import is_amortized, reads
 from guidebook.diagnostics.evidence.subject import Effort, Reference, marginals_of
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.numerics.psis import psis
 from guidebook.diagnostics.witnesses.chains import effective_draws
 from guidebook.diagnostics.witnesses.importance import REWEIGHT_SHARE
-from guidebook.errors import DataError, NameNotFound, nearest
+from guidebook.errors import DataError, NameNotFound, nearest, printable
 from guidebook.inference.fits.fit import Fit
-from guidebook.programs.data import check
+from guidebook.programs.data import check, has_rows, number_of_rows
+from guidebook.programs.owned import Owned
 
 if TYPE_CHECKING:
     import xarray as xr
 
 MOST_DRAWS, LEAST_DRAWS = 20_000, 4000
+HELD, COMPUTED = 1e-6, 1e-5
+"""The same data differ by less: relatively, as rounded to float32; and in units of the largest number, as
+computed in float32."""
 WORK = 2_000_000_000
 """Numbers computed for the draws of one fit: some seconds."""
 AFRESH = 4
@@ -132,6 +137,12 @@ def _affordable(fit: Fit) -> int:
     return int(max(LEAST_DRAWS, most))
 
 
+def alike(trees: Mapping[str, xr.DataTree], given: Mapping[str, Any]) -> None:
+    """Refuses approximations of different parameters, and of posteriors given different data."""
+    same_parameters(trees)
+    same_data(trees, given)
+
+
 def same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
     """Refuses approximations of different parameters, naming them."""
     if len(trees) < 2:
@@ -162,9 +173,88 @@ def same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
 
         listed = "; ".join(f"'{n}': {v}" for n, v in odd.items())
         warnings.warn(
-            f"Parameters missing from some approximations are left out of the figures ({listed}).",
+            printable(
+                f"Parameters missing from some approximations are left out of the figures ({listed})."
+            ),
             stacklevel=3,
         )
+
+
+def same_data(trees: Mapping[str, xr.DataTree], given: Mapping[str, Any]) -> None:
+    """Refuses approximations of posteriors given different data, naming the site or the argument.
+
+    What a site observes is compared, by value: the type that held it, the name of the argument and the
+    rest of the model may differ. Of fits of one model, arguments with as many rows are compared too; others
+    (a scale of a prior) may differ on purpose. Fits and files that hold no data are not compared.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+    for name, tree in trees.items():
+        observed = tree["observed_data"].data_vars if "observed_data" in tree.children else {}
+        for site, values in observed.items():
+            _same_values(seen, str(site), f"observed values of '{site}'", name, values.values)
+    rows: dict[str, tuple[str, Any]] = {}
+    for name, one in given.items():
+        if isinstance(one, Fit) and one.data is not None:
+            of = "" if is_amortized(one) else density_of(one)
+            for argument, values in _by_row(one):
+                _same_values(rows, f"{of} {argument}", f"rows of '{argument}'", name, values)
+
+
+def _by_row(fit: Fit) -> Iterator[tuple[str, Any]]:
+    """Arguments whose rows a fit has been given; of an amortised one that which its guide reads."""
+    assert fit.data is not None
+    count = number_of_rows(fit.data)
+    read = {reads(fit)} if is_amortized(fit) else set(fit.data)
+    for name, value in fit.data.items():
+        if name in read and has_rows(value, count):
+            yield name, value
+
+
+def _same_values(
+    seen: dict[str, tuple[str, Any]], key: str, what: str, name: str, values: Any
+) -> None:
+    first, before = seen.setdefault(key, (name, values))
+    if before is values:  # the usual case, and rows may be many
+        return
+    before, values = _as_array(before), _as_array(values)
+    one, other = before.reshape(-1), values.reshape(-1)
+    if one.size == other.size:
+        differ = np.flatnonzero(~_close(one, other))
+        if not len(differ):
+            return
+        place = int(differ[0])
+        apart = f"differ, first {one[place]} and {other[place]} at place {place}"
+    else:
+        apart = f"have the shapes {before.shape} and {values.shape}"
+    raise DataError(
+        f"'{first}' and '{name}' are fits of different data: the {what} {apart}. Verdicts compare "
+        "approximations of one posterior: fit both to the same data, its rows in the same order."
+    )
+
+
+def _as_array(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    return np.asarray(values)
+
+
+def _close(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Where two arrays agree as far as float32 may have held or computed them."""
+    if one.dtype.kind not in "fiub" or other.dtype.kind not in "fiub":
+        return one == other
+    single = any(a.dtype.kind == "f" and a.dtype.itemsize < 8 for a in (one, other))
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    largest = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+    return np.isclose(one, other, HELD, COMPUTED * largest if single else 0.0, equal_nan=True)
+
+
+def density_of(fit: Fit) -> int:
+    """What fits share whose model is the same function without parameters: each fit owns a copy."""
+    model = fit.model
+    if isinstance(model, Owned) and not any(True for _ in model.parameters()):
+        return id(model.function[0])
+    return id(model)
 
 
 def standard(name: str, given: Any, tree: xr.DataTree, verdict: Verdict) -> Reference:

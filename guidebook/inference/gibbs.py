@@ -18,7 +18,7 @@ import torch
 from guidebook.inference.fits.chains import agree, convergence
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.inference.protocols.conditionals import REMEDY, CompleteConditionals, State
 from guidebook.inference.protocols.require import require
@@ -50,7 +50,7 @@ def gibbs(
         GuideError: the guide lacks `sites`, `initial` or `sweep`.
         DataError, ModelError, SettingError: as `svi`.
     """
-    check_whole(draws=(draws, 4), tune=(tune, 0), chains=(chains, 1))
+    check_whole(draws=(draws, 4, MOST), tune=(tune, 0), chains=(chains, 1))
     require(guide, CompleteConditionals, "gibbs", REMEDY)
     with opened(
         "gibbs", model, guide, data, seed=seed, device=device, dtype=torch.float64,

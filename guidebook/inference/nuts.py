@@ -18,7 +18,7 @@ from guidebook.errors import ModelError, SettingError
 from guidebook.inference.fits.chains import agree, convergence
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.programs.gaussian import Start
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
@@ -65,8 +65,9 @@ def nuts(
         ModelError: the model cannot be recorded, or its density is zero everywhere tried.
         DataError, SettingError: as `svi`.
     """
-    whole = {"tune": (tune, 10), "chains": (chains, 1)}
-    check_whole(**whole if draws is None else whole | {"draws": (draws, 4)})
+    check_whole(tune=(tune, 10, MOST), chains=(chains, 1))
+    if draws is not None:
+        check_whole(draws=(draws, 4, MOST))
     if target_accept is not None and not 0 < target_accept < 1:
         raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
     with opened("nuts", model, None, data, seed=seed, device=device, check=model_runs) as run:

@@ -75,11 +75,12 @@ def svi(
         model: any Pyro model, called model(**data).
         guide: any Pyro guide of the same arguments; one of gb.guides starts at the posterior. Pyro's
             AutoLaplaceApproximation is trained as a point and becomes the Gaussian of the curvature there.
-        data: the model's keyword arguments: arrays, tensors, plain values. Or, for data that no
-            dict holds: an iterable of such dicts, one a batch, that starts anew whenever it is
-            iterated (a torch DataLoader), with `size`; or rows that are read, an object with `len`,
-            `names` and `take` (`guidebook.programs.rows.Rows`), with `batch_size`. A fit on these
-            holds no data: what needs log p of all rows asks for them,
+        data: the model's keyword arguments, numbers in whatever holds them and anything else
+            (`guidebook.programs.values.arrays`); a tuple of positional ones, or a pandas DataFrame whose
+            columns they are. Or, for data that no dict holds: an iterable of dicts or tuples, one a batch,
+            that starts anew whenever it is iterated (a torch DataLoader), with `size`; or rows that are
+            read, an object with `len`, `names` and `take` (`guidebook.programs.rows.Rows`), with
+            `batch_size`. A fit on these holds no data: what needs log p of all rows asks for them,
             dataclasses.replace(fit, data={...}).
         objective: a Pyro ELBO object, one of guidebook.inference.objectives, or a function of model, guide
             and data whose result is differentiated; docs/optimisers.md says which are recorded. None:

@@ -1,5 +1,8 @@
 """The user's data: a dict of the model's keyword arguments, checked, as tensors, by rows.
 
+A tuple stands for positional arguments, a table (a pandas DataFrame) for its columns. What of each value
+becomes a tensor, and what goes to the model as it is, says `guidebook.programs.values.arrays`.
+
 A mini-batch takes the same rows of every array whose first dimension is the number of rows N, the
 longest first dimension among the arrays; other arrays and plain values go to the model whole, and
 the model is told N by its argument `size`.
@@ -9,8 +12,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,24 +20,68 @@ import torch
 from torch import Tensor, nn
 
 from guidebook.errors import DataError, SettingError
+from guidebook.programs.values.arrays import arrays_in, as_tensor, is_array, not_finite, plain
+from guidebook.programs.values.labelled import Labelled, columns_of, labels_of
 
-BLOCK = 262_144
+OF_PYRO = ("self", "model", "guide")
+"""Arguments of Pyro's own (`ELBO.loss`, which takes those of the model beside them)."""
 
 
 def arguments(model: Callable[..., Any], data: Any) -> dict[str, Any]:
-    """The data as the model's keyword arguments.
+    """The data as the model's keyword arguments, numbers as tensors and arrays.
 
     Raises:
-        DataError: not a mapping, a name the model does not take, or one it needs and does not get.
+        DataError: neither a mapping nor a tuple or a table; a name the model does not take, or one it
+            needs and does not get; a value that cannot be read (`guidebook.programs.values.arrays`).
     """
-    if not isinstance(data, Mapping):
+    given = as_mapping(model, data)
+    if given is None:
         raise DataError(
             f"data must be a dict of the model's keyword arguments, not {type(data).__name__}: "
             "svi(model, guide, {'y': y, ...})."
         )
+    _names_fit(model, given, columns_of(data) is not None)
+    labels = labels_of(data, given)
+    found = {name: plain(name, value) for name, value in given.items()}
+    return Labelled(found, labels) if labels else found
+
+
+def as_mapping(model: Callable[..., Any], data: Any) -> Mapping[str, Any] | None:
+    """Arguments by name, of a dict, of a tuple of positional ones, or of a table; None of all else.
+
+    Raises:
+        DataError: more positional arguments than the model has.
+    """
+    columns = columns_of(data)
+    if columns is not None:
+        return columns
+    if isinstance(data, Mapping):
+        return data
+    return _positional(model, data) if isinstance(data, tuple) else None
+
+
+def _positional(model: Callable[..., Any], data: tuple[Any, ...]) -> dict[str, Any]:
+    signature = _signature(model)
+    parameters = signature.parameters.values() if signature else ()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(data) > len(names):
+        raise DataError(
+            f"data holds {len(data)} positional arguments, and the model takes {names} by name: give a "
+            "dict of its keyword arguments."
+        )
+    return dict(zip(names, data, strict=False))
+
+
+def _names_fit(model: Callable[..., Any], data: Mapping[str, Any], table: bool) -> None:
+    for name in OF_PYRO:
+        if name in data:
+            raise DataError(
+                f"The model has an argument '{name}', and so have Pyro's objectives, which are given the "
+                "arguments of the model beside their own: rename it in the model and in data."
+            )
     signature = _signature(model)
     if signature is None:
-        return dict(data)
+        return
     kinds = signature.parameters.values()
     open_ended = any(p.kind is p.VAR_KEYWORD for p in kinds)
     known = [p.name for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -43,12 +89,12 @@ def arguments(model: Callable[..., Any], data: Any) -> dict[str, Any]:
         if name not in known and not open_ended:
             near = difflib.get_close_matches(str(name), known, n=2)
             hint = f" Did you mean {' or '.join(near)}?" if near else f" It takes {known}."
-            raise DataError(f"data holds '{name}', which the model does not take.{hint}")
+            choose = " Choose the columns: data[['x', 'y']]." if table else ""
+            raise DataError(f"data holds '{name}', which the model does not take.{hint}{choose}")
     needed = [p.name for p in kinds
               if p.default is p.empty and p.name in known and p.name not in data]  # fmt: skip
     if needed:
         raise DataError(f"The model needs {needed}, missing from data (which holds {list(data)}).")
-    return dict(data)
 
 
 def takes(model: Callable[..., Any], name: str) -> bool:
@@ -66,80 +112,58 @@ def _signature(model: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def check(data: Mapping[str, Any]) -> None:
-    """Refuses empty arrays and values that are not finite, naming the first position.
+    """Refuses data without rows, and values that are not finite, naming the first position.
 
     Raises:
         DataError: with the name and the index.
     """
+    check_rows(data)
+    for name, array in arrays(data):
+        for index, found in not_finite(array):
+            raise DataError(f"'{name}' holds {found} at index {index}. Remove or impute the row.")
+
+
+def check_rows(data: Mapping[str, Any]) -> None:
+    """Refuses arrays none of which has a row. Raises DataError."""
+    shapes = {n: np.shape(v) for n, v in data.items() if is_array(v) and np.ndim(v)}
+    if shapes and not any(shape[0] for shape in shapes.values()):
+        name = next(iter(shapes))
+        raise DataError(f"'{name}' is empty (shape {tuple(shapes[name])}): give at least one row.")
+
+
+def arrays(data: Mapping[str, Any]) -> Iterator[tuple[str, Tensor | np.ndarray]]:
+    """Every array of numbers in the data, also inside of lists and dicts, with what it is called."""
     for name, value in data.items():
-        if not is_array(value):
-            continue
-        array = value if isinstance(value, (Tensor, np.ndarray)) else _from_sequence(value)
-        if 0 in array.shape:
-            raise DataError(
-                f"'{name}' is empty (shape {tuple(array.shape)}): give at least one row."
-            )
-        where = _first_not_finite(array)
-        if where is not None:
-            index, found = where
-            raise DataError(
-                f"'{name}' holds {found} at index {index}. Remove or impute the row, or mask it in "
-                "the model (pyro.poutine.mask)."
-            )
-
-
-def is_array(value: Any) -> bool:
-    """Whether the value is a tensor, an array or a list of what may be numbers."""
-    return isinstance(value, (Tensor, np.ndarray, list, tuple)) and not isinstance(value, str)
-
-
-def _first_not_finite(array: Any) -> tuple[tuple[int, ...], str] | None:
-    for start in range(0, max(1, len(array) if np.ndim(array) else 1), BLOCK):
-        block = array[start : start + BLOCK] if np.ndim(array) else array
-        block = block.detach().cpu().numpy() if isinstance(block, Tensor) else np.asarray(block)
-        if block.dtype.kind not in "fc":
-            return None
-        if not np.isfinite(block).all():
-            index = np.argwhere(~np.isfinite(block))[0] if block.ndim else np.array([], int)
-            found = str(block[tuple(index)])
-            if len(index):
-                index[0] += start
-            return tuple(int(i) for i in index), "NaN" if found == "nan" else found
-        forget_pages(array)
-    return None
-
-
-def _from_sequence(value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise DataError(
-            f"A list in data is ragged, so it cannot become an array: give lists of equal length "
-            f"({error})."
-        ) from error
-    if array.dtype == object:
-        raise DataError(
-            "A list in data holds values that are not numbers: give numbers, or leave it out."
-        )
-    return array
+        yield from arrays_in(name, plain(name, value))
 
 
 def as_tensors(data: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """Arrays as tensors on the device, floating ones in dtype; everything else as it is."""
-    return {name: as_tensor(value, dtype, device) for name, value in data.items()}
+    return {name: as_tensor(value, dtype, device, name) for name, value in data.items()}
 
 
-def as_tensor(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """One value: an array or a list of numbers as a tensor, anything else as it is."""
-    if not is_array(value):
-        return value
-    if not isinstance(value, Tensor):
-        array = np.asarray(value) if isinstance(value, np.ndarray) else _from_sequence(value)
-        if array.dtype.kind not in "fiub":
-            return value
-        value = torch.from_numpy(np.array(array))
-    value = value.detach()
-    return value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+def same_arguments(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sets of arguments are the same to a model, whatever holds the numbers."""
+    if one is other:
+        return True
+    if one.keys() != other.keys():
+        return False
+    return all(_same(one[name], other[name]) for name in one)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    cpu = torch.device("cpu")
+    one, other = (as_tensor(value, torch.float64, cpu) for value in (one, other))
+    if isinstance(one, (Tensor, np.ndarray)) and isinstance(other, (Tensor, np.ndarray)):
+        a, b = np.asarray(one), np.asarray(other)
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return same_arguments(one, other) if isinstance(one, dict) else bool(one == other)
 
 
 def number_of_rows(data: Mapping[str, Any]) -> int:
@@ -159,10 +183,8 @@ def find_device(device: str | torch.device | None, data: Any) -> torch.device:
         SettingError: an unknown device, or one that is not there.
     """
     if device is None:
-        tensors = [v for v in data.values() if isinstance(v, Tensor)] if isinstance(
-            data, Mapping
-        ) else []  # fmt: skip
-        return tensors[0].device if tensors else torch.device("cpu")
+        given = arrays(data) if isinstance(data, Mapping) else ()
+        return next((a.device for _, a in given if isinstance(a, Tensor)), torch.device("cpu"))
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -173,10 +195,3 @@ def find_device(device: str | torch.device | None, data: Any) -> torch.device:
             f"Available: {there}."
         ) from error
     return found
-
-
-def forget_pages(value: Any) -> None:
-    """Tells the system that pages of a memory-mapped file need not stay resident."""
-    mapped = getattr(value, "_mmap", None)
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask

@@ -20,6 +20,7 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from guidebook.programs.data import arrays
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import (
     CannotRecord,
@@ -94,11 +95,11 @@ class Potential:
             for f in node["cond_indep_stack"]
             if f.vectorized
         }
-        rows = max((v.numel() for v in self.data.values() if isinstance(v, Tensor)), default=1)
+        tensors = self._tensors()
+        rows = max((v.numel() for v in tensors), default=1)
         self.chunk = max(1, min(2048, ELEMENTS_AT_ONCE // max(rows, self.dimension)))
         self._graphs: dict[Any, Callable[..., Any]] = {}
         self.vectorised = True
-        tensors = [v for v in self.data.values() if isinstance(v, Tensor)]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
     def at(self, data: Mapping[str, Any]) -> Potential:
@@ -174,8 +175,12 @@ class Potential:
 
     @property
     def dtype(self) -> torch.dtype:
-        floats = [v for v in self.data.values() if isinstance(v, Tensor) and v.is_floating_point()]
+        floats = [v for v in self._tensors() if v.is_floating_point()]
         return floats[0].dtype if floats else torch.get_default_dtype()
+
+    def _tensors(self) -> list[Tensor]:
+        """Those of the data, also inside of lists and dicts."""
+        return [v for _, v in arrays(self.data) if isinstance(v, Tensor)]
 
     # batches of positions -----------------------------------------------------------------------
 

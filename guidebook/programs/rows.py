@@ -25,13 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guidebook.programs.data import (
-    as_tensor,
-    as_tensors,
-    forget_pages,
-    has_rows,
-    number_of_rows,
-)
+from guidebook.programs.data import as_tensors, has_rows, number_of_rows
+from guidebook.programs.values.arrays import as_tensor, forget_pages, native
 
 
 @runtime_checkable
@@ -79,7 +74,7 @@ class ArrayRows:
             if isinstance(value, Tensor):
                 found[name] = value.index_select(0, torch.from_numpy(index).to(value.device))
             else:
-                found[name] = torch.from_numpy(_rows_of(value, index))
+                found[name] = torch.from_numpy(native(_rows_of(value, index)))
         return found
 
 

@@ -13,6 +13,7 @@ from guidebook.diagnostics.evidence.subject import Effort
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
+from guidebook.inference.fits.running import check_whole
 from guidebook.reports.elements.section import Section
 from guidebook.reports.page import fragment, to_html
 from guidebook.reports.terminal import table
@@ -85,13 +86,14 @@ def compare(
             without annealing and moment matching. What is left out for time is said beside the checks.
 
     Raises:
-        DataError: nothing to compare, no posterior group, other parameters in one of them, or
-            rows kept apart that a guide cannot read.
+        DataError: nothing to compare, no posterior group, other parameters or other data in one of
+            them, or rows kept apart that a guide cannot read.
         NameNotFound: a reference or a calibration whose name is not among the fits.
-        SettingError: an `effort` of another name.
+        SettingError: an `effort` of another name; a seed that is not a whole number of at least 0.
     """
     if effort not in ("quick", "full"):
         raise SettingError(f"effort={effort!r}: give 'quick' or 'full'.")
+    check_whole(seed=(seed, 0))
     with alone():  # ArviZ, too, changes the warning filters of the process
         found = compared(fits, reference, seed, labels, held_out, calibration, effort)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

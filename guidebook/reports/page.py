@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from guidebook.errors import FileError
+from guidebook.inference.fits.files import path_of
 from guidebook.programs.owned import Owned
 from guidebook.reports.checks.calibration import calibration
 from guidebook.reports.checks.leave_one_out import leave_one_out
@@ -72,7 +73,7 @@ def to_html(
     Raises:
         FileError: the directory cannot be made or written.
     """
-    target = Path(path)
+    target = path_of(path, "to_html('{}')")
     text = whole_page(comparison, title, command, sections)
     temporary = target.with_name(f".{uuid.uuid4().hex}.part")
     try:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from guidebook.errors import printable
 from guidebook.reports.elements.columns import Column, columns_of, sentence
 from guidebook.reports.elements.numbers import MISSING, listing
 from guidebook.reports.elements.summaries import names_of, unsound, verdict_word
@@ -33,9 +34,10 @@ def table(comparison: "Compared", width: int | None = None) -> str:
     """
     room = max(40, shutil.get_terminal_size((120, 24)).columns if width is None else width)
     names = names_of(comparison)
+    shown = [printable(name).replace("\n", " ") for name in names]
     words = [verdict_word(comparison, name) for name in names]
     longest = max(12, room - 20)
-    first = ["approximation", *(_cut(name, longest) for name in names)]
+    first = ["approximation", *(_cut(name, longest) for name in shown)]
     columns, dropped = _fitting([first, ["verdict", *words]], _measured(comparison), room)
     lines = [line.rstrip() for line in _aligned(columns)]
     rule = "-" * max(len(line) for line in lines)
@@ -82,7 +84,7 @@ def _heading(comparison: "Compared", room: int) -> str:
         if comparison.reference is not None
         else "no reference"
     )
-    return textwrap.fill(f"{what}, {against}", room)
+    return textwrap.fill(printable(f"{what}, {against}"), room)
 
 
 def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
@@ -98,13 +100,13 @@ def _notes(comparison: "Compared", dropped: list[str], room: int) -> list[str]:
         notes.append(
             f"Columns left out because the terminal is too narrow: {listing(list(reversed(dropped)))}."
         )
-    return [line for note in notes for line in textwrap.wrap(note, room)]
+    return [line for note in notes for line in textwrap.wrap(printable(note), room)]
 
 
 def _paragraph(comparison: "Compared", name: str, room: int) -> list[str]:
     """The reason, what to do next and what each diagnostic found, wrapped under the name."""
     word = verdict_word(comparison, name)
-    title = f"{name}: {word}"
+    title = printable(f"{name}: {word}")
     if word == "reference":
         if not unsound(comparison, name):
             return []
@@ -112,9 +114,11 @@ def _paragraph(comparison: "Compared", name: str, room: int) -> list[str]:
         title += f", failed its own checks ({word})"
     lines = ["", _paint(title, word)]
     for words in filter(None, _said(comparison, name)):
-        lines += textwrap.wrap(words, room, initial_indent="  ", subsequent_indent="  ")
+        lines += textwrap.wrap(printable(words), room, initial_indent="  ", subsequent_indent="  ")
     for said in comparison.witnesses.get(name, []):
-        lines += textwrap.wrap(str(said), room, initial_indent="  - ", subsequent_indent="    ")
+        lines += textwrap.wrap(
+            printable(str(said)), room, initial_indent="  - ", subsequent_indent="    "
+        )
     return lines
 
 

@@ -99,6 +99,26 @@ def coin(y: Any = None) -> None:
     pyro.sample("y", dist.Normal(kind, 1.0), obs=y)
 
 
+def with_needed(y: Any, sigma: Any) -> None:
+    schools(y, sigma)
+
+
+def growth(model: Any, y: Any = None) -> None:
+    """An argument of Pyro's own name."""
+    schools(y, model)
+
+
+def rivals(guide: Any, y: Any = None) -> None:
+    schools(y, guide)
+
+
+def masking(y: Any) -> None:
+    """Scores all that is not NaN."""
+    mu = pyro.sample("mu", dist.Normal(torch.zeros(()), 5.0))
+    with pyro.plate("row", len(y)), pyro.poutine.mask(mask=~y.isnan()):
+        pyro.sample("y", dist.Normal(mu, 1.0), obs=torch.where(y.isnan(), 0.0, y))
+
+
 def fit(story: Any = schools, guide: Any = None, data: Any = None, **settings: Any) -> gb.Fit:
     """Twenty steps; by a guide that starts at once for the schools, by mean field for others."""
     if guide is None:
@@ -146,11 +166,21 @@ def logistic() -> tuple[Any, Any, dict[str, Any]]:
     return logistic_regression, gb.guides.mean_field(logistic_regression), data
 
 
-def tree(value: float = 0.0, **sizes: int) -> Any:
+def tree(value: float = 0.0, observed: Any = None, **sizes: int) -> Any:
     rng = np.random.default_rng(0)
-    return from_dict(
-        {"posterior": {n: value + rng.normal(size=(1, 100, s)) for n, s in sizes.items()}}
-    )
+    groups = {"posterior": {n: value + rng.normal(size=(1, 100, s)) for n, s in sizes.items()}}
+    return from_dict(groups if observed is None else groups | {"observed_data": observed})
+
+
+SEEDS = {
+    "negative": -1,
+    "a float": 1.5,
+    "None": None,
+    "huge": 2**63,
+    "a word": "1",
+    "a truth": True,
+}
+PATHS = {"None": None, "a number": 3, "with a NUL": "a\0b", "bytes": b"page"}
 
 
 # mixtures -----------------------------------------------------------------------------------------

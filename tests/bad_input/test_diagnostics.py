@@ -1,15 +1,31 @@
 """Bad input to diagnostics: draws that cannot be compared; degenerate images, which are never trusted."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
 import guidebook as gb
 from guidebook.diagnostics.judging.findings import Verdict
-from guidebook.errors import DataError, NameNotFound
+from guidebook.errors import DataError, NameNotFound, SettingError
 from tests.bad_input.conftest import Bad
-from tests.bad_input.given import X, shelf_fit, tree
+from tests.bad_input.given import SCHOOLS, SEEDS, X, fit, one_fit, schools, shelf_fit, tree
+
+
+def observing(**observed: object) -> object:
+    return tree(x=2, observed={name: np.asarray(value) for name, value in observed.items()})
+
+
+@cache
+def compared() -> gb.Comparison:
+    return gb.compare({"q": one_fit()}, effort="quick")
+
+
+def of_other_schools(**changed: torch.Tensor) -> object:
+    return gb.compare({"q": one_fit(), "p": fit(schools, data=SCHOOLS | changed)}, effort="quick")
+
 
 ERRORS: dict[str, Bad] = {
     "nothing to compare": (lambda: gb.compare({}), DataError, "at least one"),
@@ -29,6 +45,60 @@ ERRORS: dict[str, Bad] = {
     "draws that are not finite": (
         lambda: gb.compare({"a": tree(x=2, value=np.nan)}), DataError,
         "draws of 'x' are not all finite",
+    ),
+    "other observed values": (
+        lambda: gb.compare({"a": observing(y=[0.0, 1.0]), "b": observing(y=[0.0, 1.1])}), DataError,
+        "'a' and 'b' are fits of different data", "first 1.0 and 1.1 at place 1", "the same data",
+    ),
+    "fewer observed values": (
+        lambda: gb.compare({"a": observing(y=[0.0, 1.0]), "b": observing(y=[0.0])}), DataError,
+        "different data", r"shapes \(2,\) and \(1,\)",
+    ),
+    "other observed values of one of two sites": (
+        lambda: gb.compare({"a": observing(y=[0], n=[3]), "b": observing(y=[0], n=[4])}), DataError,
+        "observed values of 'n'",
+    ),
+    "a value that is missing in one": (
+        lambda: gb.compare({"a": observing(y=[np.nan]), "b": observing(y=[0.0])}), DataError,
+        "different data",
+    ),
+    "words that differ": (
+        lambda: gb.compare({"a": observing(y=["u"]), "b": observing(y=["v"])}), DataError,
+        "different data",
+    ),
+    "a reference of other data": (
+        lambda: gb.compare({"a": observing(y=[0.0])}, reference=observing(y=[1.0])), DataError,
+        "'a' and 'reference' are fits of different data",
+    ),
+    "other data": (
+        lambda: of_other_schools(y=SCHOOLS["y"] + 1), DataError, "observed values of 'y' differ",
+    ),
+    "other covariates of one model": (
+        lambda: of_other_schools(sigma=2 * SCHOOLS["sigma"]), DataError, "rows of 'sigma' differ",
+        "first 15.0 and 30.0",
+    ),
+    **{
+        f"a seed that is {name}, comparison": (
+            lambda seed=seed: gb.compare({"a": tree(x=2)}, seed=seed), SettingError, "seed=", "whole number",
+        )
+        for name, seed in SEEDS.items()
+    },
+    **{
+        f"a seed that is {name}, weighted": (
+            lambda seed=seed: compared().weighted("q", seed=seed), SettingError, "seed=", "whole number",
+        )
+        for name, seed in SEEDS.items()
+    },
+    **{
+        f"{draws} weighted draws": (
+            lambda draws=draws: compared().weighted("q", draws), SettingError, "draws=",
+            "whole number|at most",
+        )
+        for draws in (-1, 0, 1.5, True, 10**12, "5")
+    },
+    "an unknown effort": (
+        lambda: gb.compare({"a": tree(x=2)}, effort="fast"), SettingError, "effort='fast'",  # type: ignore[arg-type]
+        "give 'quick' or 'full'",
     ),
 }  # fmt: skip
 

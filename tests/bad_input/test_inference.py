@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import torch
+import xarray as xr
 
 import guidebook as gb
 from guidebook.errors import DataError, FileError, GuidebookError, GuideError, SettingError
@@ -20,22 +23,29 @@ from tests.bad_input.conftest import Bad
 from tests.bad_input.given import (
     ENGINES,
     IMAGE,
+    PATHS,
     POINTS,
     SCHOOLS,
+    SEEDS,
     SHELF,
     N,
     P,
     X,
     by_another_hand,
+    by_hand,
     discrete,
     fit,
+    growth,
     logistic,
+    masking,
     mixture_fit,
     one_fit,
+    rivals,
     schools,
     shelf_fit,
     spoilt,
     vae,
+    with_needed,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -68,7 +78,109 @@ DATA: dict[str, Bad] = {
     ),
 }  # fmt: skip
 
+Y, SIGMA = (SCHOOLS[name].double() for name in ("y", "sigma"))
+TABLE = pd.DataFrame({"y": Y.numpy(), "sigma": SIGMA.numpy()})
+HELD: dict[str, tuple[Any, ...]] = {
+    "a masked array": (np.ma.masked_less(Y.numpy(), 0), "'y' is a masked array", r"y\.compressed\(\)"),
+    "a sparse tensor": (Y.to_sparse(), "sparse tensor", r"y\.to_dense\(\)"),
+    "a sparse matrix": (scipy.sparse.csr_array(Y.numpy()[None]), "sparse matrix", r"y\.toarray\(\)"),
+    "None among numbers": ([*Y.tolist()[:7], None], r"holds None at index \(7,\)", "mask it"),
+    "objects, some of them no numbers": (
+        np.array([*Y.tolist()[:7], "12?"], dtype=object), r"holds '12\?' at index \(7,\)", "mask it",
+    ),
+    "numbers beyond 64 bits": (np.full(8, 2**63, np.uint64), r"below 2\^63"),
+    "a column of words": (pd.Series(list("abcdefgh")), "'y' holds 'a'", "factorize"),
+    "categories": (pd.Series(list("aabbaabb"), dtype="category"), "'y' holds 'a'", "factorize"),
+    "dates": (pd.Series(pd.date_range("2020-01-01", periods=8)), "dates or times", "dt.days"),
+    "a column with a missing value": (
+        TABLE["y"].where(TABLE["y"] > -3), r"'y' holds NaN at index \(2,\)", "mask it",
+    ),
+    "whole numbers with a missing value": (
+        TABLE["y"].astype("Int64").where(TABLE["y"] > -3), r"'y' holds NaN at index \(2,\)", "mask it",
+    ),
+    "words in xarray": (xr.DataArray(list("abcdefgh")), "'y' holds", "factorize"),
+    "a NaN of bfloat16": (spoilt("y", 3, NAN)["y"].bfloat16(), r"'y' holds NaN at index \(3,\)", "mask it"),
+    "a big-endian NaN": (
+        spoilt("y", 3, NAN)["y"].numpy().astype(">f8"), r"'y' holds NaN at index \(3,\)", "mask it",
+    ),
+    "a list with a NaN": ([*Y.tolist()[:7], NAN], r"'y' holds NaN at index \(7,\)", "mask it"),
+}  # fmt: skip
+DATA |= {
+    f"{name}, {engine}": (
+        lambda y=y, run=run: run({"y": y, "sigma": SIGMA}), DataError, *words,
+    )
+    for name, (y, *words) in HELD.items()
+    for engine, run in (
+        ("svi", lambda data: fit(data=data)),
+        ("nuts", lambda data: gb.nuts(schools, data)),
+        ("laplace", lambda data: gb.laplace(schools, data)),
+    )
+}  # fmt: skip
+DATA |= {
+    "a table with a column too many": (
+        lambda: fit(data=TABLE.assign(town="x")), DataError, "'town'", r"Choose the columns: data\[\[",
+    ),
+    "a table with a column missing": (
+        lambda: fit(with_needed, data=TABLE[["y"]]), DataError, r"needs \['sigma'\]",
+    ),
+    "a table with two columns of a name": (
+        lambda: fit(data=TABLE.set_axis(["y", "y"], axis=1)), DataError, "several columns", "rename",
+    ),
+    "a table with a missing value": (
+        lambda: fit(data=TABLE.where(TABLE["sigma"] > 9)), DataError, r"NaN at index \(4,\)", "mask it",
+    ),
+    "columns in another order": (
+        lambda: fit(data={"y": TABLE["y"], "sigma": TABLE["sigma"].sort_values()}), DataError,
+        "same labels in another order", "reindex_like",
+    ),
+    "three positional arguments for two": (
+        lambda: fit(data=(Y, SIGMA, 1.0)), DataError, "3 positional", r"\['y', 'sigma'\]",
+    ),
+    "a list of positional arguments": (
+        lambda: fit(data=[Y, SIGMA]), DataError, "not list", "a tuple of its positional",
+    ),
+    "an argument called model": (
+        lambda: fit(growth, data={"model": Y}), DataError, "argument 'model'", "rename it",
+    ),
+    "an argument called guide": (
+        lambda: gb.nuts(rivals, {"guide": Y}), DataError, "argument 'guide'", "rename it",
+    ),
+    "infinite, masked as if NaN": (
+        lambda: fit(masking, data={"y": torch.where(Y < 0, INF, Y)}), DataError, "'y' holds inf", "mask",
+    ),
+    "batches that are arrays": (
+        lambda: fit(data=[Y, Y], size=16), DataError, "Batch 1 of pass 1", "is a Tensor", "dict",
+    ),
+}  # fmt: skip
+
 SETTINGS: dict[str, Bad] = {
+    **{
+        f"a seed that is {name}, {engine}": (
+            lambda seed=seed, run=run: run(seed), SettingError, "seed=", "whole number",
+        )
+        for name, seed in SEEDS.items()
+        for engine, run in (
+            ("svi", lambda seed: fit(seed=seed)),
+            ("nuts", lambda seed: gb.nuts(schools, SCHOOLS, seed=seed)),
+            ("laplace", lambda seed: gb.laplace(schools, SCHOOLS, seed=seed)),
+            ("posterior", lambda seed: one_fit().posterior(10, seed)),
+        )
+    },
+    **{
+        f"more than memory holds: {name}": (call, SettingError, "=1000000000 ", "at most 20,000,000")
+        for name, call in {
+            "steps": lambda: fit(steps=10**9),
+            "draws": lambda: one_fit().posterior(10**9),
+            "draws of nuts": lambda: gb.nuts(schools, SCHOOLS, draws=10**9),
+            "draws of gibbs": lambda: gb.gibbs(schools, by_hand, SCHOOLS, draws=10**9),
+        }.items()
+    },
+    **{
+        f"{draws} draws": (
+            lambda draws=draws: one_fit().posterior(draws), SettingError, f"draws={draws!r}", "whole number",
+        )
+        for draws in (-1, 1.5, None, True, "10")
+    },
     "steps 0": (lambda: fit(steps=0), SettingError, "steps=0 is out of range", ">= 1"),
     "steps a float": (lambda: fit(steps=10.5), SettingError, "steps=10.5", "whole number"),
     "seed -1": (lambda: fit(seed=-1), SettingError, "seed=-1 is out of range", ">= 0"),
@@ -155,6 +267,17 @@ OBJECTIVES: dict[str, Bad] = {
 
 FOREIGN = ("empty", "foreign", "hdf5")
 FILES: dict[str, Bad] = {
+    **{
+        f"{what}, a path that is {name}": (
+            lambda path=path, call=call: call(path), FileError, "no path of a file", "pathlib.Path",
+        )
+        for name, path in PATHS.items()
+        for what, call in (
+            ("saving", lambda path: one_fit().save(path)),
+            ("loading", lambda path: gb.load(path)),
+            *([("checkpoint", lambda path: fit(checkpoint=path))] if path is not None else []),
+        )
+    },
     **{
         f"to load, {name}": (
             lambda here, name=name: gb.load(here / name), FileError, name, "truncated or of another kind"

@@ -3,19 +3,18 @@
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from guidebook.errors import DataError, SettingError
-from guidebook.programs import data as module
 from guidebook.programs.data import (
     arguments,
-    as_tensor,
+    as_mapping,
     as_tensors,
     check,
     find_device,
-    forget_pages,
     has_rows,
     number_of_rows,
     takes,
@@ -42,11 +41,32 @@ def test_names_that_fit_come_back_as_a_new_dict():
         ({"x": 1, "yy": 2}, "'yy'.*Did you mean y"),
         ({"x": 1, "quantity": 2}, r"'quantity'.*It takes \['x', 'y', 'size'\]"),
         ({"y": 1}, r"needs \['x'\]"),
+        ((), r"needs \['x'\]"),
+        ((1, 2, 3), r"holds 3 positional arguments, and the model takes \['x', 'y'\] by name"),
+        ({"x": 1, "guide": 2}, "an argument 'guide', and so have Pyro's objectives.*rename it"),
+        (pd.DataFrame({"x": [1.0], "z": [2.0]}), r"'z'.*Choose the columns: data\[\["),
+        (pd.DataFrame([[1.0, 2.0]], columns=["x", "x"]), "several columns called 'x'"),
     ],
 )
 def test_names_that_do_not_fit(given, message):
     with pytest.raises(DataError, match=message):
         arguments(model, given)
+
+
+def test_a_tuple_stands_for_positional_arguments():
+    """As in svi.step(x, y); one of batches, which come with their number of rows, stays one."""
+    assert arguments(model, (1, 2)) == {"x": 1, "y": 2}
+    assert as_mapping(model, (1,)) == {"x": 1}
+    assert as_mapping(model, [1, 2]) is None
+
+
+def test_a_table_stands_for_its_columns():
+    table = pd.DataFrame({"x": [1.0, 2.0], "y": [3, 4]})
+    found = arguments(model, table)
+    assert arguments(model, table.to_xarray()).keys() == found.keys()
+    assert {n: (type(v), v.tolist()) for n, v in found.items()} == {
+        "x": (np.ndarray, [1.0, 2.0]), "y": (np.ndarray, [3, 4])
+    }  # fmt: skip
 
 
 def test_what_says_nothing_of_its_arguments_takes_all():
@@ -72,30 +92,17 @@ def test_the_first_value_that_is_not_finite_is_named(kind, bad, word):
         check({"x": kind([0.0, 1.0, bad, bad])})
 
 
-def test_a_position_beyond_the_first_block(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 3)
-    x = np.zeros((8, 2))
-    x[7, 1] = np.nan
-    with pytest.raises(DataError, match=r"index \(7, 1\)"):
-        check({"x": x})
-    check({"x": x[:7]})
-
-
 def test_whole_numbers_words_and_plain_values_are_not_looked_at():
     check({"k": [1, 2], "flag": np.array([True]), "n": 3, "name": "x", "sigma": float("nan")})
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (np.zeros((0, 3)), r"'x' is empty \(shape \(0, 3\)\)"),
-        ([[1.0], [1.0, 2.0]], "ragged"),
-        ([None, 1.0], "not numbers"),
-    ],
-)
-def test_values_that_make_no_array(value, message):
-    with pytest.raises(DataError, match=message):
-        check({"x": value})
+def test_data_without_any_row_are_refused():
+    """A matrix without columns has rows, and an index of nothing stands beside an array that has some."""
+    with pytest.raises(DataError, match=r"'x' is empty \(shape \(0, 3\)\)"):
+        check({"x": np.zeros((0, 3)), "n": 4})
+    check(
+        {"x": torch.zeros(12, 0), "y": torch.zeros(12), "missing": torch.zeros(0, dtype=torch.long)}
+    )
 
 
 def test_tensors_of_every_kind():
@@ -106,15 +113,6 @@ def test_tensors_of_every_kind():
     assert found["a"].dtype is found["c"].dtype is torch.float64
     assert found["b"].dtype is torch.int64
     assert (found["d"], found["e"]) == ("word", 0.5)
-    assert as_tensor(["a", "b"], torch.float64, CPU) == ["a", "b"]
-
-
-def test_a_tensor_is_detached_and_an_array_copied():
-    given = torch.ones(2, requires_grad=True)
-    assert not as_tensor(given, torch.float64, CPU).requires_grad
-    array = np.ones(2)
-    as_tensor(array, torch.float64, CPU).fill_(3.0)
-    assert array.tolist() == [1.0, 1.0]
 
 
 def test_the_number_of_rows_is_the_longest_first_dimension():
@@ -138,12 +136,3 @@ def test_the_device_is_that_of_the_data_or_the_one_asked_for():
 def test_a_device_that_is_not_there(device):
     with pytest.raises(SettingError, match=r"cannot be used .* Available: cpu"):
         find_device(device, {})
-
-
-def test_pages_that_are_given_back_are_read_again(tmp_path):
-    np.save(tmp_path / "x.npy", np.arange(10_000.0))
-    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    assert mapped.sum() == 49_995_000
-    forget_pages(mapped)
-    forget_pages(np.zeros(3))  # nothing to give back
-    assert mapped.sum() == 49_995_000

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import guidebook as gb
+from guidebook.errors import DataError
 from guidebook.reports.elements.numbers import with_error
 from guidebook.reports.terminal import table
 from tests.reports.drawn import renamed, with_table
@@ -105,3 +106,18 @@ def test_colour_only_on_a_terminal_that_wants_it(
 
 def test_every_terminal_can_print_it(comparison: gb.Comparison) -> None:
     table(comparison, 100).encode("cp1252")
+
+
+def test_a_name_commands_no_terminal(comparison: gb.Comparison) -> None:
+    """Escapes, marks of direction and ends of lines are written out; the table stays a table."""
+    name = "\x1b[31mred\x07\n\u202e\x9b2J"
+    text = table(renamed(comparison, {"shifted": name}), 180)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    rows = block(text)
+    assert rows[2].startswith(r"\x1b[31mred\x07 \u202e\x9b2J") and len({len(r) for r in rows}) == 1
+    assert "\\x1b[31mred" in str(DataError(f"'{name}' holds NaN"))
+
+
+def test_letters_of_any_script_are_written_as_they_are(comparison: gb.Comparison) -> None:
+    name = "größe μ 事後 \u00a0"
+    assert name in table(renamed(comparison, {"shifted": name}), 180)

@@ -22,8 +22,8 @@ from torch.distributions import Distribution, Independent, constraints
 from guidebook.errors import DataError, GuideError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowGuide, RowPosterior
-from guidebook.programs.data import as_tensor
 from guidebook.programs.owned import dtype_of, parameters_of
+from guidebook.programs.values.arrays import as_tensor
 
 NUMBERS_AT_ONCE = 4_000_000
 

@@ -13,8 +13,8 @@ from guidebook.diagnostics.measures.information import NUMBERS_AT_ONCE, Estimate
 from guidebook.errors import DataError, ModelError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowPosterior
-from guidebook.programs.data import as_tensor
 from guidebook.programs.owned import dtype_of, parameters_of
+from guidebook.programs.values.arrays import as_tensor
 from guidebook.scope import local_parameters, precision, random_state
 
 

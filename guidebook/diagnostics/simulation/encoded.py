@@ -56,7 +56,8 @@ def rows_ranked(
     Raises:
         ModelError: the model cannot simulate rows, or has a flat prior. GuideError: a guide of points.
     """
-    check(arguments(model, data))
+    data = arguments(model, data)
+    check(data)
     fit = Fit(model, guide, data, np.empty(0), Status.CONVERGED, seed, 0.0, "")
     like = rows_of(fit, observed(fit), np.zeros(1, int))
     rng = np.random.default_rng(seed)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
 from guidebook.inference.fits.approximation import Approximation
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import eager, recording
 from guidebook.programs.labels import log_labellings
-from guidebook.programs.sites import Site, Substitute, coordinate_names
+from guidebook.programs.sites import Substitute, coordinate_names
+from guidebook.programs.values.labelled import Labelled
 from guidebook.scope import alone, local_parameters, precision, random_state
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ def to_datatree(
     log_likelihood: bool = False, posterior_predictive: bool = False,
 ) -> xr.DataTree:  # fmt: skip
     """The groups that `Fit.posterior` documents."""
-    check_whole(draws=(draws, 1))
+    check_whole(draws=(draws, 1, MOST), seed=(seed, 0))
     if approximation.has_joint:
         groups, u = _with_joint(approximation, draws, seed)
     else:
@@ -55,7 +58,10 @@ def to_datatree(
         groups["log_likelihood"] = _grouped(_log_likelihood(approximation, u), chains)
     if posterior_predictive:
         groups["posterior_predictive"] = _grouped(replicated(approximation, u, seed), chains)
-    tree = _assembled(groups, _dimensions(approximation, groups), approximation.sites)
+    coords = _row_labels(approximation)
+    if "unconstrained" in groups:
+        coords[COORDINATE] = coordinate_names(approximation.sites)
+    tree = _assembled(groups, _dimensions(approximation, groups), coords)
     _add_record(tree, approximation, record)
     return tree
 
@@ -87,18 +93,18 @@ def _without_joint(approximation: Approximation, draws: int, seed: int) -> dict[
 
 
 def _assembled(
-    groups: dict[str, Arrays], dims: dict[str, list[str]], sites: tuple[Site, ...]
+    groups: dict[str, Arrays], dims: dict[str, list[str]], coords: dict[str, Any]
 ) -> xr.DataTree:
     import xarray as xr
     from arviz_base import dict_to_dataset, from_dict
 
-    coords = {COORDINATE: coordinate_names(sites)} if "unconstrained" in groups else {}
     drawn = {k: v for k, v in groups.items() if k not in DATA_GROUPS and v}
     tree = from_dict(drawn, dims=dims, coords=coords)
     for name in DATA_GROUPS:
         if groups.get(name):
             own: Any = {k: dims[k] for k in groups[name] if k in dims}
-            tree[name] = xr.DataTree(dict_to_dataset(groups[name], dims=own, sample_dims=[]))
+            made = dict_to_dataset(groups[name], dims=own, coords=coords, sample_dims=[])
+            tree[name] = xr.DataTree(made)
     return tree
 
 
@@ -142,7 +148,7 @@ def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
     potential = approximation.potential
     with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
         trace = poutine.trace(potential.model).get_trace(**potential.data)
-    observed = {n: trace.nodes[n]["value"].detach().cpu().numpy() for n in potential.observed}
+    observed = {n: _seen(trace.nodes[n]).detach().cpu().numpy() for n in potential.observed}
     seen = {id(trace.nodes[n]["value"]) for n in potential.observed}
     rest = {
         name: value.detach().cpu().numpy()
@@ -154,6 +160,31 @@ def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
         and value.numel() <= LARGEST_CONSTANT
     }
     return {"observed_data": observed, "constant_data": rest}
+
+
+def _seen(node: Any) -> Tensor:
+    """What a site observes, NaN where the model masks it."""
+    value, mask = node["value"], node["mask"]
+    if mask is None or not value.is_floating_point():
+        return value
+    mask = torch.as_tensor(mask, device=value.device)
+    mask = mask.reshape((*mask.shape, *[1] * node["fn"].event_dim))
+    return value.where(mask, math.nan)
+
+
+def _row_labels(approximation: Approximation) -> dict[str, Any]:
+    """The labels that came with the data, by plate: the one of their name, else the one of their length."""
+    if not isinstance(approximation.data, Labelled) or not approximation.has_joint:
+        return {}
+    sizes = approximation.potential.plate_sizes
+    found: dict[str, Any] = {}
+    for name, labels in approximation.data.labels:
+        same = [plate for plate, size in sizes.items() if size == len(labels)]
+        if name is not None and name in same:
+            found[name] = labels
+        elif len(same) == 1:
+            found.setdefault(same[0], labels)
+    return found
 
 
 def _dimensions(approximation: Approximation, groups: dict[str, Arrays]) -> dict[str, list[str]]:
@@ -192,8 +223,10 @@ def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor
     potential = approximation.potential
 
     def collect(trace: Any) -> dict[str, Tensor]:
+        nodes = {n: trace.nodes[n] for n in potential.observed}
         return {
-            n: trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]) for n in potential.observed
+            n: scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
+            for n, node in nodes.items()
         }
 
     return potential.replay("log_likelihood", collect, u)

@@ -12,6 +12,20 @@ import torch
 from guidebook.errors import FileError
 
 
+def path_of(given: Any, given_as: str) -> Path:
+    """What a caller gave as a path, as one; `given_as` as of `usable`.
+
+    Raises:
+        FileError: it is none, or holds a NUL, which no file system allows in a name.
+    """
+    if not isinstance(given, (str, os.PathLike)) or "\0" in os.fspath(given):
+        raise FileError(
+            f"{given_as.format(given)}: this is no path of a file. Give a str or a pathlib.Path without "
+            "NUL characters."
+        )
+    return Path(given)
+
+
 def usable(path: str | Path, given_as: str) -> Path:
     """The path, its folder made and writable.
 
@@ -20,7 +34,7 @@ def usable(path: str | Path, given_as: str) -> Path:
     Raises:
         FileError: it is not.
     """
-    path, given = Path(path), given_as.format(path)
+    path, given = path_of(path, given_as), given_as.format(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

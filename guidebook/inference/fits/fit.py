@@ -27,7 +27,8 @@ class Fit:
     Attributes:
         model: the Pyro model, a copy with its trained parameters where it has any.
         guide: the trained guide, a copy; None for engines that return draws.
-        data: the model's keyword arguments as they were given; None after `load` without data.
+        data: the model's keyword arguments as they were given, numbers as tensors and arrays; None
+            after `load` without data.
         history: the objective (-ELBO) at every step, shape (steps,); empty for other engines.
         status: how it ended.
         seed, seconds, engine: as named.
@@ -85,13 +86,13 @@ class Fit:
 
         Groups: posterior; sample_stats with lp = log p(x, z) and log_q = log q(z) per draw;
         unconstrained with position u and gradient d log p(x, u) / du, on which Stein's identities
-        are checked; observed_data; constant_data; vi_fit with the objective per step, and as
-        attributes what q is (kind, family, discrete) and how it was found (engine, status, ...);
-        on request log_likelihood and posterior_predictive. Chains and particles are kept as they
-        are, whatever `draws`; only a density has log_q.
+        are checked; observed_data, NaN where the model masks it; constant_data; vi_fit with the
+        objective per step, and as attributes what q is (kind, family, discrete) and how it was found
+        (engine, status, ...); on request log_likelihood and posterior_predictive. Chains and
+        particles are kept as they are, whatever `draws`; only a density has log_q.
 
         Raises:
-            SettingError: `draws` is not a whole number of at least 1.
+            SettingError: `draws` is not a whole number of at least 1, `seed` of at least 0.
             DataError: model or data are needed and were not loaded; or no argument of the model can
                 be left out to predict.
             GuideError: the model cannot run without its observed data.

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from guidebook.errors import FileError, GuideError, ModelError
 from guidebook.guides.autoguides.whitened import Whitened
 from guidebook.guides.families import FAMILIES
-from guidebook.inference.fits.files import read
+from guidebook.inference.fits.files import path_of, read
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.saving import FORMAT
 from guidebook.inference.fits.status import Status
 from guidebook.inference.fits.supports import decode_site, decode_support
-from guidebook.programs.data import as_tensors
+from guidebook.programs.data import arguments, as_tensors
 from guidebook.programs.owned import STATEMENTS, Owned, copied, owning, settled, statements_of
 from guidebook.programs.sites import Site
 from guidebook.scope import local_parameters, precision, random_state
@@ -50,7 +50,7 @@ def load(
         FileError: missing, truncated, foreign or of a newer format.
         GuideError, ModelError: a guide or model that does not fit the file.
     """
-    content = read(Path(path), FORMAT)
+    content = read(path_of(path, "gb.load('{}')"), FORMAT)
     missing = [part for part in PARTS if part not in content]
     if missing:
         raise FileError(f"'{path}' is damaged: it lacks {missing}. Save the fit again.")
@@ -60,6 +60,8 @@ def load(
         notes = json.loads(content["notes"])
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
+    if data is not None and model is not None:
+        data = arguments(model, data)
     pair: tuple[Any, Any] = (model, guide)
     twin, given = owning(*copied(*pair), pair)  # together, for guides that hold their model
     _restore(twin, content["model"], "model", None)

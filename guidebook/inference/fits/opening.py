@@ -196,8 +196,8 @@ def opened(
     """
     started = time.perf_counter()
     check_whole(seed=(seed, 0))
-    place = find_device(device, data.data if isinstance(data, Source) else data)
     source = data if isinstance(data, Source) else admitted(model, data, batch_size=None, size=None)
+    place = find_device(device, source.held)
 
     def attempt(found: torch.dtype) -> Run:
         scopes.close()  # of an attempt in another precision
@@ -208,6 +208,8 @@ def opened(
         run = Run(engine, *pair, source.held, found, place, seed, started)
         for scope in (local_parameters(), precision(run.dtype), random_state(seed)):
             scopes.enter_context(scope)
+        by_rows = check is None or source.batch_size is not None
+        source.check_not_finite(run.model, run.dtype, run.device, by_rows)
         if check is not None:
             with evaluated(*pair):  # running averages of networks move in steps alone
                 check(run)

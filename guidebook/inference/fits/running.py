@@ -17,14 +17,21 @@ import numpy as np
 
 from guidebook.errors import SettingError
 
+MOST = 20_000_000
+"""Steps of a fit whose objective is kept, and draws that are held at once."""
 
-def check_whole(**given: tuple[Any, int]) -> None:
-    """Raise SettingError for a setting (value, least) that is not a whole number of at least that."""
-    for name, (value, least) in given.items():
+
+def check_whole(**given: tuple[Any, int] | tuple[Any, int, int]) -> None:
+    """Raise SettingError for a setting (value, least) or (value, least, most) that is no such number."""
+    for name, (value, least, *most) in given.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise SettingError(f"{name}={value!r} is out of range: give a whole number >= {least}.")
         if value >= 2**63:
             raise SettingError(f"{name}={value} is out of range: give a whole number below 2^63.")
+        if most and value > most[0]:
+            raise SettingError(
+                f"{name}={value} is out of range: so many are kept in memory, at most {most[0]:,}."
+            )
 
 
 class Steps:

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.held_out import HeldOut, rows_apart
 from guidebook.inference.optimisers.given import check_optimiser
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.source import Batches, Source
+from guidebook.programs.batches.stream import Stream
 from guidebook.programs.check import check_model, check_pair, check_same_sites
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
@@ -28,6 +30,7 @@ from guidebook.programs.nodes import partial_plates, plate_nesting, sample_nodes
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.values.arrays import arrays_in
 from guidebook.scope import subsampling
 
 START_ROWS = 10_000
@@ -58,7 +61,7 @@ class Settings:
         return self.auto and self.restarts == 1
 
     def __post_init__(self) -> None:
-        check_whole(steps=(self.steps, 1), restarts=(self.restarts, 1))
+        check_whole(steps=(self.steps, 1, MOST), restarts=(self.restarts, 1))
         check_optimiser(self.optim)
         if self.compile not in (True, False, "auto", "graph"):
             raise SettingError(
@@ -99,6 +102,14 @@ class Problem:
     def count(self) -> int:
         """The number of rows that the objective stands for."""
         return self.rows.count if self.rows else number_of_rows(self.data)
+
+    @property
+    def moving_inside(self) -> list[str]:
+        """Arguments that come anew with every batch of an iterable and hold tensors inside of something."""
+        if not isinstance(self.rows, Stream):
+            return []
+        inside = (n for n, v in self.data.items() if not isinstance(v, Tensor))
+        return [n for n in inside if any(True for _ in arrays_in(n, self.data[n]))]
 
     def batch(self, step: int) -> dict[str, Any]:
         """The model's keyword arguments at a step: a mini-batch, or all rows."""

@@ -72,6 +72,10 @@ class Step:
         self.problem, self.optimiser, self.own = problem, optimiser, own
         self.steps, self.restarts = steps, restarts
         differentiable(problem.objective)
+        if problem.moving_inside:
+            raise CannotRecord(
+                f"batches hold tensors inside of {problem.moving_inside}: give each as an argument of its own"
+            )
         self.joined = Joined(problem.model, problem.guide)
         trained = [(n, p) for n, p in self.joined.named_parameters() if p.requires_grad]
         if not trained:

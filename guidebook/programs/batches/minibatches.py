@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import DataError, SettingError
-from guidebook.programs.data import as_tensor, as_tensors, check
+from guidebook.programs.data import as_tensors, check
 from guidebook.programs.rows import Rows
+from guidebook.programs.values.arrays import as_tensor
 
 PERMUTED_ROWS = 2_000_000
 """Up to this many rows an epoch visits each row once; beyond, rows are drawn with replacement, so

@@ -1,13 +1,14 @@
 """What a fit may be given as its data, and the mini-batches of each.
 
-- a dict of arrays, with or without a batch size: rows drawn by the seed (`MiniBatches`);
+- a dict of arrays (or a tuple of positional arguments, or a table), with or without a batch size: rows
+  drawn by the seed (`MiniBatches`);
 - rows that are read (`guidebook.programs.rows.Rows`), with a batch size: the same;
 - an iterable of batches, with the number `size` of all rows (`Stream`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,9 +16,17 @@ import numpy as np
 import torch
 
 from guidebook.errors import DataError, SettingError
+from guidebook.programs.batches.finite import NotFinite, find_not_finite
 from guidebook.programs.batches.minibatches import Checked, MiniBatches
 from guidebook.programs.batches.stream import Stream
-from guidebook.programs.data import arguments, as_tensors, check, takes
+from guidebook.programs.data import (
+    arguments,
+    as_mapping,
+    as_tensors,
+    check_rows,
+    number_of_rows,
+    takes,
+)
 from guidebook.programs.rows import ArrayRows, Rows, RowsLeft
 
 
@@ -46,12 +55,14 @@ class Source:
         batch_size: rows of a mini-batch; None for all rows at once, or what the iterable gives.
         size: N, of an iterable.
         apart: numbers of rows that are not among those that are read, rising; None: all are.
+        not_finite: of a dict, the values that only a model that masks them can have; None without any.
     """
 
     data: Any
     batch_size: int | None
     size: int | None
     apart: np.ndarray | None = None
+    not_finite: NotFinite | None = None
 
     @property
     def held(self) -> dict[str, Any] | None:
@@ -77,6 +88,22 @@ class Source:
         beside = rows.whole if isinstance(rows, ArrayRows) else {}
         return as_tensors({**beside, **rows.take(index)}, dtype, device)
 
+    def check_not_finite(
+        self, model: Callable[..., Any], dtype: torch.dtype, device: torch.device, by_rows: bool
+    ) -> None:
+        """Whether the model masks what is not finite; `by_rows`: run on the rows that hold such values.
+
+        Raises:
+            DataError: it does not.
+        """
+        if self.not_finite is None or self.held is None:
+            return
+        rows = self.not_finite.rows if by_rows and len(self.not_finite.rows) else None
+        given = self.whole(dtype, device, rows)
+        if rows is not None and takes(model, "size"):
+            given["size"] = number_of_rows(self.held)
+        self.not_finite.check(model, given, dtype, rows)
+
     def batches(
         self, model: Callable[..., Any], seed: int, dtype: torch.dtype, device: torch.device
     ) -> Batches | None:
@@ -92,7 +119,7 @@ class Source:
             found: Batches = self._drawn(sized, seed, dtype, device)
         elif self.size is not None:
             whole = {"size": self.size} if sized else {}
-            found = Stream(self.data, self.size, whole, seed, dtype, device)
+            found = Stream(self.data, self.size, whole, seed, dtype, device, model)
         else:
             return None
         if self.held is None:
@@ -127,15 +154,16 @@ def admitted(
         DataError: data of none of the three kinds; names or values of a dict.
         SettingError: `size` or `batch_size` where the data do not need it, or missing where they do.
     """
-    if isinstance(data, Mapping):
+    by_name = None if size is not None and isinstance(data, tuple) else as_mapping(model, data)
+    if by_name is not None:
         if size is not None:
             raise SettingError(
                 f"size={size} is for an iterable of batches. The arrays of a dict have a known number "
                 "of rows: leave size out, and give batch_size for mini-batches."
             )
         given = arguments(model, data)
-        check(given)
-        return Source(given, batch_size, None)
+        check_rows(given)
+        return Source(given, batch_size, None, not_finite=find_not_finite(given))
     if isinstance(data, Rows):
         if batch_size is None or size is not None:
             raise SettingError(
@@ -146,8 +174,8 @@ def admitted(
     if size is None or not isinstance(data, Iterable):
         raise DataError(
             f"data must be a dict of the model's keyword arguments, not {type(data).__name__}: "
-            "svi(model, guide, {'y': y, ...}). An iterable of such dicts, one per batch, needs size=, "
-            "the number of rows of the whole data set."
+            "svi(model, guide, {'y': y, ...}); or a tuple of its positional arguments. An iterable of such "
+            "dicts or tuples, one per batch, needs size=, the number of rows of the whole data set."
         )
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise SettingError(f"size={size!r} is out of range: give a whole number >= 1.")

@@ -8,7 +8,7 @@ the iterable shows every row as often as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import DataError, SettingError
-from guidebook.programs.data import as_tensors, check, has_rows, number_of_rows
+from guidebook.programs.data import as_mapping, as_tensors, check, has_rows, number_of_rows
 from guidebook.scope import alone
 
 KEPT_ROWS = 500
@@ -42,8 +42,10 @@ class Stream:
         seed: int,
         dtype: torch.dtype,
         device: torch.device,
+        model: Callable[..., Any],
     ) -> None:
-        """Reads the first batch; `whole` goes to the model with every batch.
+        """Reads the first batch; `whole` goes to the model with every batch, whose arguments a batch that
+        is a list or tuple holds in their order.
 
         Raises:
             SettingError: `size` is smaller than a batch.
@@ -55,7 +57,7 @@ class Stream:
                 "reads them in several passes. Give a DataLoader, a list, or an object whose __iter__ "
                 "starts again at the first batch."
             )
-        self.batches, self.count, self.whole = batches, size, whole
+        self.batches, self.count, self.whole, self.model = batches, size, whole, model
         self.seed, self.dtype, self.device = seed, dtype, device
         self._kinds: dict[str, Any] = {}
         self._kept: list[dict[str, Any]] = []
@@ -92,7 +94,8 @@ class Stream:
         """
         if most <= self.batch_size:
             return self.first
-        again = Stream(self.batches, self.count, self.whole, self.seed, self.dtype, self.device)
+        settings = self.count, self.whole, self.seed, self.dtype, self.device, self.model
+        again = Stream(self.batches, *settings)
         found = [again.first]
         while again._seen < most and (batch := again._following()) is not None:
             found.append(batch)
@@ -148,16 +151,17 @@ class Stream:
         """The batch as tensors, with what goes to the model beside it."""
         self._number += 1
         where = f"Batch {self._number} of pass {self._pass + 1}"
-        if not isinstance(found, Mapping):
-            raise DataError(
-                f"{where} is a {type(found).__name__}, and must be a dict of the model's keyword "
-                "arguments: a Dataset whose items are dicts, or a collate_fn that returns one."
-            )
         try:
-            check(found)
+            given = as_mapping(self.model, tuple(found) if isinstance(found, list) else found)
+            if given is None:
+                raise DataError(
+                    f"it is a {type(found).__name__}, and must be a dict of the model's keyword arguments "
+                    "or a tuple of its positional ones: give a Dataset of such items, or a collate_fn."
+                )
+            check(given)
+            batch = as_tensors(given, self.dtype, self.device)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        batch = as_tensors(found, self.dtype, self.device)
         kinds = {name: _kind(value) for name, value in batch.items()}
         self._kinds = self._kinds or kinds
         if kinds != self._kinds:
@@ -174,7 +178,11 @@ class Stream:
 
 def _kind(value: Any) -> Any:
     """What must be the same in every batch: the shape and dtype of a tensor, a plain value itself."""
-    return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+    if isinstance(value, (Tensor, np.ndarray)):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, (list, tuple)):
+        return [_kind(one) for one in value]
+    return {k: _kind(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _difference(first: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -16,6 +17,7 @@ import guidebook as gb
 from guidebook.errors import DataError, SettingError
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
+from guidebook.programs.data import arguments
 from guidebook.reports.files import read_draws, write_netcdf
 
 DATA = {"sigma": np.array([15.0, 10, 16, 11, 9, 11, 10, 18]),
@@ -51,6 +53,55 @@ def test_groups_and_dimensions(tree):
     assert tree["vi_fit"]["objective"].dims == ("step",)
     np.testing.assert_array_equal(tree["observed_data"]["y"], DATA["y"])
     np.testing.assert_array_equal(tree["constant_data"]["sigma"], DATA["sigma"])
+
+
+SCHOOLS = list("ABCDEFGH")
+LABELLED = {
+    "a table": pd.DataFrame(DATA, index=SCHOOLS),
+    "columns": dict(pd.DataFrame(DATA, index=pd.Index(SCHOOLS, name="school")).items()),
+    "a dimension": {n: xr.DataArray(v, dims="school", coords={"school": SCHOOLS}) for n, v in DATA.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LABELLED)
+def test_labels_of_the_data_are_coordinates_of_the_plate(fit, case, tmp_path):
+    """In a file, too; everything else is as without them."""
+    tree = fit.posterior(20, seed=1)
+    found = replace(fit, data=arguments(eight_schools, LABELLED[case])).posterior(20, seed=1)
+    write_netcdf(found, tmp_path / "draws.nc")
+    for kept in (found, read_draws(tmp_path / "draws.nc")):
+        for group, name in (("posterior", "theta"), ("observed_data", "y")):
+            assert kept[group][name].coords["school"].values.tolist() == SCHOOLS
+            np.testing.assert_array_equal(kept[group][name].values, tree[group][name].values)
+    assert found["posterior"].sizes == tree["posterior"].sizes
+
+
+def test_labels_of_no_plate_or_of_two_are_left_out():
+    def square(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", 2, dim=-2), pyro.plate("column", 2, dim=-1):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    one = gb.laplace(square, {"y": pd.DataFrame(np.eye(2), index=["a", "b"])})
+    assert one.posterior(10)["observed_data"]["y"].coords["row"].values.tolist() == [0, 1]
+    named = pd.DataFrame(np.eye(2), index=pd.Index(["a", "b"], name="row"))
+    two = gb.laplace(square, {"y": named}).posterior(10)["observed_data"]["y"]
+    assert two.coords["row"].values.tolist() == ["a", "b"]
+    assert two.coords["column"].values.tolist() == [0, 1]
+
+
+def test_what_the_model_masks_is_not_observed_and_has_no_likelihood():
+    def story(y):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", 4), pyro.poutine.mask(mask=~y.isnan()):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y.nan_to_num())
+
+    y = np.array([0.5, np.nan, -1.0, 2.0])
+    found = gb.laplace(story, {"y": y}).posterior(50, log_likelihood=True)
+    np.testing.assert_array_equal(found["observed_data"]["y"], y)
+    m = found["posterior"]["m"].values[..., None]
+    expected = np.where(np.isnan(y), 0.0, scipy.stats.norm.logpdf(np.nan_to_num(y), m))
+    np.testing.assert_allclose(found["log_likelihood"]["y"], expected, rtol=1e-10)
 
 
 def test_groups_come_on_request(fit):

@@ -5,7 +5,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from guidebook.errors import DataError, SettingError
 from guidebook.programs.batches.stream import Stream
@@ -30,8 +30,12 @@ def loader(n=12, batch_size=4, **options):
     return DataLoader(Numbers(n), batch_size=batch_size, **options)
 
 
+def model(x=None, y=None, size=None):
+    pass
+
+
 def stream(batches, size=12, seed=0):
-    return Stream(batches, size, {"size": size}, seed, torch.float64, CPU)
+    return Stream(batches, size, {"size": size}, seed, torch.float64, CPU, model)
 
 
 def rows(found):
@@ -45,6 +49,27 @@ def test_steps_go_through_the_passes_in_order():
     assert batches.batch_size == 4
     assert batches.batch(2)["size"] == 12
     assert batches.batch(2)["x"].dtype is torch.float64
+
+
+def test_a_batch_may_hold_the_arguments_in_their_order():
+    """As a DataLoader of a TensorDataset gives them, a list; and as a tuple."""
+    given = TensorDataset(torch.arange(12.0), torch.arange(12.0) ** 2)
+    for batches in (DataLoader(given, batch_size=4), [given[:4], given[4:8], given[8:]]):
+        found = stream(batches).batch(1)
+        assert (found["x"] ** 2).tolist() == found["y"].tolist() == [16.0, 25.0, 36.0, 49.0]
+
+
+def test_batches_may_hold_more_than_arrays():
+    """What is beside them must be the same in every batch, tensor by tensor."""
+    batches = stream(
+        [{"x": [1.0, 2.0], "y": [torch.ones(3)]}, {"x": [1.0, 2.0], "y": [torch.zeros(3)]}]
+    )
+    assert batches.batch(1)["y"][0].tolist() == [0.0, 0.0, 0.0]
+    other = stream(
+        [{"x": [1.0, 2.0], "y": [torch.ones(3)]}, {"x": [1.0, 2.0], "y": [torch.ones(4)]}]
+    )
+    with pytest.raises(DataError, match="Batch 2 of pass 1 has 'y'"):
+        other.batch(1)
 
 
 def test_a_step_is_the_same_whenever_it_is_asked_for():
@@ -125,14 +150,15 @@ class Fading:
         (lambda: (batch for batch in loader()), DataError, "generator, which can be read only once"),
         (list, DataError, "yielded no batch in pass 1"),
         (Fading, DataError, "yielded no batch in pass 2"),
-        (lambda: [[1.0, 2.0]], DataError, "Batch 1 of pass 1 is a list"),
+        (lambda: [torch.ones(2)], DataError, "Batch 1 of pass 1: it is a Tensor, and must be a dict"),
+        (lambda: [(1.0, 2.0, 12, 4)], DataError, "Batch 1 of pass 1: data holds 4 positional arguments"),
         (lambda: [{"x": [1.0, 2.0]}, {"y": [1.0, 2.0]}], DataError, r"Batch 2 of pass 1 holds \['y'\]"),
         (lambda: loader(n=10), DataError, r"Batch 3 of pass 1 has 'x'.*drop_last=True"),
         (lambda: [{"x": [1.0, 2.0]}, {"x": [1.0, np.nan]}], DataError,
          r"Batch 2 of pass 1: 'x' holds NaN at index \(1,\)"),
         (lambda: [{"x": [1.0], "k": 1}, {"x": [1.0], "k": 2}], DataError, "Batch 2 of pass 1 has 'k'"),
         (lambda: loader(n=16), SettingError, "size=12 is smaller than the 16 rows"),
-        (lambda: [{"x": np.zeros((3, 0))}], DataError, "Batch 1 of pass 1: 'x' is empty"),
+        (lambda: [{"x": np.zeros((0, 3))}], DataError, "Batch 1 of pass 1: 'x' is empty"),
     ],
 )  # fmt: skip
 def test_bad_batches(given, kind, message):
