@@ -30,7 +30,7 @@ from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
-from guidebook.programs.graphs.recorded import record
+from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.owned import Joined
 from guidebook.scope import subsampling
 
