@@ -31,7 +31,7 @@ from guidebook.inference.objectives.sticking import StickingTheLanding
 from guidebook.programs.check import check_pair
 from guidebook.programs.data import arguments, as_tensors, check, find_device
 from guidebook.programs.graphs.recorded import CannotRecord, recording
-from guidebook.programs.owned import Joined, copied, dtype_of
+from guidebook.programs.owned import Joined, copied, dtype_of, owning
 from guidebook.programs.rows import some_rows
 from guidebook.scope import local_parameters, precision, random_state
 
@@ -127,7 +127,7 @@ def gradient_noise(
         raise SettingError("Give at least one objective: {'score': Trace_ELBO()}.")
     data = arguments(model, data)
     check(data)
-    model, guide = copied(model, guide)
+    model, guide = owning(*copied(model, guide), (model, guide))
     dtype, device = dtype_of(model, guide), find_device(None, data)
     with local_parameters(), precision(dtype), random_state(seed):
         tensors = as_tensors(data, dtype, device)

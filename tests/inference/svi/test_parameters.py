@@ -126,16 +126,16 @@ def reparametrised():
 def rows_of_a_batch():
     """Parameters of rows, of which a plate takes some."""
 
-    def model(y, rows):
-        with pyro.plate("rows", 9, subsample=rows):
-            pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+    def model(y):
+        with pyro.plate("rows", 6, subsample_size=4) as rows:
+            pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=y[rows])
 
-    def guide(y, rows):
-        with pyro.plate("rows", 9, subsample=rows):
-            scale = pyro.param("scale", 0.5 + torch.arange(9) / 9, constraints.positive, 0)
-            pyro.sample("z", dist.Normal(pyro.param("loc", torch.arange(9.0), event_dim=0), scale))
+    def guide(y):
+        with pyro.plate("rows", 6, subsample_size=4):
+            scale = pyro.param("scale", 0.5 + torch.arange(6) / 6, constraints.positive, 0)
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.arange(6.0), event_dim=0), scale))
 
-    return model, guide, {"y": Y, "rows": torch.tensor([8, 1, 3, 2, 0, 6])}
+    return model, guide, {"y": Y}
 
 
 def listed():
