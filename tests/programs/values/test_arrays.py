@@ -68,7 +68,7 @@ UNTOUCHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", UNTOUCHED, ids=str)
+@pytest.mark.parametrize("value", UNTOUCHED, ids=[type(v).__name__ for v in UNTOUCHED])
 def test_everything_else_goes_to_the_model_as_pyro_passes_it(value):
     found = read(value)
     assert type(found) is type(value) and found == value
