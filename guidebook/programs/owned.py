@@ -165,7 +165,9 @@ def _parameters(part: Any) -> Iterator[nn.Parameter]:
 
 
 def _models_within(guide: Any) -> list[tuple[Any, str]]:
-    """Where the guides in a guide hold a model, (model,), to look at: autoguides and EasyGuides."""
+    """Where the guides in a guide hold a model, (model,), to run: Pyro's autoguides and EasyGuides, and ours
+    that are of any model. Conjugate guides ask their model for more than to be run.
+    """
     if not isinstance(guide, nn.Module):
         return []
     return [
@@ -173,6 +175,7 @@ def _models_within(guide: Any) -> list[tuple[Any, str]]:
         for module in guide.modules()
         for place in ("_model", "_story")
         if isinstance(vars(module).get(place), tuple)
+        and (place == "_story" or isinstance(module, PyroModule))
     ]
 
 

@@ -69,7 +69,7 @@ def load(
     if kept is None:
         restored = None
     elif "options" in kept:
-        restored = _rebuilt(kept, sites, twin, path)
+        restored = _rebuilt(kept, sites, settled(twin, None)[0], path)
     else:
         restored = _given(kept, given, data)
     twin, restored = settled(twin, restored)
