@@ -34,6 +34,7 @@ from guidebook.diagnostics.evidence.testimony import (
     Testimony,
     where,
 )
+from guidebook.diagnostics.numerics.moments import moments
 from guidebook.diagnostics.numerics.psis import weighted_moments
 from guidebook.diagnostics.witnesses.importance import weights_of
 from guidebook.diagnostics.witnesses.modes import harm
@@ -153,33 +154,18 @@ def _estimate(
     for i in range(shape[0]):
         caution = 1.0 if subject.annealed.known[i] else CAUTION
         mean, sd, size = _judged(subject, i, of_draws)
-        target, spread, tilt = _target(subject.annealed, i, weights[:, i])
-        z2 = np.square((values[:, i] - target) / spread)
-        shift[i] = (mean - target) / spread
-        shift_se[i] = caution * np.sqrt(np.square(tilt) @ z2 + 1 / size)
-        log_ratio[i] = np.log(np.maximum(sd, 1e-300) / spread)
-        error = np.square(tilt) @ np.square(z2 - 1) + 2 / size
-        log_ratio_se[i] = caution * 0.5 * np.sqrt(error)
+        target = moments(values[:, i], weights[:, i], _drawn_from(subject.annealed, i))
+        shift[i] = (mean - target.mean) / target.sd
+        shift_se[i] = caution * np.sqrt(np.square(target.mean_se) + 1 / size)
+        log_ratio[i] = np.log(np.maximum(sd, 1e-300) / target.sd)
+        log_ratio_se[i] = caution * np.sqrt(np.square(target.log_sd_se) + 0.5 / size)
     told = np.broadcast_to(able[:, None], shape)
     return Estimate(shift, shift_se, log_ratio, log_ratio_se, told)
 
 
-def _target(found: Annealed, i: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation (M,) of posterior i, and by which weights (C,) noise enters them.
-
-    Of a mixture, whose moments are known in closed form, only the differences of the weights w from equal
-    ones: sum w f - (mean f - E f), f the values and their squares (control variates).
-    """
-    values = found.values[:, i]
-    if found.known[i]:
-        tilt = w - 1 / len(w)
-        mean = found.center[i] + tilt @ values
-        variance = np.square(found.spread[i]) + np.square(found.center[i] - mean)
-        variance = variance + tilt @ np.square(values - mean)
-        if (variance > 0).all():
-            return mean, np.sqrt(variance), tilt
-    mean, sd = weighted_moments(values, w)
-    return mean, np.maximum(sd, 1e-300), w
+def _drawn_from(found: Annealed, i: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and standard deviation (M,) of what the draws of posterior i are of, where they are known."""
+    return (found.center[i], found.spread[i]) if found.known[i] else None
 
 
 def _judged(
