@@ -150,7 +150,7 @@ def _settled(part: Any) -> Any:
 
 def _bare(part: Any) -> Any:
     statements = statements_of(part)
-    if statements is None or statements.names or statements.kept:
+    if statements is None or statements.names or statements.kept or statements.answered:
         return part
     if isinstance(part, Owned):
         return part.function[0]

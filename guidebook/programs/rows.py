@@ -50,6 +50,7 @@ class ArrayRows:
     Attributes:
         names: of the arrays that are read by row.
         whole: everything else, which goes to the model as it is.
+        lists: of these the lists with an item a row, which are no arrays: they cannot be read by row.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
@@ -62,6 +63,9 @@ class ArrayRows:
         self._rising = not all(isinstance(value, Tensor) for value in self._by_row.values())
         self.names = tuple(self._by_row)
         self.whole = {n: v for n, v in data.items() if n not in self._by_row}
+        self.lists = [
+            n for n, v in self.whole.items() if isinstance(v, list) and len(v) == self._count > 1
+        ]
 
     def __len__(self) -> int:
         return self._count

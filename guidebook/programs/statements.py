@@ -66,6 +66,7 @@ class Statements(nn.Module):
         shared: what the program has in common with the other one of its pair.
         names: of the parameters, in the order of `unconstrained`; constraints: of each.
         kept: names of the buffers.
+        answered: whether a statement was answered, also one that names what a module trains itself.
     """
 
     def __init__(self, shared: Shared | None = None) -> None:
@@ -75,6 +76,7 @@ class Statements(nn.Module):
         self.kept: list[str] = []
         self.constraints: dict[str, constraints.Constraint] = {}
         self.unconstrained = nn.ParameterList()
+        self.answered = False
 
     def value(self, name: str) -> Tensor:
         """The constrained value of a parameter; `.unconstrained` of it, as of Pyro's, is the free one."""
@@ -141,6 +143,7 @@ class Statements(nn.Module):
         with contextlib.ExitStack() as stack:
 
             def module(name: str, network: nn.Module, update_module_params: bool = False) -> Any:
+                self.answered = True
                 if id(network) not in inside:
                     stack.enter_context(self._lent(network, lambda key: f"{name}{DIVIDER}{key}"))
                 return network
@@ -220,10 +223,23 @@ class _Reads(Messenger):
         parts = [part for part in (self.statements, self.own) if part is not None]
         return told is not None and any(told is p for part in parts for p in part.parameters())
 
+    def _names_its_own(self, initial: Any) -> bool:
+        """Whether a plain module gives one of its own parameters: pyro.param("w", self.w)."""
+        if self.own is None or isinstance(self.own, PyroModule) or not isinstance(initial, Tensor):
+            return False
+        return any(initial is p for p in self.own.parameters())
+
     def _pyro_param(self, msg: Any) -> None:
         name, statements = msg["name"], self.statements
         initial = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
-        if self._is_of_a_module(msg, initial):
+        if self._names_its_own(initial):
+            statements.answered = True
+            if msg["kwargs"].get("constraint", constraints.real) is constraints.real:
+                msg["value"] = initial  # the module's own, or what a step puts in its place
+                msg["done"] = True
+                msg["stop"] = True
+                return
+        elif self._is_of_a_module(msg, initial):
             return
         if name not in statements.names and DIVIDER in name:
             raise GuideError(

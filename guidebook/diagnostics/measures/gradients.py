@@ -28,8 +28,9 @@ from guidebook.inference.objectives.given import differentiable
 from guidebook.inference.objectives.importance import ImportanceWeightedELBO
 from guidebook.inference.objectives.score import ScoreFunctionELBO
 from guidebook.inference.objectives.sticking import StickingTheLanding
+from guidebook.programs.batches.source import admitted
 from guidebook.programs.check import check_pair
-from guidebook.programs.data import arguments, as_tensors, check, find_device
+from guidebook.programs.data import as_tensors, find_device
 from guidebook.programs.graphs.recorded import CannotRecord, recording
 from guidebook.programs.owned import Joined, copied, dtype_of, owning
 from guidebook.programs.rows import some_rows
@@ -116,7 +117,8 @@ def gradient_noise(
     `guidebook.inference.objectives`; `exact`, an objective without noise, such as `EnumeratedELBO()`;
     `draws` S and `seed`.
 
-    Draws are vectorised where the objective has a `differentiable_loss`, and made one by one for
+    Plates hold all of their rows, also those that draw some in the steps of a fit. Draws are vectorised
+    where the objective has a `differentiable_loss`, and made one by one for
     others (TraceGraph_ELBO, with its baselines).
 
     Raises SettingError for fewer than two draws, no objective or no parameter; DataError, ModelError
@@ -125,13 +127,14 @@ def gradient_noise(
     check_whole(draws=(draws, 2), seed=(seed, 0))
     if not objectives:
         raise SettingError("Give at least one objective: {'score': Trace_ELBO()}.")
-    data = arguments(model, data)
-    check(data)
+    source = admitted(model, data, batch_size=None, size=None)
+    data = source.held or {}
     model, guide = owning(*copied(model, guide), (model, guide))
     dtype, device = dtype_of(model, guide), find_device(None, data)
     with local_parameters(), precision(dtype), random_state(seed):
         tensors = as_tensors(data, dtype, device)
         joined = Joined(model, guide)
+        source.check_not_finite(joined.model, dtype, device, by_rows=False)
         check_pair(joined.model, joined.guide, tensors)
         blocks = _blocks(joined)
         truth = None if exact is None else _gradients(joined, exact, tensors, 1)[0]

@@ -123,9 +123,12 @@ class Run:
         `held_parameters`. The model is in evaluation mode; a warning where it was not trained before.
         """
         names = own_parameters(self.model)
+        trained = not getattr(self.model, "training", False)
+        if isinstance(self.model, torch.nn.Module):
+            self.model.eval()
         if not names:
             return
-        if self.model.training:  # svi hands its models back in evaluation mode
+        if not trained:  # svi hands its models back in evaluation mode
             listed = ", ".join(f"'{name}'" for name in names[:LISTED]) + " ..." * (
                 len(names) > LISTED
             )
@@ -135,7 +138,6 @@ class Run:
                 f"gb.{self.engine}(gb.svi(model, guide, data).model, data).",
                 stacklevel=4,
             )
-        self.model.eval()
         self.noted["held_parameters"] = names
 
     def fit(
@@ -209,10 +211,11 @@ def opened(
         for scope in (local_parameters(), precision(run.dtype), random_state(seed)):
             scopes.enter_context(scope)
         by_rows = check is None or source.batch_size is not None
-        source.check_not_finite(run.model, run.dtype, run.device, by_rows)
-        if check is not None:
-            with evaluated(*pair):  # running averages of networks move in steps alone
+        with evaluated(*pair):  # running averages of networks move in steps alone
+            source.check_not_finite(run.model, run.dtype, run.device, by_rows)
+            if check is not None:
                 check(run)
+        if check is not None:
             run.model, run.guide = settled(*pair)
         return run
 

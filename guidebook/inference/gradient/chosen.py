@@ -17,6 +17,8 @@ from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.recorded import CannotRecord, reason, recording
 from guidebook.programs.owned import Joined
+from guidebook.programs.statements import evaluated
+from guidebook.scope import subsampling
 
 
 def default_optimiser(problem: Problem, steps: int) -> Optimiser:
@@ -50,7 +52,7 @@ def _unseen(problem: Problem, joined: Joined, trained: Mapping[str, Tensor]) -> 
     """Which parameters the objective does not depend on, found by one run of the program."""
     objective, free = problem.objective, {n: p.detach().clone() for n, p in trained.items()}
     try:
-        with recording():
+        with recording(), evaluated(joined), subsampling(problem.subsampled):
             given = differentiable(objective), problem.data
             leaves = {n: p.requires_grad_() for n, p in free.items()}
             loss = torch.func.functional_call(joined, leaves, given)

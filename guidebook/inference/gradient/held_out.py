@@ -29,7 +29,7 @@ from torch import Tensor
 from guidebook.inference.gradient.course import descent
 from guidebook.inference.protocols.rows import RowGuide, RowPosterior
 from guidebook.programs.owned import parameters_of
-from guidebook.programs.rows import Rows
+from guidebook.programs.rows import ArrayRows, Rows
 from guidebook.programs.statements import evaluated
 from guidebook.scope import local_parameters, random_state, validation
 
@@ -91,6 +91,8 @@ def rows_apart(
     """
     if rows is None or len(rows) < LEAST_OF_ALL or not isinstance(guide, RowPosterior | RowGuide):
         return None
+    if isinstance(rows, ArrayRows) and rows.lists:
+        return None  # their items belong to rows, and would stay whole
     if guide.observed not in rows.names or not any(p.requires_grad for p in parameters_of(model)):
         return None
     count = len(rows)

@@ -21,8 +21,8 @@ from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.held_out import HeldOut, rows_apart
 from guidebook.inference.optimisers.given import check_optimiser
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
+from guidebook.programs.batches.minibatches import MiniBatches
 from guidebook.programs.batches.source import Batches, Source
-from guidebook.programs.batches.stream import Stream
 from guidebook.programs.check import check_model, check_pair, check_same_sites
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.mode import find_start
@@ -105,11 +105,18 @@ class Problem:
 
     @property
     def moving_inside(self) -> list[str]:
-        """Arguments that come anew with every batch of an iterable and hold tensors inside of something."""
-        if not isinstance(self.rows, Stream):
+        """Arguments that come anew with every batch and are no tensors, but hold some, or arrays of words."""
+        if self.rows is None:
             return []
-        inside = (n for n, v in self.data.items() if not isinstance(v, Tensor))
-        return [n for n in inside if any(True for _ in arrays_in(n, self.data[n]))]
+        given = self.data
+        if isinstance(self.rows, MiniBatches):
+            given = {name: given[name] for name in self.rows.rows.names}
+        inside = (n for n, v in given.items() if not isinstance(v, Tensor))
+        return [
+            n
+            for n in inside
+            if isinstance(given[n], np.ndarray) or any(True for _ in arrays_in(n, given[n]))
+        ]
 
     def batch(self, step: int) -> dict[str, Any]:
         """The model's keyword arguments at a step: a mini-batch, or all rows."""

@@ -74,7 +74,8 @@ class Step:
         differentiable(problem.objective)
         if problem.moving_inside:
             raise CannotRecord(
-                f"batches hold tensors inside of {problem.moving_inside}: give each as an argument of its own"
+                f"batches hold words, or tensors inside of something, in {problem.moving_inside}: give "
+                "tensors of one shape, each as an argument"
             )
         self.joined = Joined(problem.model, problem.guide)
         trained = [(n, p) for n, p in self.joined.named_parameters() if p.requires_grad]

@@ -18,7 +18,13 @@ from guidebook.errors import DataError
 from guidebook.programs.data import arrays, has_rows, number_of_rows
 from guidebook.programs.sites import trace_at
 from guidebook.programs.values.arrays import not_finite
-from guidebook.scope import local_parameters, precision, random_state, validation
+from guidebook.scope import (
+    local_parameters,
+    precision,
+    random_state,
+    subsampling,
+    validation,
+)
 
 MOST = 1000
 """Places of every array that are looked at."""
@@ -57,7 +63,7 @@ class NotFinite:
         """
         with (
             local_parameters(), precision(dtype), validation(False), random_state(0),
-            torch.no_grad(),
+            torch.no_grad(), subsampling(rows is not None),
         ):  # fmt: skip
             try:
                 trace, _ = trace_at(model, data, None)

@@ -137,6 +137,12 @@ class Source:
     ) -> MiniBatches:
         assert self.batch_size is not None
         found = self.rows
+        for name in found.lists if isinstance(found, ArrayRows) else ():
+            raise DataError(
+                f"'{name}' is a list of as many items as there are rows, and no array of numbers: a batch "
+                "takes its rows from arrays. Give a tensor (ragged items padded to one shape, with their "
+                "lengths beside them), or leave batch_size out."
+            )
         assert found is not None
         whole = dict(found.whole) if isinstance(found, ArrayRows) else {}
         rows: Rows = found if self.apart is None else RowsLeft(found, self.apart)

@@ -178,6 +178,8 @@ class Stream:
 
 def _kind(value: Any) -> Any:
     """What must be the same in every batch: the shape and dtype of a tensor, a plain value itself."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SU":  # words may be of any length
+        return value.shape, value.dtype.kind
     if isinstance(value, (Tensor, np.ndarray)):
         return tuple(value.shape), value.dtype
     if isinstance(value, (list, tuple)):
