@@ -31,7 +31,7 @@ from guidebook.inference.protocols.rows import RowGuide, RowPosterior
 from guidebook.programs.owned import parameters_of
 from guidebook.programs.rows import ArrayRows, Rows
 from guidebook.programs.statements import evaluated
-from guidebook.scope import local_parameters, random_state, validation
+from guidebook.scope import local_parameters, random_state, subsampling, validation
 
 SHARE, MOST_ROWS, LEAST_OF_ALL = 0.1, 1000, 200
 """Rows held out: a tenth, at most 1,000, and none of fewer than 200: 20 rows tell nothing."""
@@ -141,7 +141,7 @@ class HeldOut:
         """Minus the objective, nats a row, of each group (10,), at the parameters of now."""
         with (
             local_parameters(), validation(False), evaluated(model, guide), torch.no_grad(),
-            random_state(self.seed),
+            random_state(self.seed), subsampling(False),
         ):  # fmt: skip
             means = [
                 self.objective.loss(model, guide, **_with_rows(self._data, self._names, rows))

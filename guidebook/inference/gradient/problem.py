@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidebook.errors import SettingError
 from guidebook.inference.fits.running import MOST, check_whole
@@ -139,7 +139,8 @@ def prepare(
     rows = source.batches(model, seed, dtype, device)
     tensors = rows.head(rows.batch_size) if rows else source.whole(dtype, device)
     # a guide over one vector has the latents of all rows in it
-    flat = rows is None and hasattr(guide, "get_posterior")
+    parts = guide.modules() if isinstance(guide, nn.Module) else [guide]
+    flat = rows is None and any(hasattr(part, "get_posterior") for part in parts)
     with subsampling(not flat):
         of_guide = check_pair(joined.model, joined.guide, tensors)
     apart = None

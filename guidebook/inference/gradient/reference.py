@@ -144,7 +144,10 @@ def _as_given(problem: Problem, settings: Settings) -> Any:
     if given is None:
         return None
     joined = Joined(problem.model, problem.guide)
-    names = {name: pyros_name(joined, name) for name, _ in joined.named_parameters()}
+    trained = joined.named_parameters(
+        remove_duplicate=False
+    )  # one of both parts is asked for by either
+    names = {name: pyros_name(joined, name) for name, _ in trained}
 
     def named(name: str) -> str:
         return names.get(name, name)
