@@ -61,7 +61,7 @@ ERRORS: dict[str, Bad] = {
     ),
     "an encoder of another input width": (
         lambda: vae(guide=normal(inputs=P + 1)), GuideError, "shapes cannot be multiplied",
-        r"Run guide\(\*\*data\)",
+        r"run guide\(\*\*data\)",
     ),
     "an encoder of the wrong width, normal": (
         lambda: vae(guide=normal(width=5)), GuideError, r"to \(24, 5\)", "last layer 4 outputs",

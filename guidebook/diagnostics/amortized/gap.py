@@ -40,6 +40,7 @@ from guidebook.diagnostics.amortized.rows import (
     some_rows,
     terms_of_draws,
 )
+from guidebook.diagnostics.evidence.testimony import ERRORS
 from guidebook.errors import GuideError, SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.graphs.recorded import recording
@@ -199,6 +200,9 @@ def gap_ledger(
     bound, bound_se = importance_bound(fit, x, draws=draws, seed=seed + 1)
     value, value_se, known = evidence_from_prior(fit, x, seed + 3)
     known &= exact is None  # bounds are kept
+    # importance sampling by q, where it sees what the mixtures see, may know it better
+    finer = (bound_se < value_se) & (np.abs(bound - value) <= ERRORS * np.hypot(bound_se, value_se))
+    value, value_se = np.where(finer, bound, value), np.where(finer, bound_se, value_se)
     if known.all():
         sandwich = Sandwich(value, value_se, value, value_se, np.full(len(x), math.nan), False)
     else:
