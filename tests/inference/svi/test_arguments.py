@@ -128,6 +128,6 @@ def test_tensors_inside_of_what_changes_with_the_batch_are_read_anew():
         svi = SVI(story, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
         losses = [svi.step(**batch_of(100.0 * (step % 2))) for step in range(STEPS)]
     batches = [{"ys": [Y[:2] + shift]} for shift in (0.0, 100.0)]
-    with pytest.warns(UserWarning, match="tensors inside of .'ys'.: give each as an argument"):
+    with pytest.warns(UserWarning, match="tensors inside of something, in .'ys'.: give tensors"):
         fit = by_guidebook(story, batches, size=4)
     np.testing.assert_allclose(fit.history, losses, rtol=1e-12)
