@@ -48,6 +48,16 @@ class Own(NamedTuple):
     buffers: Mapping[str, Tensor]
 
 
+def _recordable(problem: Problem) -> None:
+    """CannotRecord: the objective has no differentiable loss, or batches hold what no graph takes."""
+    differentiable(problem.objective)
+    if problem.moving_inside:
+        raise CannotRecord(
+            f"batches hold words, or tensors inside of something, in {problem.moving_inside}: give "
+            "tensors of one shape, each as an argument"
+        )
+
+
 class Step:
     """The recorded step of a problem, with its state: parameters, moments, history, averages.
 
@@ -71,12 +81,7 @@ class Step:
         """`steps` are those planned; with `auto` the plan may grow (`Course`)."""
         self.problem, self.optimiser, self.own = problem, optimiser, own
         self.steps, self.restarts = steps, restarts
-        differentiable(problem.objective)
-        if problem.moving_inside:
-            raise CannotRecord(
-                f"batches hold words, or tensors inside of something, in {problem.moving_inside}: give "
-                "tensors of one shape, each as an argument"
-            )
+        _recordable(problem)
         self.joined = Joined(problem.model, problem.guide)
         trained = [(n, p) for n, p in self.joined.named_parameters() if p.requires_grad]
         if not trained:
