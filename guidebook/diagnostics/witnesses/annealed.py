@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -87,8 +88,8 @@ def hear(subject: Subject, heard: Mapping[str, Testimony]) -> Testimony:
         NAME,
         words=tuple(words),
         role="confirms",
-        estimate=raw,
-        weighted=weighted,
+        estimate=_of_known(raw, known),  # a few chains may contradict, and are too few to confirm
+        weighted=None if weighted is None else _of_known(weighted, known),
         against=_against(subject, raw, left_out, elsewhere),
         against_weighted=_against(subject, weighted, left_out, elsewhere),
         checks=known,
@@ -118,20 +119,23 @@ def normalised(log_w: np.ndarray) -> np.ndarray:
     return found
 
 
+def _of_known(one: Estimate, known: np.ndarray) -> Estimate:
+    """The estimate, able to judge the posteriors (n,) alone that are known."""
+    return replace(one, able=one.able & known[:, None])
+
+
 def _how_well(ess: np.ndarray, known: np.ndarray, able: np.ndarray) -> str:
+    """From how many effective draws the posteriors are known, in words."""
     told = []
     if known.any():
         told.append(
-            f"{known.mean():.0%} of the rows by mixtures adapted to the chains' ends, effective draws: "
-            f"median {np.median(ess[known]):.0f}"
+            f"For {known.mean():.0%} of the rows a mixture was adapted to the posterior (median effective "
+            f"draws of it: {np.median(ess[known]):.0f})."
         )
     if not known.all():
-        told.append(
-            f"Effective chains per row: median {np.median(ess[~known]):.0f}"
-            if not known.any()
-            else f"of the others effective chains: median {np.median(ess[~known]):.0f}"
-        )
-    return f"{'; '.join(told)}; {able.mean():.0%} of {len(able)} rows could be judged."
+        rows = "the other rows" if known.any() else "the rows"
+        told.append(f"Effective chains for {rows}: median {np.median(ess[~known]):.0f}.")
+    return f"{' '.join(told)} {able.mean():.0%} of {len(able)} rows could be judged."
 
 
 REMEDY = (

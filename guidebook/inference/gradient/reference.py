@@ -144,9 +144,8 @@ def _as_given(problem: Problem, settings: Settings) -> Any:
     if given is None:
         return None
     joined = Joined(problem.model, problem.guide)
-    trained = joined.named_parameters(
-        remove_duplicate=False
-    )  # one of both parts is asked for by either
+    # a parameter of both parts is asked for by the name that either gives it
+    trained = joined.named_parameters(remove_duplicate=False)
     names = {name: pyros_name(joined, name) for name, _ in trained}
 
     def named(name: str) -> str:

@@ -141,7 +141,7 @@ def signature(step: Step) -> dict[str, Any]:
         "particles": p.particles,
         "data": checkpoints.fingerprint(p.data),
         "objective": type(p.objective).__name__,
-        "model": step.recipe,  # the recorded operations of model, guide, objective and Adam
+        "model": step.recipe,  # the recorded operations of model, guide, objective and optimiser
         "optim": checkpoints.fingerprint(step.optimiser.settings()),
     }
 

@@ -66,7 +66,8 @@ def test_a_branch_without_draws_is_found() -> None:
     draws = 3.0 + normal(DRAWS, 1, scale=0.2)
     found = room.hear(subject(draws, branches(CHAINS, 0)), {})
     assert found.far is not None and not found.far.any() and found.agreement
-    assert found.estimate is not None and found.estimate.bad().all()
+    # chains contradict, in words, and confirm nothing
+    assert found.estimate is not None and not found.estimate.able.any()
     np.testing.assert_allclose(found.estimate.shift, 1.0, atol=0.25)  # five errors of 400 chains
     np.testing.assert_allclose(found.detail, 0.5, atol=0.13)
     assert all("one of several explanations" in words for words in found.against)
@@ -140,7 +141,10 @@ def test_draws_of_adapted_mixtures_confirm_and_only_unequal_weights_are_noise() 
     given = replace(subject(draws, ends, log_w, known=True), own=own)
     found = room.hear(given, {})
     assert found.role == "confirms" and found.checks is not None and found.checks.all()
-    assert found.estimate is not None and "100% of the rows by mixtures" in found.words[0]
+    assert (
+        found.estimate is not None
+        and "For 100% of the rows a mixture was adapted" in found.words[0]
+    )
     assert (found.estimate.shift_se < 0.02).all() and (found.estimate.log_ratio_se < 0.02).all()
     assert (np.abs(found.estimate.shift) < 5 * found.estimate.shift_se).all()
     assert (np.abs(found.estimate.log_ratio) < 5 * found.estimate.log_ratio_se).all()
@@ -149,7 +153,7 @@ def test_draws_of_adapted_mixtures_confirm_and_only_unequal_weights_are_noise() 
     assert off is not None and off.bad().all()
     rough = room.hear(subject(draws, ends, log_w), {})
     assert rough.estimate is not None and rough.checks is not None and not rough.checks.any()
-    assert (rough.estimate.shift_se > 0.1).all() and "mixtures" not in rough.words[0]
+    assert (rough.estimate.shift_se > 0.1).all() and "mixture" not in rough.words[0]
 
 
 def test_of_q_its_own_moments_are_judged() -> None:
@@ -189,7 +193,8 @@ def test_sixteen_effective_chains_can_judge(chains: int, able: bool) -> None:
     log_w[:chains] = 0.0
     found = room.hear(subject(normal(DRAWS, 1), ends, log_w), {})
     assert found.estimate is not None and found.far is not None
-    assert found.estimate.able.all() == able and found.estimate.able.any() == able
+    assert (f"{float(able):.0%} of {ROWS} rows could be judged") in found.words[0]
+    assert not found.estimate.able.any()
     assert found.far.all() == able and found.far.any() == able
     assert bool(found.agreement) is able
     assert found.detail.shape == (ROWS,)
