@@ -135,7 +135,7 @@ class PriorDraw(Messenger):
         with contextlib.suppress(NotImplementedError):
             flat = transform.inv(fn.sample())
         if not bool(flat.isfinite().all()):
-            flat = 2 * torch.randn(transform.inverse_shape(fn.shape()))
+            flat = 2 * torch.randn(transform.inverse_shape(fn.shape()), device=_device(fn))
         self.flat[msg["name"]] = flat
         msg["value"], msg["done"] = transform(flat), True
 
@@ -190,10 +190,13 @@ def is_enumerated(msg: Any) -> bool:
 
 
 def _device(fn: Any) -> torch.device | None:
-    tensors = [value for value in vars(fn).values() if isinstance(value, Tensor)]
-    if not tensors and hasattr(fn, "base_dist"):
-        return _device(fn.base_dist)
-    return tensors[0].device if tensors else None
+    """Where a distribution's tensors are, its own before those of the distributions it is made of."""
+    parts = vars(fn).values()
+    for value in parts:
+        if isinstance(value, Tensor):
+            return value.device
+    made_of = (_device(p) for p in parts if isinstance(p, torch.distributions.Distribution))
+    return next((place for place in made_of if place is not None), None)
 
 
 def trace_at(

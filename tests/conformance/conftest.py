@@ -86,10 +86,11 @@ class Row:
             else pair.guides[self.way](model)
         )
 
-    def fitted(self, *, steps: int = STEPS, compile: Any = "graph") -> gb.Fit:
+    def fitted(self, *, steps: int = STEPS, compile: Any = "graph", device: str = "cpu") -> gb.Fit:
         """The row's fit from the beginning; svi by Pyro's own objective and optimiser, seed 0."""
+        data = {name: torch.as_tensor(value, device=device) for name, value in self.data.items()}
         if self.engine == "exact":
-            return gb.exact(self.model, self.guide(self.model), self.data)
+            return gb.exact(self.model, self.guide(self.model), data)
         engine, settings = getattr(gb, self.engine), {}
         if self.engine == "svi":
             adam = pyro.optim.Adam({"lr": 0.01})
@@ -101,7 +102,7 @@ class Row:
             # sixty steps may leave an encoder as it began; whether it is used is no law of a row
             warnings.filterwarnings("ignore", "The posterior collapsed", UserWarning)
             found: gb.Fit = engine(
-                self.model, self.guide(self.model), self.data, progress=False, **settings
+                self.model, self.guide(self.model), data, progress=False, **settings
             )
         return found
 

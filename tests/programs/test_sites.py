@@ -10,6 +10,8 @@ import torch
 from pyro.distributions import constraints
 
 from guidebook.errors import ModelError
+from guidebook.models.energy.boltzmann import HiddenUnits
+from guidebook.models.energy.energy import Boltzmann
 from guidebook.programs.sites import (
     Inverse,
     PriorDraw,
@@ -285,6 +287,11 @@ def test_sites_are_looked_at_where_their_distribution_lies():
     scale = torch.ones(2, device="meta")
     fn = dist.Normal(scale, scale, validate_args=False)
     assert _device(fn).type == _device(fn.to_event(1)).type == "meta"
+    parts = dist.Categorical(logits=scale, validate_args=False)
+    mixed = dist.MixtureSameFamily(parts, fn, validate_args=False)
+    machine = Boltzmann(torch.zeros(2, 2, device="meta"), scale, 1.0, 0.0, validate_args=False)
+    hidden = HiddenUnits(machine, 1, restricted=True)  # has no tensor of its own
+    assert {_device(made).type for made in (mixed, machine, hidden)} == {"meta"}
     assert _device(dist.Normal(torch.zeros(2), 1.0)).type == "cpu"
 
 
