@@ -22,7 +22,7 @@ from guidebook.models.decoders.networks import mlp
 PIXELS, HIDDEN, LATENTS, ROWS = 784, 400, 50, 8192
 BATCHES = (128, 4096)
 FEW, MANY = 100, 2100
-PATHS = {"pyro.infer.SVI": False, "recorded": "graph", "compiled": True}
+PATHS: dict[str, bool | str] = {"pyro.infer.SVI": False, "recorded": "graph", "compiled": True}
 
 
 def seconds(x: torch.Tensor, steps: int, batch: int, compile: bool | str) -> float:
