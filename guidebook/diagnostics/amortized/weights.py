@@ -55,6 +55,8 @@ OWN_DRAWS = 4_000
 """Of q, for its moments."""
 OTHERS, SCANNED, SCANNING, OTHER_DRAWS = "Annealing from the prior, other rows", 8_000, 1e9, 500
 """Chains of all other rows together, numbers that their first gradients go through, and draws of a row."""
+ADAPTED = 400_000
+"""Draws of all other rows together from their mixtures."""
 MOST_LATENTS = 8_000_000
 """Latent numbers drawn at a time: rows are taken in blocks."""
 WORK = 1_000_000_000
@@ -266,7 +268,8 @@ def _on_others(
         subject, _ = _subject(fit, rows, OTHER_DRAWS, latents, whole)
     subject = replace(subject, density=RowDensity(fit, rows, latents))
     chains = int(np.clip(affordable / len(rest), *CHAINS))
-    subject = _annealed(fit, rows, latents, subject, chains, FEWER, seed + 4)
+    draws = int(np.clip(ADAPTED / len(rest), FEWER, REFINED))
+    subject = _annealed(fit, rows, latents, subject, chains, draws, seed + 4)
     return replace(annealed.hear(subject, {}), witness=OTHERS, agreement=""), rest
 
 
