@@ -39,16 +39,34 @@ class Shared:
         parameters: the unconstrained parameter, and the constraint of the statement that made it.
         buffers: those of networks.
         twins: by the id of a network's own parameter, that parameter and the one that stands for it.
+        origins: by a parameter's name, the network that registered it first, and its own parameter.
     """
 
     parameters: dict[str, tuple[nn.Parameter, constraints.Constraint]] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     twins: dict[int, tuple[Tensor, nn.Parameter]] = field(default_factory=dict)
+    origins: dict[str, tuple[weakref.ref[nn.Module], Tensor]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
         parameters, buffers = copy.deepcopy((self.parameters, self.buffers), memo)
         twins = {i: (own, copy.deepcopy(twin, memo)) for i, (own, twin) in self.twins.items()}
-        return Shared(parameters, buffers, twins)
+        return Shared(parameters, buffers, twins, dict(self.origins))
+
+    def check_one_network(self, name: str, network: nn.Module, own: Tensor) -> None:
+        """GuideError: another network that is still in use has a parameter of this name.
+
+        One that a function makes anew in every run is gone by the next.
+        """
+        first, its = self.origins.setdefault(name, (weakref.ref(network), own))
+        if first() is None:
+            self.origins[name] = weakref.ref(network), own
+            return
+        _, twin = self.twins.get(id(its), (None, its))
+        if not any(own is known for known in (its, twin, self.parameters[name][0])):
+            raise GuideError(
+                f"Two networks are registered under one name: '{name}' is a parameter of each, and Pyro "
+                "trains the first alone. Name them apart: pyro.module(name, ...) or PyroModule(name)."
+            )
 
     def of(self, original: Tensor, name: str) -> nn.Parameter:
         """The parameter that stands for a network's own: the same one under each of its names."""
@@ -119,7 +137,7 @@ class Statements(nn.Module):
             )
 
     def values(self) -> dict[str, Tensor]:
-        """Every parameter's constrained value and every buffer, by name; `restore` reads it."""
+        """Constrained values and buffers by name; `restore` reads them."""
         found = {name: self.value(name).detach() for name in self.names}
         return found | {name: self.buffer(name) for name in self.kept}
 
@@ -135,9 +153,7 @@ class Statements(nn.Module):
 
     @contextlib.contextmanager
     def reading(self, own: nn.Module | None = None) -> Iterator[None]:
-        """Statements inside the block read what is here; `own` is a module that trains its parameters
-        itself, whose statements about them are its own affair.
-        """
+        """Statements inside the block read what is here; `own` is a module that trains its own parameters."""
         inside = {id(m) for m in own.modules()} if own is not None else set[int]()
         usual = PyroModule.__call__
         with contextlib.ExitStack() as stack:
@@ -181,6 +197,7 @@ class Statements(nn.Module):
                     full, (self.shared.of(parameter, full), constraints.real)
                 )
                 self.adopt(full, parameter, constraints.real)
+            self.shared.check_one_network(full, network, parameter)
             put("_parameters", key, self.unconstrained[self.names.index(full)])
         lent = [(key, named(key)) for key, _ in network.named_buffers()]
         for key, full in lent:

@@ -9,6 +9,7 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from torch import nn
 
+from guidebook.errors import GuideError
 from guidebook.programs.owned import (
     STATEMENTS,
     Owned,
@@ -124,3 +125,46 @@ def test_what_a_function_says_of_itself_is_said_by_its_owner():
 
     assert takes(Owned(lambda y, size=None: y), "size")
     assert not takes(Owned(lambda y: y), "size")
+
+
+class _Both:
+    """Runs with two networks, by pyro.module under these names; None: they are PyroModules without any."""
+
+    def __init__(self, networks, names):
+        self.networks, self.names = networks, names
+
+    def __call__(self, x):
+        for network, name in zip(self.networks, self.names, strict=True):
+            if name is not None:
+                pyro.module(name, network)
+            x = network(x)
+        return x
+
+
+@pytest.mark.parametrize("name", ["net", None])
+def test_two_networks_under_one_name_are_refused(name):
+    """Pyro trains the first, and evaluates the second with its values or as it was made."""
+    kind = nn.Linear if name else PyroModule[nn.Linear]
+    program = Owned(_Both((kind(1, 1), kind(1, 1)), (name, name)))
+    with (
+        local_parameters(),
+        pytest.raises(GuideError, match="Two networks are registered under one name"),
+    ):
+        program(torch.ones(2, 1))
+
+
+def test_one_network_twice_and_two_under_two_names_are_not():
+    one, other = nn.Linear(1, 1), nn.Linear(1, 1)
+    x = torch.ones(2, 1)
+    program = Owned(_Both((one, one), ("net", "net")))
+    assert torch.equal(program(x), one(one(x))) and len(program.names) == 2
+    program = Owned(_Both((one, other), ("one", "other")))
+    assert torch.equal(program(x), other(one(x))) and len(program.names) == 4
+
+
+def test_a_network_made_anew_in_every_run_reads_what_the_first_one_began():
+    def program(x):
+        return pyro.module("net", nn.Linear(1, 1))(x)
+
+    owner, x = Owned(program), torch.ones(2, 1)
+    assert torch.equal(owner(x), owner(x))
