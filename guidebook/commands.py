@@ -70,7 +70,7 @@ def report(options: argparse.Namespace) -> None:
         draws = done.posterior(draws=_draws(pair, options), seed=options.seed)
         write_netcdf(draws, folder / f"{pair.name}-{_file_name(name)}.nc")
     for checkpoint in checkpoints.values():
-        checkpoint.unlink(missing_ok=True)
+        _remove(checkpoint)
     print(f"\n{comparison}")
     if options.quick:
         print(
@@ -137,8 +137,17 @@ def fit(options: argparse.Namespace) -> None:
         write_netcdf(done.posterior(draws=_draws(pair, options), seed=options.seed), options.out)
     else:
         done.save(options.out)
-    checkpoint.unlink(missing_ok=True)
+    _remove(checkpoint)
     print(f"{done.status.value}\n{options.out}")
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove the checkpoint of a fit that is written; what is written stays good where that fails."""
+    try:
+        checkpoint.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"{checkpoint} is not needed any more, and cannot be removed ({reason}).")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -113,7 +113,8 @@ def svi(
             dimensions are active; a fit that ends without any warns, notes['active_dimensions'] has
             the number and that of all.
         checkpoint: a file written about every ten seconds, on Ctrl-C and at the end; if it is there, the
-            fit continues from it, to the same result as if never interrupted.
+            fit continues from it, to the same result as if never interrupted. It must be of the same model,
+            guide, settings and data (`guidebook.inference.gradient.checkpoint` says how they are told).
 
     Raises:
         DataError, ModelError, GuideError: inputs that do not fit together.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from guidebook.errors import FileError
+from guidebook.inference.fits.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,25 +41,18 @@ def read_draws(path: Path) -> xr.DataTree:
 
 
 def write_netcdf(tree: xr.DataTree, path: Path) -> None:
-    """Write draws as a netCDF-4 file that ArviZ, and `read_draws`, read. Raises FileError."""
-    _write_whole(path, lambda part: tree.to_netcdf(part, engine="h5netcdf"))
+    """Write draws as a netCDF-4 file that ArviZ, and `read_draws`, read. Raises FileError.
+
+    It is made in memory: HDF5 ends the process where its disk is full.
+    """
+    content = tree.to_netcdf(engine="h5netcdf")
+    write_whole(path, lambda file: file.write(content))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write `Comparison.table` as CSV, one row an approximation. Raises FileError."""
-    _write_whole(path, lambda part: table.to_csv(part, index_label="approximation"))
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the target and rename: a file of this name is whole, or is not there."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        part.replace(path)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written ({error}): choose another place.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    content = table.to_csv(index_label="approximation").encode("utf-8", "backslashreplace")
+    write_whole(path, lambda file: file.write(content))
 
 
 def writable_folder(path: Path) -> Path:

@@ -7,18 +7,15 @@ sampled, optimised or run here.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from guidebook.errors import FileError
-from guidebook.inference.fits.files import path_of
+from guidebook.inference.fits.files import usable, write_whole
 from guidebook.programs.owned import Owned
 from guidebook.reports.checks.calibration import calibration
 from guidebook.reports.checks.leave_one_out import leave_one_out
@@ -71,25 +68,11 @@ def to_html(
         sections: further sections, functions of the comparison that return a `Section` or None.
 
     Raises:
-        FileError: the directory cannot be made or written.
+        FileError: the directory cannot be made or written, or the disk is full.
     """
-    target = path_of(path, "to_html('{}')")
-    text = whole_page(comparison, title, command, sections)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise FileError(
-            f"The report cannot be written to '{target}' ({reason}). "
-            "Give a file name in a directory that you may write to, on a disk with room."
-        ) from error
-    finally:
-        # Nothing half-written stays, whatever stopped the writing.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    target = usable(path, "to_html('{}')")  # before the figures are drawn
+    text = whole_page(comparison, title, command, sections).encode("utf-8", "backslashreplace")
+    write_whole(target, lambda file: file.write(text))
     return target
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,15 @@ from torch import Tensor, nn
 from guidebook.errors import FileError, GuideError, ModelError
 from guidebook.guides.autoguides.whitened import Whitened
 from guidebook.guides.families import FAMILIES
+from guidebook.inference.fits.content import checked, damaged
 from guidebook.inference.fits.files import path_of, read
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.saving import FORMAT
-from guidebook.inference.fits.status import Status
-from guidebook.inference.fits.supports import decode_site, decode_support
+from guidebook.inference.fits.supports import decode_support
 from guidebook.programs.data import arguments, as_tensors
 from guidebook.programs.owned import STATEMENTS, Owned, copied, owning, settled, statements_of
 from guidebook.programs.sites import Site
 from guidebook.scope import local_parameters, precision, random_state
-
-PARTS = (
-    "engine", "status", "seed", "seconds", "history", "notes", "sites", "draws", "guide", "model",
-)  # fmt: skip
 
 
 def load(
@@ -47,19 +42,11 @@ def load(
             gb.guides need neither model nor data.
 
     Raises:
-        FileError: missing, truncated, foreign or of a newer format.
+        FileError: missing, truncated, damaged, foreign or of a newer format.
         GuideError, ModelError: a guide or model that does not fit the file.
     """
-    content = read(path_of(path, "gb.load('{}')"), FORMAT)
-    missing = [part for part in PARTS if part not in content]
-    if missing:
-        raise FileError(f"'{path}' is damaged: it lacks {missing}. Save the fit again.")
-    try:
-        sites = tuple(decode_site(site) for site in content["sites"])
-        status = Status[content["status"]]
-        notes = json.loads(content["notes"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise FileError(f"'{path}' is damaged: {error}. Save the fit again.") from error
+    content = read(path_of(path, "gb.load('{}')"), FORMAT, "Save the fit again.")
+    sites, status, notes = checked(content, path)
     if data is not None and model is not None:
         data = arguments(model, data)
     pair: tuple[Any, Any] = (model, guide)
@@ -76,7 +63,7 @@ def load(
     return Fit(
         twin, restored, data, content["history"].numpy(), status, content["seed"],
         content["seconds"], content["engine"], sites, content["draws"], notes,
-        content.get("draws_are", "chains"),
+        content["draws_are"],
     )  # fmt: skip
 
 
@@ -89,10 +76,14 @@ def _rebuilt(
             f"'{path}' holds a guide of the family '{kept['family']}', which this Guidebook does not "
             "have: install the Guidebook that wrote it, or a newer one."
         )
-    guide = FAMILIES[kept["family"]](model or _no_model, **kept["options"])
-    with local_parameters():
-        guide.restore(sites, like=kept["state"]["center"])
-        guide.load_state_dict(kept["state"])
+    try:
+        guide = FAMILIES[kept["family"]](model or _no_model, **kept["options"])
+        with local_parameters():
+            guide.restore(sites, like=kept["state"]["center"])
+            guide.load_state_dict(kept["state"])
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        told = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise damaged(path, f"its guide does not fit its parameters ({told})") from error
     _, guide = copied(guide.model, guide)
     return guide
 

@@ -17,7 +17,7 @@ from guidebook.inference.fits.status import Record
 from guidebook.inference.fits.supports import encode_site, encode_support
 from guidebook.programs.owned import STATEMENTS, Owned, statements_of
 
-FORMAT = "guidebook fit 2"
+FORMAT = "guidebook fit 3"
 
 
 def save(approximation: Approximation, record: Record, path: str | Path) -> Path:
@@ -32,8 +32,8 @@ def save(approximation: Approximation, record: Record, path: str | Path) -> Path
         "format": FORMAT,
         "engine": record.engine,
         "status": record.status.name,
-        "seed": record.seed,
-        "seconds": record.seconds,
+        "seed": int(record.seed),
+        "seconds": float(record.seconds),
         "history": torch.from_numpy(np.ascontiguousarray(record.history)),
         "notes": json.dumps(dict(record.notes)),
         "sites": [encode_site(site) for site in approximation.sites],

@@ -83,7 +83,8 @@ class Outcome:
 @dataclass
 class Problem:
     """What both paths work on: copies of model and guide, tensors, where batches come from, and the rows
-    that are held out. `subsampled`: whether plates draw the rows they ask for at every step.
+    that are held out. `subsampled`: whether plates draw the rows they ask for at every step. `source`: of
+    the data, as they were admitted. `starts`: what the guide holds that its start at the mode has set.
     """
 
     model: Any
@@ -97,6 +98,8 @@ class Problem:
     seed: int
     held: HeldOut | None = None
     subsampled: bool = True
+    source: Source | None = None
+    starts: tuple[Tensor, ...] = ()
 
     @property
     def count(self) -> int:
@@ -158,7 +161,7 @@ def prepare(
         objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
     problem = Problem(
         joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed,
-        subsampled=not (flat and partial_plates(nodes, latent=True)),
+        subsampled=not (flat and partial_plates(nodes, latent=True)), source=source,
     )  # fmt: skip
     if apart is not None and source.rows is not None:
         unseen = source.whole(dtype, device, apart) | ({"size": 0} if takes(model, "size") else {})
@@ -180,10 +183,25 @@ def _start(problem: Problem) -> None:
         guide.to(problem.device)
         problem.sites = guide.sites
         start = find_start(_start_potential(problem))
+        before = {name: (value, value._version) for name, value in _held(guide)}
         guide.start_at(start.center, start.factor)
+        problem.starts = tuple(
+            value
+            for name, value in _held(guide)
+            if name not in before
+            or before[name][0] is not value
+            or value._version != before[name][1]
+        )
     else:
         with torch.no_grad():
             problem.sites = latent_sites(problem.model, problem.data, discrete=True)
+
+
+def _held(guide: Any) -> list[tuple[str, Tensor]]:
+    """The parameters and buffers of a guide by name."""
+    if not isinstance(guide, nn.Module):
+        return []
+    return [*guide.named_parameters(), *guide.named_buffers()]
 
 
 def _start_potential(problem: Problem) -> Potential:

@@ -80,7 +80,8 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
     """All steps (or those still missing from the checkpoint), then the averaged result."""
     problem, course, path = step.problem, step.course, settings.checkpoint
     torch.manual_seed(problem.seed)  # so that the steps draw what eager steps would
-    done = checkpoints.restore(path, signature(step), step.state, step.joined) if path else 0
+    told = checkpoints.signature(step) if path else {}
+    done = checkpoints.restore(path, told, step) if path else 0
     step.follow()
     written, interrupted = time.monotonic(), False
 
@@ -99,7 +100,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
             interrupted = steps.stopped
             due = time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS
             if path and (due or interrupted or done == course.until):
-                checkpoints.write(path, signature(step), step.state, step.joined)
+                checkpoints.write(path, told, step)
                 written = time.monotonic()
             objective = float(step.state["history"][max(0, done - 1)].nanmean())
             steps.advance(done - steps.done)
@@ -121,29 +122,6 @@ def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
             step.average(done, grad, halves)
             done += 1
     return done
-
-
-def signature(step: Step) -> dict[str, Any]:
-    """What a checkpoint and the fit that goes on from it must have in common."""
-    p = step.problem
-    scheduled = {}
-    if step.scheduled:
-        scheduled["schedules"] = checkpoints.checksum(str(step.course.table().tolist()))
-    return {
-        **scheduled,
-        "names": step.names,
-        "shapes": [list(s) for s in step.shapes],
-        "steps": step.steps,
-        "auto": step.course.auto,
-        "restarts": step.restarts,
-        "seed": p.seed,
-        "batch_size": p.rows.batch_size if p.rows else None,
-        "particles": p.particles,
-        "data": checkpoints.fingerprint(p.data),
-        "objective": type(p.objective).__name__,
-        "model": step.recipe,  # the recorded operations of model, guide, objective and optimiser
-        "optim": checkpoints.fingerprint(step.optimiser.settings()),
-    }
 
 
 def adopt(step: Step, flat: Tensor) -> Any:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from guidebook.errors import SettingError
-from guidebook.inference.gradient.checkpoint import checksum
 from guidebook.inference.gradient.course import Course
 from guidebook.inference.gradient.problem import Problem
 from guidebook.inference.objectives.given import differentiable
@@ -106,7 +105,6 @@ class Step:
         example = [*self.inputs(), *self.tensors(problem.data)]
         with subsampling(problem.subsampled):
             self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
-        self.recipe = checksum(self.graph.code)
         self.compiled, self._asked = False, compile
         self.call = interpreted(self.graph)
         self.compile_where_it_pays(steps)

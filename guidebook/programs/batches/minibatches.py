@@ -26,8 +26,10 @@ class MiniBatches:
     all rows.
 
     Attributes:
-        count: N; batch_size: |B|.
+        count: N; batch_size: |B|. seen: none, and no checksum: all rows are there from the beginning.
     """
+
+    seen = 0, ""
 
     def __init__(
         self,

@@ -28,13 +28,20 @@ from guidebook.programs.data import (
     takes,
 )
 from guidebook.programs.rows import ArrayRows, Rows, RowsLeft
+from guidebook.programs.values.fingerprint import fingerprint
+
+SPREAD_ROWS = 200
+"""Of data that are read by rows, read to tell them from others."""
 
 
 class Batches(Protocol):
-    """Mini-batches of `batch_size` rows that stand for `count` rows."""
+    """Mini-batches of `batch_size` rows that stand for `count` rows. `seen`: of batches that nothing tells
+    beforehand, how many were read in the first pass, and their checksum.
+    """
 
     count: int
     batch_size: int
+    seen: tuple[int, str]
 
     def batch(self, step: int) -> dict[str, Any]:
         """The model's arguments at a step, counted from 0; the same at every call."""
@@ -87,6 +94,17 @@ class Source:
             index = np.setdiff1d(np.arange(len(rows)), self.apart if self.apart is not None else ())
         beside = rows.whole if isinstance(rows, ArrayRows) else {}
         return as_tensors({**beside, **rows.take(index)}, dtype, device)
+
+    def checksums(self) -> dict[str, str]:
+        """What tells the data from others, by name: all of a dict, some rows of those that are read, and
+        nothing of an iterable, whose batches are seen as they come (`Batches.seen`).
+        """
+        if self.held is not None:
+            return {name: fingerprint(value) for name, value in self.held.items()}
+        if self.rows is None:
+            return {}
+        spread = np.linspace(0, len(self.rows) - 1, SPREAD_ROWS).astype(np.int64)
+        return {n: fingerprint(v) for n, v in self.rows.take(np.unique(spread)).items()}
 
     def check_not_finite(
         self, model: Callable[..., Any], dtype: torch.dtype, device: torch.device, by_rows: bool

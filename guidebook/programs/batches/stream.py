@@ -17,6 +17,7 @@ from torch import Tensor
 
 from guidebook.errors import DataError, SettingError
 from guidebook.programs.data import as_mapping, as_tensors, check, has_rows, number_of_rows
+from guidebook.programs.values.fingerprint import fingerprint
 from guidebook.scope import alone
 
 KEPT_ROWS = 500
@@ -32,6 +33,7 @@ class Stream:
 
     Attributes:
         count: N, as given; batch_size: the rows of every batch.
+        seen: how many batches of the first pass were read so far, and their checksum.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class Stream:
         }
 
     def _restart(self) -> None:
-        self._step, self._pass = -1, -1
+        self._step, self._pass, self.seen = -1, -1, (0, "")
         self._iterator: Iterator[Any] = iter(())
         self._begin_pass()
 
@@ -135,6 +137,8 @@ class Stream:
                 "batches every time it is iterated. Give a DataLoader or a list."
             )
         self._step += 1
+        if self._pass == 0:
+            self.seen = self._step + 1, fingerprint((self.seen[1], batch))
         if self._step == len(self._kept) and self._seen <= KEPT_ROWS and self._pass == 0:
             self._kept.append(batch)
         return batch

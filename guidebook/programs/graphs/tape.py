@@ -214,6 +214,12 @@ def taped(function: Callable[..., Any], *example: Tensor) -> torch.fx.GraphModul
     return torch.fx.GraphModule(outside, tape.graph)
 
 
+def constants(graph: torch.fx.GraphModule) -> list[Tensor]:
+    """The tensors from outside that a graph reads, in the order of its operations."""
+    names = dict.fromkeys(str(node.target) for node in graph.graph.nodes if node.op == "get_attr")
+    return [getattr(graph, name) for name in names]
+
+
 def _keep_dtype(node: torch.fx.Node) -> None:
     """Constants are made in the dtype they were recorded in, not in torch's default of the moment."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.all_input_nodes:

@@ -149,7 +149,10 @@ def not_finite(array: Tensor | np.ndarray, most: int = 1) -> Iterator[tuple[tupl
 def forget_pages(value: Any) -> None:
     """Tells the system that pages of a memory-mapped file need not stay resident."""
     mapped = getattr(value, "_mmap", None)
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    changed = (
+        getattr(value, "mode", "c") == "c"
+    )  # pages of a map to be changed in memory alone are all there is
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and not changed:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 

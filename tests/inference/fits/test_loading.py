@@ -11,7 +11,9 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 import guidebook as gb
 from guidebook.errors import DataError, FileError, GuideError, ModelError
 from guidebook.guides.autoguides.normal import MeanField
+from guidebook.inference.fits.files import read, write_atomically
 from guidebook.inference.fits.loading import _given, _restore
+from guidebook.inference.fits.saving import FORMAT
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 from guidebook.programs.owned import Owned, copied
@@ -23,6 +25,7 @@ FAMILIES = {
     "low_rank": lambda model: gb.guides.low_rank(model, rank=2),
     "flow": lambda model: gb.guides.flow(model, transforms=1, hidden=8, bins=4),
 }
+LEFT_OUT = "left out"
 Y = {"y": np.array([0.3, 0.9, 1.4])}
 
 
@@ -185,19 +188,23 @@ def test_another_architecture_is_refused(autoencoder):
 def content(made, tmp_path_factory):
     fit = made(eight_schools, gb.guides.mean_field(eight_schools), gb.datasets.eight_schools())
     path = fit.save(tmp_path_factory.mktemp("saved") / "fit.pt")
-    return torch.load(path, weights_only=True)
+    return read(path, FORMAT)
 
 
 def loaded(content, tmp_path, **changes):
+    """A file of other content, with the checksum of that."""
     path = tmp_path / "fit.pt"
-    torch.save({k: v for k, v in (content | changes).items() if v != "left out"}, path)
+    parts = {
+        k: v for k, v in (content | changes).items() if not isinstance(v, str) or v != LEFT_OUT
+    }
+    write_atomically(parts, path)
     return gb.load(path)
 
 
 def test_a_file_that_lacks_a_part_is_refused(content, tmp_path):
     for part in ("sites", "status", "notes", "guide", "history", "seed"):
         with pytest.raises(FileError, match=r"damaged.*Save the fit again"):
-            loaded(content, tmp_path, **{part: "left out"})
+            loaded(content, tmp_path, **{part: LEFT_OUT})
 
 
 def test_a_file_with_a_part_that_means_nothing_is_refused(content, tmp_path):
@@ -212,10 +219,35 @@ def test_a_family_of_a_newer_guidebook_names_the_remedy(content, tmp_path):
         loaded(content, tmp_path, guide=guide)
 
 
-def test_a_file_from_before_draws_had_a_kind_holds_chains(content, tmp_path):
-    draws = torch.zeros(1, 3, 10, dtype=torch.float64)
-    fit = loaded(content, tmp_path, draws_are="left out", draws=draws)
-    assert fit.approximation.kind == "chains"
+def test_a_file_whose_parts_do_not_fit_together_is_refused(content, tmp_path):
+    guide, (first, *others) = content["guide"], content["sites"]
+    state = guide["state"]
+    wrong = {
+        "of the guide is in torch.float32": {
+            "guide": guide | {"state": state | {"loc": state["loc"].float()}}
+        },
+        "holds NaN": {"guide": guide | {"state": state | {"loc": state["loc"] * torch.nan}}},
+        "not over the 10 coordinates": {
+            "guide": guide | {"state": state | {"center": torch.zeros(9)}}
+        },
+        "does not fit its parameters": {
+            "guide": guide | {"state": state | {"loc": state["loc"][:9]}}
+        },
+        "two sites have one name": {"sites": [first, first, *others]},
+        "lacks ['event_dim']": {
+            "sites": [{k: v for k, v in first.items() if k != "event_dim"}, *others]
+        },
+        "holds ['more'], which mean nothing": {"more": 1},
+        "'seed' of the file is a bool": {"seed": True},
+        "its draws have the shape (1, 3, 9)": {"draws": torch.zeros(1, 3, 9)},
+        "its draws hold NaN": {"draws": torch.full((1, 3, 10), torch.nan)},
+    }
+    for told, changes in wrong.items():
+        with pytest.raises(FileError) as error:
+            loaded(content, tmp_path, **changes)
+        assert told in str(error.value) and "is damaged" in str(error.value), told
+    draws = torch.zeros(1, 3, 10)
+    assert loaded(content, tmp_path, draws=draws).approximation.kind == "chains"
 
 
 class Called(torch.nn.Module):

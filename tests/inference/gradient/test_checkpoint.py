@@ -2,10 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pyro
@@ -178,46 +174,6 @@ def test_a_finished_checkpoint_gives_the_fit_at_once(tmp_path, monkeypatch):
     assert again.status is whole.status
     for left, right in zip(again.guide.parameters(), whole.guide.parameters(), strict=True):
         assert torch.equal(left, right)
-
-
-def test_ctrl_c_in_another_process_writes_the_checkpoint_and_returns(tmp_path):
-    program = textwrap.dedent("""
-        import os, signal, sys, threading, time
-        import torch
-        torch.set_num_threads(1)
-        import guidebook as gb
-        from pathlib import Path
-        def interrupt():
-            while not Path(sys.argv[1] + ".started").exists():
-                time.sleep(0.05)
-            time.sleep(0.5)
-            os.kill(os.getpid(), signal.SIGINT)
-        from guidebook.inference.gradient import run as loop
-        advance = loop.advance
-        def announced(*arguments):
-            Path(sys.argv[1] + ".started").touch()
-            return advance(*arguments)
-        loop.advance = announced
-        threading.Thread(target=interrupt, daemon=True).start()
-        model = gb.models.eight_schools
-        fit = gb.svi(model, gb.guides.mean_field(model), gb.datasets.eight_schools(), seed=5,
-                     steps=1_000_000, compile="graph", progress=False, checkpoint=sys.argv[1])
-        print(fit.status.name, len(fit.history))
-    """)
-    path = tmp_path / "fit.checkpoint"
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        capture_output=True, text=True, check=True, env=environment(), timeout=120,
-    )  # fmt: skip
-    status, steps = done.stdout.split()
-    assert status == "INTERRUPTED"
-    assert int(checkpoints.read(path, checkpoints.FORMAT)["state"]["step"]) == int(steps) > 0
-
-
-def environment():
-    import guidebook
-
-    return {**os.environ, "PYTHONPATH": str(Path(guidebook.__file__).parents[1])}
 
 
 @pytest.fixture(scope="module")

@@ -174,3 +174,12 @@ def test_pages_that_are_given_back_are_read_again(tmp_path):
     forget_pages(mapped)
     forget_pages(np.zeros(3))  # nothing to give back
     assert mapped.sum() == 49_995_000
+
+
+def test_what_was_changed_in_a_map_in_memory_alone_stays(tmp_path):
+    """Its pages are the only copy: given back to the system they were zeros again."""
+    np.save(tmp_path / "x.npy", np.zeros(1000))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="c")
+    mapped[3] = 7.0
+    forget_pages(mapped)
+    assert mapped[3] == 7.0
