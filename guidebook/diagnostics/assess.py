@@ -183,7 +183,7 @@ def _lacks(discrete: bool, known: bool, has_potential: bool, no_ratio: str) -> d
 def _unconstrained(tree: xr.DataTree) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
     if "unconstrained" not in tree.children:
         return None, None, []
-    group = tree["unconstrained"]
+    group = tree["unconstrained"].to_dataset()
     position, gradient = (group[name].values for name in ("position", "gradient"))
     width = position.shape[-1]
     names = [str(n) for n in group[group["position"].dims[-1]].values]

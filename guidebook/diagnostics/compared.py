@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+JOINED = "chains and draws joined"
+"""A name that no dimension of a user's variable has."""
 COLUMNS = ("verdict", "reason", "next", "checks", *NUMBERS, "seconds", "engine")
 
 
@@ -165,15 +167,16 @@ def thinned(tree: xr.DataTree, index: np.ndarray) -> xr.DataTree:
     """
     import xarray as xr
 
+    chain, draw = np.divmod(index, tree["posterior"].sizes["draw"])
+    places = {"chain": xr.DataArray(chain, dims=JOINED), "draw": xr.DataArray(draw, dims=JOINED)}
     result = {}
     for name, group in tree.children.items():
         data = group.to_dataset()
         if {"chain", "draw"} <= set(data.dims):
             if data.sizes["chain"] * data.sizes["draw"] != size_of(tree):
                 continue
-            joined = data.stack(both=("chain", "draw")).isel(both=index)
-            joined = joined.drop_vars(["both", "chain", "draw"], errors="ignore")
-            joined = joined.rename_dims(both="draw").expand_dims(chain=[0])
+            joined = data.isel(places).drop_vars(["chain", "draw"], errors="ignore")
+            joined = joined.rename_dims({JOINED: "draw"}).expand_dims(chain=[0])
             joined = joined.assign_coords(draw=np.arange(len(index)))
             data = joined.transpose("chain", "draw", ...)
         result[f"/{name}"] = data

@@ -13,6 +13,7 @@ from guidebook.diagnostics.evidence.subject import Effort, Reference, marginals_
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics.calibration import Calibration
 from guidebook.diagnostics.numerics.psis import psis
+from guidebook.diagnostics.trees import check_supports, readable
 from guidebook.diagnostics.witnesses.chains import effective_draws
 from guidebook.diagnostics.witnesses.importance import REWEIGHT_SHARE
 from guidebook.errors import DataError, NameNotFound, nearest, printable
@@ -48,19 +49,8 @@ def named(fits: Any, reference: Any) -> dict[str, Any]:
             raise DataError("An approximation is called 'reference': rename it.")
         given["reference"] = reference
     for name, one in given.items():
-        if isinstance(one, Fit):
-            continue
-        groups = getattr(one, "children", None)
-        if groups is None or "posterior" not in groups:
-            raise DataError(
-                f"'{name}' is neither a Fit nor a DataTree with a posterior group, but a "
-                f"{type(one).__name__}. Convert it with arviz_base (from_dict, from_cmdstanpy, ...)."
-            )
-        if not {"chain", "draw"} <= set(one["posterior"].dims):
-            raise DataError(
-                f"'{name}': the posterior group has dimensions {list(one['posterior'].dims)} and "
-                "needs 'chain' and 'draw'. Use expand_dims('chain')."
-            )
+        if not isinstance(one, Fit):
+            given[name] = readable(name, one)
     return given
 
 
@@ -140,6 +130,7 @@ def _affordable(fit: Fit) -> int:
 def alike(trees: Mapping[str, xr.DataTree], given: Mapping[str, Any]) -> None:
     """Refuses approximations of different parameters, and of posteriors given different data."""
     same_parameters(trees)
+    check_supports(trees, {n: one for n, one in given.items() if isinstance(one, Fit)})
     same_data(trees, given)
 
 
@@ -167,6 +158,7 @@ def same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
                     f"Parameter '{variable}' has shape {own[variable]} in '{name}' and "
                     f"{shapes[first][variable]} in '{first}': they are not of one model."
                 )
+            _same_order(str(variable), first, trees[first], name, trees[name])
     odd = {n: sorted(map(str, set(s) - common)) for n, s in shapes.items() if set(s) - common}
     if odd and any(len(set(s)) != len(common) for s in shapes.values()):
         import warnings
@@ -178,6 +170,20 @@ def same_parameters(trees: Mapping[str, xr.DataTree]) -> None:
             ),
             stacklevel=3,
         )
+
+
+def _same_order(variable: str, first: str, one: xr.DataTree, name: str, other: xr.DataTree) -> None:
+    """Refuses elements that are labelled alike and stand in another order: they are compared by place."""
+    before, after = one["posterior"][variable], other["posterior"][variable]
+    for dim, own in zip(before.dims[2:], after.dims[2:], strict=True):
+        if dim not in before.coords or own not in after.coords:
+            continue
+        labels, others = before.indexes[dim], after.indexes[own]
+        if not labels.equals(others) and sorted(map(str, labels)) == sorted(map(str, others)):
+            raise DataError(
+                f"Parameter '{variable}' has the labels of '{own}' in another order in '{name}' than in "
+                f"'{first}'. Put them in one order: tree.isel({own}=order)."
+            )
 
 
 def same_data(trees: Mapping[str, xr.DataTree], given: Mapping[str, Any]) -> None:

@@ -71,9 +71,9 @@ def compare(
     """Assesses every approximation and puts them side by side.
 
     Arguments:
-        fits: name to Fit, or to a DataTree from any tool. Draws of a DataTree are judged by what it
-            holds: sample_stats with lp = log p(x, z) and log_q = log q(z) on the constrained scale;
-            unconstrained with position and gradient; several chains.
+        fits: name to Fit, or to a DataTree (or ArviZ's InferenceData) from any tool. Draws of a DataTree
+            are judged by what it holds: sample_stats with lp = log p(x, z) and log_q = log q(z) on the
+            constrained scale; unconstrained with position and gradient; several chains.
         reference: the name of one of them, or further draws, to compare with. Verdicts do not rest
             on it, but a sound reference that contradicts one overrules it.
         seed: of the draws.
@@ -86,8 +86,8 @@ def compare(
             without annealing and moment matching. What is left out for time is said beside the checks.
 
     Raises:
-        DataError: nothing to compare, no posterior group, other parameters or other data in one of
-            them, or rows kept apart that a guide cannot read.
+        DataError: nothing to compare, a DataTree that cannot be read (see docs/data.md), other parameters
+            or other data in one of them, or rows kept apart that a guide cannot read.
         NameNotFound: a reference or a calibration whose name is not among the fits.
         SettingError: an `effort` of another name; a seed that is not a whole number of at least 0.
     """

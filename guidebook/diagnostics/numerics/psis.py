@@ -115,9 +115,16 @@ def tail_inflation(values: np.ndarray) -> np.ndarray:
     if len(values) < LEAST_DRAWS * 4:
         return np.ones(values.shape[1])
     # r_eff=1: the draws are independent, and an effective sample size costs more than the fit
-    shapes = [float(array_stats.pareto_khat(v[None], chain_axis=0, draw_axis=1, r_eff=1))
-              if np.ptp(v) > 0 else 0.0 for v in values.T]  # fmt: skip
+    shapes = [_tail_shape(v) if np.ptp(v) > 0 else 0.0 for v in values.T]
     return 1 + 4 * np.clip(np.nan_to_num(shapes) - 0.15, 0, None)
+
+
+def _tail_shape(values: np.ndarray) -> float:
+    """The larger Pareto shape of the two tails of draws (S,); 0 of counts whose tail is one value."""
+    try:
+        return float(array_stats.pareto_khat(values[None], chain_axis=0, draw_axis=1, r_eff=1))
+    except ValueError:
+        return 0.0
 
 
 def weighted_moments(

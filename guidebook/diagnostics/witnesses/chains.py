@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,7 @@ def chains_of(tree: xr.DataTree) -> int:
 
 def sampler_convergence(tree: xr.DataTree) -> tuple[bool, str]:
     """Whether chains agree and did not diverge, and in words what they did."""
-    from arviz_stats import ess, rhat
-
-    posterior = tree["posterior"].to_dataset()
-    worst = max(float(np.max(v)) for v in rhat(posterior).data_vars.values())
-    least = min(float(np.min(v)) for v in ess(posterior).data_vars.values())
+    worst, least = _worst(tree["posterior"].to_dataset())
     stats = tree.children.get("sample_stats")
     diverged = 0
     if stats is not None and "diverging" in stats.data_vars:
@@ -45,6 +42,33 @@ def sampler_convergence(tree: xr.DataTree) -> tuple[bool, str]:
         "transitions."
     )
     return good, words
+
+
+def _worst(posterior: xr.Dataset) -> tuple[float, float]:
+    """The largest R-hat and the smallest effective sample size of all marginals that are not constant.
+
+    A constant, such as the first element of a Cholesky factor of correlations, has neither. Where other
+    values have none (too few draws; chains that each stand still), or all are constant, they are infinite
+    and zero.
+    """
+    from arviz_stats import ess, rhat
+
+    found = []
+    with np.errstate(divide="ignore", invalid="ignore"):  # of constants
+        ranks, sizes = rhat(posterior), ess(posterior)
+        for name, values in posterior.data_vars.items():
+            moves = (values.max(("chain", "draw")) > values.min(("chain", "draw"))).values
+            largest = np.asarray(ranks[name])
+            if np.isnan(largest[moves]).any():  # two values have no folded ranks
+                plain = np.asarray(rhat(posterior[[name]], method="split")[name])
+                largest = np.where(np.isnan(largest), plain, largest)
+            found.append((largest[moves], np.asarray(sizes[name])[moves]))
+    worst, least = (
+        np.concatenate([np.atleast_1d(x) for x in column]) for column in zip(*found, strict=True)
+    )
+    if not worst.size:
+        return math.inf, 0.0
+    return float(np.nan_to_num(worst, nan=np.inf).max()), float(np.nan_to_num(least).min())
 
 
 def effective_draws(tree: xr.DataTree) -> float:

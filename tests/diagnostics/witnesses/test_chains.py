@@ -71,6 +71,48 @@ def test_chains_agree_by_their_worst_marginal_and_without_divergences(
     assert f"{rhat:.3f}" in words and f"{ess:.0f}," in words and f"{diverging or 0} div" in words
 
 
+def chains_of_x(*chains: np.ndarray, **others: float) -> xr.DataTree:
+    x = np.stack(chains)
+    rest = {name: (("chain", "draw"), np.full(x.shape, value)) for name, value in others.items()}
+    return xr.DataTree.from_dict({"posterior": xr.Dataset({"x": (("chain", "draw"), x)} | rest)})
+
+
+@pytest.mark.parametrize("first", ["a", "z"])
+def test_a_constant_decides_nothing_wherever_it_stands(first: str) -> None:
+    """As the elements of a Cholesky factor of correlations that are 0 or 1; R-hat is that of the rest."""
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((4, 1000))
+    apart = noise + np.arange(4)[:, None]
+    for draws, good in ((noise, True), (apart, False)):
+        x = np.stack(
+            [draws, np.zeros_like(draws)] if first == "z" else [np.zeros_like(draws), draws], -1
+        )
+        given = xr.Dataset(
+            {"L": (("chain", "draw", "i"), x), first: (("chain", "draw"), draws * 0 + 1)}
+        )
+        found, words = sampler_convergence(xr.DataTree.from_dict({"posterior": given}))
+        assert found is good and "nan" not in words
+
+
+def test_chains_that_stand_still_do_not_agree() -> None:
+    """All at one value, each at its own, or of three draws: nothing speaks for them."""
+    still = np.zeros(500)
+    assert not sampler_convergence(chains_of_x(still, still))[0]
+    assert not sampler_convergence(chains_of_x(still, still, other=3.0))[0]
+    assert not sampler_convergence(chains_of_x(still, still + 1))[0]
+    assert not sampler_convergence(chains_of_x(*np.random.default_rng(0).standard_normal((4, 3))))[
+        0
+    ]
+
+
+def test_two_values_are_compared_without_folded_ranks() -> None:
+    rng = np.random.default_rng(2)
+    same = (rng.random((4, 1000)) < 0.4).astype(float)
+    assert sampler_convergence(chains_of_x(*same))[0]
+    apart = (rng.random((4, 1000)) < np.array([0.2, 0.2, 0.2, 0.6])[:, None]).astype(float)
+    assert not sampler_convergence(chains_of_x(*apart))[0]
+
+
 def test_statistics_without_divergences_have_none(measured: Any) -> None:
     measured(RHAT, ESS)
     given = tree(diverging=None)
@@ -102,7 +144,7 @@ def subject(**changes: Any) -> Subject:
 def test_chains_are_vouched_for_where_they_agree(status: Status | None, measured: Any) -> None:
     """A status says it; without one R-hat and effective sample sizes do."""
     for rhat in (1.0, 1.2):
-        measured({"x": np.array([rhat])}, ESS)
+        measured({"x": np.array([rhat, 1.0]), "y": np.ones(2)}, ESS)
         found = hear(subject(kind="chains", status=status, tree=tree()), {})
         good = status.good if status else rhat == 1.0
         assert found.vouches is not None and found.vouches.tolist() == [good, good]
