@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributions import constraints
 
 from guidebook.errors import DataError, GuidebookError, GuideError, ModelError, line_of_user
-from guidebook.programs.nodes import check_all_rows, partial_plates, sample_nodes
+from guidebook.programs.nodes import check_all_rows, partial_plates, sample_nodes, sum_out
 from guidebook.programs.owned import Owned
 from guidebook.programs.sites import sites_change, trace_at
 from guidebook.scope import holds_all_rows, random_state, subsampling, validation
@@ -49,6 +49,8 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> dict[str, Any
             model_trace = replayed.get_trace(**data)
         # validates observed values against their support
         model_trace.compute_log_prob(lambda name, site: site["is_observed"])
+    with torch.no_grad(), _Readable(model, data):
+        sum_out(model, data, model_trace)
     of_guide = {n: s for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
     of_model = {n for n, s in model_trace.nodes.items() if _latent(s)} - summed.names
     if not of_model and not any(_latent(s) for s in model_trace.nodes.values()):
@@ -89,6 +91,8 @@ def check_model(model: Any, data: Mapping[str, Any]) -> None:
     with torch.no_grad(), validation(True), _Readable(model, data):
         trace, seen = trace_at(model, data, None)
         trace.compute_log_prob()
+    with torch.no_grad(), _Readable(model, data):
+        sum_out(model, data, trace)
     check_all_rows(trace.nodes)
     if not seen.values:
         raise ModelError(

@@ -104,9 +104,11 @@ def takes(model: Callable[..., Any], name: str) -> bool:
 
 
 def _signature(model: Callable[..., Any]) -> inspect.Signature | None:
-    told = getattr(model, "__wrapped__", model)  # a function below its owner of parameters
+    told = model
+    if isinstance(told, nn.Module):  # the function below an owner of parameters, or what is called
+        told = getattr(told, "__wrapped__", told.forward)
     try:
-        return inspect.signature(told.forward if isinstance(told, nn.Module) else told)
+        return inspect.signature(told)
     except (TypeError, ValueError):
         return None
 

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
+from pyro.infer import TraceEnum_ELBO
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -94,6 +95,21 @@ def plate_nesting(nodes: Mapping[str, Any]) -> int | None:
         return None
     dims = [f.dim for n in nodes.values() for f in n["cond_indep_stack"] if f.vectorized]
     return -min(dims, default=0)
+
+
+def sum_out(model: Callable[..., Any], data: Mapping[str, Any], trace: Any) -> None:
+    """Sums once over the discrete sites that the model marks, where it marks some, at the values of a run.
+
+    What fails in the sum alone, as a product of matrices of two precisions, fails here.
+    """
+    nodes = {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
+    depth = plate_nesting(nodes)
+    if depth is None:
+        return
+    kept = (n for n, s in nodes.items() if not (s["is_observed"] or is_enumerated(s)))
+    values = {n: nodes[n]["value"] for n in kept if not site_is_subsample(nodes[n])}
+    held = poutine.condition(model, data=values)
+    TraceEnum_ELBO(max_plate_nesting=depth).loss(held, lambda **_: None, **data)
 
 
 def scaled_log_prob(node: Any) -> Tensor:

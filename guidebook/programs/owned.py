@@ -8,20 +8,23 @@ submodule; an autoguide's own copy of the model is the model. What both name ali
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoCallable, AutoGuide
-from pyro.nn import PyroModule
+from pyro.nn import PyroModule, pyro_method
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import unwrap
 from torch import Tensor, nn
 
 from guidebook.errors import GuideError, ModelError
 from guidebook.programs.statements import Shared, Statements, evaluated, make_local
-from guidebook.scope import alone
+from guidebook.scope import alone, replaced
 
 T = TypeVar("T")
 STATEMENTS = "pyro_statements"
@@ -46,12 +49,33 @@ class Owned(Statements):
         return self.function[0]
 
     def forward(self, *args: Any, **data: Any) -> Any:
-        function = self.function[0]
-        if self.training:
-            with self.reading(self.below):
-                return function(*args, **data)
-        with evaluated(getattr(function, "__self__", None)), self.reading(self.below):
+        function = _without_observed(self.function[0])
+        owner = getattr(function, "__self__", None)
+        with contextlib.ExitStack() as stack:
+            if not self.training:
+                stack.enter_context(evaluated(owner))
+            if _is_pyro_method(function):
+                stack.enter_context(self.lends(owner))
+            stack.enter_context(self.reading(self.below))
             return function(*args, **data)
+
+
+def _without_observed(function: Any) -> Any:
+    """A guide that runs the model as it goes has the observed sites in its trace, too; Pyro's objectives
+    take them out of it.
+    """
+    if isinstance(unwrap(function), GuideMessenger):
+        return poutine.block(function, hide_fn=lambda msg: msg["is_observed"])
+    return function
+
+
+_PYRO_METHOD = pyro_method(lambda self: None).__code__
+
+
+def _is_pyro_method(function: Any) -> bool:
+    """Whether it is a method that Pyro tells of all parameters of its module that it reads."""
+    code = getattr(getattr(function, "__func__", None), "__code__", None)
+    return code is _PYRO_METHOD and isinstance(function.__self__, PyroModule)
 
 
 def _below_handlers(function: Any) -> PyroModule | None:
@@ -137,7 +161,12 @@ def owning(model: Any, guide: Any, originals: tuple[Any, Any] = (None, None)) ->
 
 
 def settled(model: Any, guide: Any) -> tuple[Any, Any]:
-    """A pair of `owning` after its first run: what has shown no statement is as it was before."""
+    """A pair of `owning` after its first run: what has shown no statement is as it was before.
+
+    A parameter whose entries share memory (Pyro's init_to_mean of an expanded prior) gets its own.
+    """
+    for parameter in parameters_of(model, guide):
+        parameter.data = parameter.data.contiguous()
     for holder, place in _models_within(guide):
         held = getattr(holder, place)[0]
         setattr(holder, place, (_bare(held) if held is not model else _settled(model),))
@@ -205,7 +234,8 @@ def copied(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, A
     models = [g._model for g in guides]
     memo: dict[int, Any] = {}
     try:
-        twin_model, twin_guide, twin_models = copy.deepcopy((model, guide, models), memo)
+        with replaced((Tensor, "__deepcopy__", _value_copied)):
+            twin_model, twin_guide, twin_models = copy.deepcopy((model, guide, models), memo)
     finally:
         for one, story, master in kept:
             one._model, one.master = story, master
@@ -214,6 +244,15 @@ def copied(model: Callable[..., Any], guide: Callable[..., Any]) -> tuple[Any, A
     for part in (twin_model, twin_guide):
         make_local(part)
     return twin_model, twin_guide
+
+
+_copied = Tensor.__deepcopy__
+
+
+def _value_copied(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A copy of a tensor; of one that an earlier run has left in a handler or a module, of its value."""
+    twin: Tensor = _copied(tensor if tensor.is_leaf else tensor.detach(), memo)
+    return twin
 
 
 def parameters_of(*parts: Any) -> list[Tensor]:

@@ -219,6 +219,7 @@ def latent_sites(
             has no bijection to the real numbers, or sites that change from run to run.
     """
     trace, seen = trace_at(model, data, None)
+    _check_names(trace)
     supports = {name: trace.nodes[name]["fn"].support for name in seen.values}
     whole = [name for name, support in supports.items() if support.is_discrete]
     if whole and not discrete:
@@ -254,6 +255,17 @@ def latent_sites(
             )
         )
     return tuple(sites)
+
+
+def _check_names(trace: Any) -> None:
+    """ModelError for a site that no group of ArviZ can hold as a variable."""
+    for name, node in trace.nodes.items():
+        of_draws = name in ("chain", "draw", "sample")
+        if node["type"] == "sample" and not site_is_subsample(node) and (of_draws or "/" in name):
+            why = "draws have a dimension of that name" if of_draws else "names with '/' are paths"
+            raise ModelError(
+                f"The site '{name}' cannot be a variable in ArviZ's groups, where {why}: rename it."
+            )
 
 
 def sites_change(names: set[str]) -> ModelError:

@@ -167,14 +167,20 @@ class Statements(nn.Module):
             def call(network: PyroModule, *args: Any, **kwargs: Any) -> Any:
                 if id(network) in inside or network._pyro_context.active:
                     return usual(network, *args, **kwargs)
-                make_local(network)
-                name = network._pyro_name or type(network).__name__
-                with self._lent(network, lambda key: f"{name}.{key}"):
+                with self.lends(network):
                     return usual(network, *args, **kwargs)
 
             stack.enter_context(_Reads(self, own))
             with replaced((pyro, "module", module), (PyroModule, "__call__", call)):
                 yield
+
+    @contextlib.contextmanager
+    def lends(self, network: PyroModule) -> Iterator[None]:
+        """Inside the block a PyroModule that does not belong to this one has the tensors kept here."""
+        make_local(network)
+        name = network._pyro_name or type(network).__name__
+        with self._lent(network, lambda key: f"{name}.{key}"):
+            yield
 
     @contextlib.contextmanager
     def _lent(self, network: nn.Module, named: Callable[[str], str]) -> Iterator[None]:

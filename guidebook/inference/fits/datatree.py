@@ -37,6 +37,9 @@ LARGEST_UNCONSTRAINED = 2000
 LARGEST_CONSTANT = 10_000_000
 """Numbers of an argument up to which constant_data repeats it."""
 
+OF_DRAWS = ("chain", "draw", "sample")
+"""Dimensions of the draws in every group; a plate of such a name has another one there."""
+
 DATA_GROUPS = ("observed_data", "constant_data")
 
 
@@ -181,9 +184,9 @@ def _row_labels(approximation: Approximation) -> dict[str, Any]:
     for name, labels in approximation.data.labels:
         same = [plate for plate, size in sizes.items() if size == len(labels)]
         if name is not None and name in same:
-            found[name] = labels
+            found[_dimension(name)] = labels
         elif len(same) == 1:
-            found.setdefault(same[0], labels)
+            found.setdefault(_dimension(same[0]), labels)
     return found
 
 
@@ -205,6 +208,11 @@ def _dimensions(approximation: Approximation, groups: dict[str, Arrays]) -> dict
     return dims
 
 
+def _dimension(plate: str) -> str:
+    """The dimension of a plate: its name, without '/'; or chain_plate, draw_plate, sample_plate."""
+    return f"{plate}_plate" if plate in OF_DRAWS else plate.replace("/", ".")
+
+
 def _labels(
     name: str, shape: tuple[int, ...], plates: tuple[tuple[str, int], ...], event: int | None
 ) -> list[str]:
@@ -215,7 +223,7 @@ def _labels(
     for plate, dim in plates:
         place = len(shape) - event + dim
         if 0 <= place < len(shape):
-            labels[place] = plate
+            labels[place] = _dimension(plate)
     return labels
 
 

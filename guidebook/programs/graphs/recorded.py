@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import GuidebookError, ModelError, line_of_user
-from guidebook.programs.graphs.stand_ins import Adapted, stand_ins
+from guidebook.programs.graphs.stand_ins import SEEDS, Adapted, stand_ins
 from guidebook.programs.graphs.tape import READS_A_VALUE, DependsOnValues, taped
 from guidebook.scope import quiet, replaced, validation
 
@@ -65,7 +66,7 @@ def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
         CannotRecord: where the function reads values, with the reason.
     """
     try:
-        with recording():
+        with recording(), replaced(*SEEDS):
             return taped(function, *example)
     except GuidebookError:  # the reference path would raise it too
         raise
@@ -118,12 +119,22 @@ def spared(graph: Callable[..., Any], u: Tensor) -> Any:
 
 def _cause(error: Exception) -> str:
     """Why it cannot be recorded, with the line of the user's own code that is the reason."""
-    told, line = str(error).split("\nTrace Shapes:")[0].strip(), line_of_user(error)
+    if str(error).startswith("Error while computing ") and isinstance(
+        error.__cause__, DependsOnValues
+    ):
+        where = _before_shapes(error).splitlines()[0].removeprefix("Error while computing ")
+        return f"{_before_shapes(error.__cause__)}, in the {where.rstrip(':')}"
+    told, line = _before_shapes(error), line_of_user(error)
     if told.startswith("vmap:") and (".item()" in told or "control flow" in told):
         told = READS_A_VALUE
     elif not isinstance(error, DependsOnValues):
         told = reason(error)
     return f"{told}: {line}" if line else told
+
+
+def _before_shapes(error: BaseException) -> str:
+    """The message without the table that Pyro's traces append."""
+    return re.split(r"\n *Trace Shapes:", str(error))[0].strip()
 
 
 def reason(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from guidebook.programs.graphs import older_functions
+from guidebook.programs.graphs.tape import DependsOnValues
 
 PLACES = ("pyro.infer", "pyro.poutine", "pyro.ops", "pyro.distributions", "torch.distributions")
 """Where functions are replaced by name."""
@@ -132,6 +133,17 @@ def _multinomial_sample(self: Any, sample_shape: Any = ()) -> Tensor:
     return one_hot(labels, self._event_shape[-1]).sum(0).type_as(self.probs)
 
 
+def _unchecked(self: Any, value: Any) -> None:
+    """A distribution made before the recording keeps its validation, which reads values."""
+
+
+def _seeded(*given: Any) -> Any:
+    raise DependsOnValues(
+        "the program sets the seed of torch's random numbers (poutine.seed, torch.manual_seed), and a "
+        "graph draws its numbers in one stream"
+    )
+
+
 _NAMED: dict[str, Callable[..., Any]] = {
     # detached, as .item() is: Trace_ELBO takes the score-function term from such a difference
     "torch_item": lambda x: x.detach() if isinstance(x, Tensor) else x,
@@ -145,7 +157,13 @@ _METHODS: tuple[tuple[Any, str, Any], ...] = (
     (torch.distributions.Multinomial, "log_prob", _multinomial_log_prob),
     (torch.distributions.Multinomial, "sample", _multinomial_sample),
     (torch.autograd.Function, "apply", classmethod(older_functions.apply)),
+    (torch.distributions.Distribution, "_validate_sample", _unchecked),
 )
+SEEDS: tuple[tuple[Any, str, Any], ...] = (
+    (torch, "manual_seed", _seeded),
+    (torch, "set_rng_state", _seeded),
+)
+"""What cannot be recorded, and runs as it is otherwise."""
 
 
 def stand_ins() -> tuple[tuple[Any, str, Any], ...]:

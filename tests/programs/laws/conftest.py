@@ -1,0 +1,98 @@
+"""Every program of the list, run once by Pyro and once by svi, for the laws that are about it."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch.distributions import constraints
+
+import guidebook as gb
+from guidebook.errors import GuidebookError
+from tests.programs.laws.lines import PROGRAMS
+from tests.programs.laws.program import Program
+from tests.programs.laws.pyros_own import (
+    SEED,
+    STEPS,
+    PyrosOwn,
+    made,
+    objective_of,
+    optimiser_of,
+    run_by_pyro,
+)
+
+DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What svi gave: a fit, or the error; and what it warned of."""
+
+    fit: gb.Fit | None
+    error: GuidebookError | None
+    told: list[str]
+
+
+def fitted(program: Program, model: Any, guide: Any, compile: Any = "graph") -> gb.Fit:
+    """The program's steps by svi, with the objective that Pyro is given."""
+    asks = program.objective is not None or program.plates is not None
+    return gb.svi(
+        model, guide, program.data, objective=objective_of(program) if asks else None,
+        optim=optimiser_of(program), steps=STEPS, seed=SEED, compile=compile, progress=False,
+        **program.settings,
+    )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All laws of one program run together; those about fits leave out what is refused."""
+    if "program" not in metafunc.fixturenames:
+        return
+    about_fits = "fit" in metafunc.fixturenames
+    chosen = [p for p in PROGRAMS.values() if p.how != "refused" or not about_fits]
+    metafunc.parametrize("program", chosen, ids=lambda p: p.name, scope="session")
+
+
+@pytest.fixture(scope="session")
+def ours(program: Program) -> Ours:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            fit, error = fitted(program, *made(program)), None
+        except GuidebookError as refusal:
+            fit, error = None, refusal
+    return Ours(fit, error, [str(one.message) for one in caught])
+
+
+@pytest.fixture(scope="session")
+def pyros(program: Program) -> PyrosOwn:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return run_by_pyro(program)
+
+
+@pytest.fixture(scope="session")
+def fit(ours: Ours) -> gb.Fit:
+    if ours.error is not None:
+        raise ours.error
+    assert ours.fit is not None
+    return ours.fit
+
+
+@pytest.fixture(scope="session")
+def tree(fit: gb.Fit) -> xr.DataTree:
+    return fit.posterior(DRAWS, seed=1, log_likelihood=True)
+
+
+@pytest.fixture(scope="session")
+def draws(program: Program, fit: gb.Fit, tree: xr.DataTree) -> list[dict[str, torch.Tensor]]:
+    """Every draw as Pyro would have it: labels whole numbers, all else in the fit's precision."""
+    found: list[dict[str, torch.Tensor]] = [{} for _ in range(DRAWS)]
+    for site in fit.sites:
+        label = isinstance(site.support, constraints.integer_interval)
+        values = np.asarray(tree["posterior"][site.name].values[0])
+        for one, value in zip(found, values, strict=True):
+            one[site.name] = torch.as_tensor(value).to(torch.long if label else program.dtype)
+    return found

@@ -1,0 +1,179 @@
+"""Parameters and networks: pyro.param, pyro.module, PyroModule, PyroSample, PyroParam."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.nn import DenseNN, PyroModule, PyroParam, PyroSample, pyro_method
+from pyro.nn.module import to_pyro_module_
+from torch import nn
+
+from tests.programs.laws.handlers import DATA, by
+from tests.programs.laws.program import Program
+
+POSITIVE = constraints.positive
+ROWS = torch.tensor([[0.2, -1.0], [1.3, 0.4], [-0.7, 0.9], [0.1, 0.5], [-1.4, -0.3]])
+RESULT = torch.tensor([0.1, 1.6, -0.4, 0.5, -1.7])
+TABLE = {"x": ROWS, "y": RESULT}
+
+
+def noisy(x, y=None):
+    noise = pyro.param("noise", torch.tensor(0.8), constraint=POSITIVE)
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("y", dist.Normal(slope * x, noise), obs=y)
+
+
+def by_hand(x, y=None):
+    loc = pyro.param("loc", lambda: torch.tensor(0.4))
+    pyro.sample(
+        "slope", dist.Normal(loc, pyro.param("scale", torch.tensor(0.3), constraint=POSITIVE))
+    )
+
+
+def sharing(x, y=None):
+    """A guide that names the model's parameter, too."""
+    noise = pyro.param("noise", torch.tensor(0.8), constraint=POSITIVE)
+    pyro.sample("slope", dist.Normal(pyro.param("loc", torch.tensor(0.4)), 0.2 * noise))
+
+
+def network():
+    net = nn.Linear(2, 1)
+
+    def model(x, y=None):
+        linear = pyro.module("net", net)
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(linear(x).squeeze(-1) + shift, 0.5), obs=y)
+
+    return model, AutoNormal(model)
+
+
+class Regression(PyroModule):
+    """Weights with priors, in the layer that has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = PyroModule[nn.Linear](2, 1)
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+        self.linear.bias = PyroSample(dist.Normal(0.0, 3.0).expand([1]).to_event(1))
+
+    def forward(self, x, y=None):
+        sigma = pyro.sample("sigma", dist.Uniform(0.0, 3.0))
+        mean = self.linear(x).squeeze(-1)
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(mean, sigma), obs=y)
+        return mean
+
+
+class Scaled(PyroModule):
+    """A parameter with a constraint, and a prior that reads another."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise = PyroParam(torch.tensor(0.7), constraint=POSITIVE)
+        self.shift = PyroSample(dist.Normal(0.0, 1.0))
+        self.slope = PyroSample(lambda self: dist.Normal(self.shift, 1.0))
+
+    def forward(self, x, y=None):
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(self.shift + self.slope * x, self.noise), obs=y)
+
+
+class Methods(PyroModule):
+    """Model and guide are methods of one module."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.4))
+        self.scale = PyroParam(torch.tensor(0.3), constraint=POSITIVE)
+        self.noise = PyroParam(torch.tensor(0.8), constraint=POSITIVE)
+
+    @pyro_method
+    def model(self, x, y=None):
+        slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(slope * x, self.noise), obs=y)
+
+    @pyro_method
+    def guide(self, x, y=None):
+        pyro.sample("slope", dist.Normal(self.loc, self.scale))
+
+
+def methods():
+    both = Methods()
+    return both.model, both.guide
+
+
+def bayesian_network():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
+    to_pyro_module_(net)
+    for module in net.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            prior = dist.Normal(0.0, 1.0).expand(value.shape).to_event(value.dim())
+            setattr(module, name, PyroSample(prior))
+
+    def model(x, y=None):
+        mean = net(x).squeeze(-1)
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
+
+    return model, AutoDiagonalNormal(model)
+
+
+class Encoded(nn.Module):
+    """q(z | x) from a network of pyro.nn, in a plain torch module."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = DenseNN(2, [4], param_dims=[1, 1])
+
+    def forward(self, x, y=None):
+        pyro.module("encoder", self.net)
+        loc, log_scale = self.net(x)
+        with pyro.plate("row", len(x)):
+            pyro.sample("z", dist.Normal(loc.squeeze(-1), log_scale.squeeze(-1).exp()))
+
+
+def coded(x, y=None):
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(z, 0.5), obs=y)
+
+
+def frozen():
+    net = nn.Linear(2, 1)
+    net.bias.requires_grad_(False)
+
+    def model(x, y=None):
+        linear = pyro.module("net", net)
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(linear(x).squeeze(-1) + shift, 0.5), obs=y)
+
+    return model, AutoNormal(model)
+
+
+def of_module(make):
+    def made():
+        model = make()
+        return model, AutoDiagonalNormal(model)
+
+    return made
+
+
+PARAMETERS = (
+    Program("pyro.param", "`pyro.param` in the model", by(noisy), DATA, close=True),
+    Program("guide by hand", "`pyro.param` in the guide, lazily made", lambda: (noisy, by_hand), DATA,
+            close=True),
+    Program("shared parameter", "one `pyro.param` in model and guide", lambda: (noisy, sharing), DATA),
+    Program("pyro.module", "`pyro.module`", network, TABLE, close=True),
+    Program("frozen weights", "`requires_grad_(False)`", frozen, TABLE, close=True),
+    Program("PyroSample", "`PyroModule`, `PyroSample`", of_module(Regression), TABLE),
+    Program("PyroParam", "`PyroParam`, `PyroSample` of a function", of_module(Scaled), DATA, close=True),
+    Program("pyro_method", "`pyro_method`: model and guide of one module", methods, DATA, close=True),
+    Program("to_pyro_module_", "`to_pyro_module_`: a Bayesian network", bayesian_network, TABLE),
+    Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE,
+            close=True),
+)  # fmt: skip

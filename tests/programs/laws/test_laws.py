@@ -1,0 +1,58 @@
+"""What holds of every program of the list, whatever of Pyro it uses."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import guidebook as gb
+from tests.programs.laws.conftest import Ours
+from tests.programs.laws.program import Program
+from tests.programs.laws.pyros_own import PyrosOwn
+
+Draws = list[dict[str, torch.Tensor]]
+
+
+def tolerance(program: Program) -> float:
+    return 1e-5 if program.single else 1e-9
+
+
+def test_it_is_captured_takes_the_reference_path_or_is_refused_as_the_table_says(
+    program: Program, ours: Ours
+) -> None:
+    if program.how == "refused":
+        assert program.words and program.words in str(ours.error)
+        return
+    if ours.error is not None:
+        raise ours.error
+    assert ours.fit is not None and ours.fit.notes["path"] == program.how
+    told = [message for message in ours.told if message.startswith("svi runs by")]
+    assert len(told) == (program.how == "reference")
+    assert program.words in "".join(told)
+
+
+def test_its_steps_are_those_of_pyro(program: Program, fit: gb.Fit, request: Any) -> None:
+    pyros: PyrosOwn = request.getfixturevalue("pyros")
+    near = tolerance(program)
+    np.testing.assert_allclose(fit.history, pyros.losses, rtol=near, atol=near)
+
+
+def test_its_log_joint_is_that_of_pyros_trace(
+    program: Program, pyros: PyrosOwn, fit: gb.Fit, tree: xr.DataTree, draws: Draws
+) -> None:
+    expected = [pyros.log_joint(one) for one in draws]
+    near = tolerance(program)
+    np.testing.assert_allclose(tree["sample_stats"]["lp"][0], expected, rtol=near, atol=near)
+
+
+def test_its_log_q_is_that_of_pyros_trace(
+    program: Program, pyros: PyrosOwn, fit: gb.Fit, tree: xr.DataTree, draws: Draws
+) -> None:
+    """Where the guide has the sites themselves: not one vector for all, nor a point."""
+    expected = [pyros.log_q(one) for one in draws]
+    if None in expected or "log_q" not in tree["sample_stats"]:
+        pytest.skip("no density, or one of auxiliary sites")
+    near = tolerance(program)
+    np.testing.assert_allclose(tree["sample_stats"]["log_q"][0], expected, rtol=near, atol=near)
