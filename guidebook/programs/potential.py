@@ -127,7 +127,7 @@ class Potential:
 
     def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
-        substitute = Substitute(u)
+        substitute = Substitute(u, [site.size for site in self.sites])
         model = self.model
         if self.plate_nesting is not None:
             model = poutine.enum(model, first_available_dim=-1 - self.plate_nesting)

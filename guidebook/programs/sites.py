@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,15 +70,19 @@ class Substitute(Messenger):
     log |det dT/du| in the site's batch shape. Sites that are enumerated are left to Pyro's enumeration.
     """
 
-    def __init__(self, position: Tensor | None = None) -> None:
+    def __init__(self, position: Tensor | None = None, sizes: Sequence[int] = ()) -> None:
+        """`sizes`: of the slices, where they are known: taken at once, their gradients are put together
+        at once, where many slices would each fill a vector of the length of u.
+        """
         super().__init__()
         self.position = position
+        self._pieces = list(position.split(list(sizes))) if position is not None and sizes else []
         self.values: dict[str, Tensor] = {}
         self.log_dets: dict[str, Tensor] = {}
-        self._offset = 0
+        self._offset = self._taken = 0
 
     def __enter__(self) -> Substitute:
-        self.values, self.log_dets, self._offset = {}, {}, 0
+        self.values, self.log_dets, self._offset, self._taken = {}, {}, 0, 0
         super().__enter__()
         return self
 
@@ -95,13 +99,22 @@ class Substitute(Messenger):
             size = shape.numel()
             if self._offset + size > len(self.position):  # more sites than a position has room for
                 raise sites_change({msg["name"]})
-            flat = self.position[self._offset : self._offset + size].reshape(shape)
-            self._offset += size
+            flat = self._slice(size).reshape(shape)
         value = as_label(msg["fn"], transform(flat))
         self.values[msg["name"]] = value
         self.log_dets[msg["name"]] = log_abs_det(transform, flat, value, msg["fn"].event_dim)
         msg["value"] = value
         msg["done"] = True
+
+    def _slice(self, size: int) -> Tensor:
+        assert self.position is not None
+        start, self._offset = self._offset, self._offset + size
+        pieces, place = self._pieces, self._taken
+        self._taken += 1
+        if place < len(pieces) and len(pieces[place]) == size:
+            return pieces[place]
+        self._pieces = []  # other sizes than were known
+        return self.position[start : start + size]
 
 
 class Inverse(Messenger):

@@ -8,12 +8,14 @@ once, where compiling (`guidebook.programs.graphs.compiled`) takes many seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from torch.utils._pytree import tree_leaves
 
+from guidebook.programs.graphs.script import scripted
 from guidebook.scope import quiet, random_state
 
 AFTER_CALLS = 10
@@ -36,17 +38,26 @@ def interpreted(graph: torch.fx.GraphModule) -> Callable[..., Any]:
         nonlocal calls, script
         calls += 1
         if calls == AFTER_CALLS:
-            script = _script(graph, [t.clone() for t in arguments])
+            script = _script(graph, arguments)
         return plain(*arguments) if script is None else script(*arguments)
 
     return run
 
 
-def _script(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callable[..., Any] | None:
-    """The graph as a script; None where TorchScript cannot take it."""
+def _script(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[..., Any] | None:
+    """The graph as a script; None where TorchScript cannot take it.
+
+    At the example it must give the bits of the graph in Python.
+    """
+    given = [[t.clone() for t in example] for _ in range(2)]
     try:
-        with quiet(), random_state(0), torch.no_grad():
-            script = torch.jit.trace(graph, tuple(example), check_trace=False, strict=False)
+        script, found = scripted(graph), []
+        calls: tuple[Callable[..., Any], ...] = graph, script
+        for call, arguments in zip(calls, given, strict=True):
+            with quiet(), random_state(0), torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                found.append(_tensors((call(*arguments), arguments)))
+        if not all(map(_same, *found)):
+            return None
     except Exception:
         return None
 
@@ -66,3 +77,14 @@ def _script(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Callabl
 def _only_raises(node: torch.fx.Node) -> bool:
     """An operation without a result, as the check of a Cholesky factor: TorchScript drops it as dead."""
     return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
+
+
+def _tensors(results: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor)]
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same bits, not-a-number in the same places."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())

@@ -19,6 +19,7 @@ Three facts make recording work:
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -66,12 +67,24 @@ def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
         CannotRecord: where the function reads values, with the reason.
     """
     try:
-        with recording(), replaced(*SEEDS):
-            return taped(function, *example)
+        with recording(), replaced(*SEEDS), _without_collecting():
+            return taped(function, *example, simplify=True)
     except GuidebookError:  # the reference path would raise it too
         raise
     except Exception as error:
         raise CannotRecord(_cause(error)) from error
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Cycles wait: a long recording makes many objects that live, and each look through all takes longer."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def mapped(result: Any, function: Callable[[Tensor], Tensor]) -> Any:

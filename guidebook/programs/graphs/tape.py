@@ -18,6 +18,10 @@ from torch import Tensor
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode, autograd_would_have_decomposed
 
+from guidebook.programs.graphs.batched import batched
+from guidebook.programs.graphs.operations import called
+from guidebook.programs.graphs.simplified import simplified
+
 aten = torch.ops.aten
 
 IDLE = frozenset((aten.detach.default, aten.alias.default))
@@ -31,10 +35,26 @@ DYNAMIC = (aten.index.Tensor, aten.masked_select.default)
 """Operations whose result has as many entries as a mask has true ones; the values do not matter."""
 
 
+KEPT_UP_TO = 1024
+"""Numbers of a literal of the program, or of what follows from literals, up to which its value is kept."""
+SHAPED_ALIKE = frozenset(
+    getattr(aten, name).default
+    for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+"""Operations of whose tensors only the shape counts."""
+
+
 @lru_cache(maxsize=4096)
 def _composite(func: torch._ops.OpOverload) -> bool:
     """Whether torch defines the operation by others."""
     return func._can_decompose()
+
+
+@lru_cache(maxsize=4096)
+def _shares(func: torch._ops.OpOverload) -> bool:
+    """Whether a result may have the memory of an argument."""
+    schema = func._schema
+    return schema.is_mutable or any(result.alias_info is not None for result in schema.returns)
 
 
 class DependsOnValues(ValueError):
@@ -56,9 +76,17 @@ class _Tape(TorchDispatchMode):
         self.known: dict[int, tuple[Tensor, torch.fx.Node]] = {}  # held, so that no id comes again
         self.from_outside: set[int | None] = set()  # the memory of what came from outside
         self.written: dict[int | None, Tensor] = {}  # by memory; held for the same reason
+        self.count = 0
+        self.numbers: dict[int | None, int] = {}  # of memory, as an address may come again
+        self.writes: dict[int, int] = {}  # how often, constants too, by number of memory
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and the guard against it takes a tenth of the time
 
     def take(self, name: str, value: Tensor) -> None:
         self.known[id(value)] = value, self.graph.placeholder(name)
+        self._describe(self.known[id(value)][1], value)
 
     def node(self, value: Any) -> Any:
         """The node of a tensor; anything else as it is."""
@@ -72,6 +100,7 @@ class _Tape(TorchDispatchMode):
             self.outside[name] = value
             self.from_outside.add(_memory(value))
             self.known[id(value)] = value, self.graph.get_attr(name)
+            self._describe(self.known[id(value)][1], value)
         return self.known[id(value)][1]
 
     def __torch_dispatch__(
@@ -98,33 +127,41 @@ class _Tape(TorchDispatchMode):
             result._on_tape = self, self.node(args[0]), constant
             return result
         constant = constant and torch.Tag.nondeterministic_seeded not in func.tags
-        if func._schema.is_mutable and not self._stays_constant(func, args, kwargs, constant):
-            constant = False
+        made = constant and all(map(self._is_made, tensors))
         if func is aten.lift_fresh.default:
             # a copy, so that the graph does not write into its own constant
-            func = aten.lift_fresh_copy.default
-        return self._add(func, args, kwargs, constant)
-
-    def _add(self, func: Any, args: Any, kwargs: Any, constant: bool) -> Any:
-        """The result of the operation, with its node; whether it is the same at every evaluation."""
-        node = self.graph.create_node(
-            "call_function",
-            func,
-            map_aggregate(args, self.node),
-            map_aggregate(kwargs, self.node),
-        )
+            func, made = aten.lift_fresh_copy.default, True
+        given = map_aggregate(args, self.node), map_aggregate(kwargs, self.node)
+        node = called(self.graph, func, *given)
+        numbers = [self._number(t) for t in tensors] if self.writes else []
+        node.meta["reads"] = tuple(self.writes.get(n, 0) for n in numbers)
+        node.meta["made"] = made or func in SHAPED_ALIKE
+        if func._schema.is_mutable and not self._stays_constant(func, args, kwargs, constant):
+            constant = False
         result = func(*args, **kwargs)
+        if not _shares(func):  # in new memory, perhaps at the address of what is gone
+            for part in _tensors(result):
+                self.numbers.pop(_memory(part), None)
+        return self._noted(result, node, constant)
+
+    def _noted(self, result: Any, node: torch.fx.Node, constant: bool) -> Any:
+        """The result of an operation, with its node; whether it is the same at every evaluation."""
         if isinstance(result, Tensor):
             self._mark(result, node, constant)
         elif isinstance(result, (tuple, list)):
+            node.meta["parts"] = len(result)
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    piece = self.graph.create_node("call_function", operator.getitem, (node, i))
+                    piece = called(self.graph, operator.getitem, (node, i))
+                    piece.meta["reads"], piece.meta["made"] = (), node.meta["made"]
                     self._mark(part, piece, constant)
         return result
 
     def _mark(self, result: Tensor, node: torch.fx.Node, constant: bool) -> None:
-        node.meta["dtype"], node.meta["elements"] = result.dtype, result.numel()
+        node.meta["elements"] = result.numel()
+        self._describe(node, result)
+        if node.meta["made"] and result.numel() <= KEPT_UP_TO:
+            node.meta["value"] = result
         if id(result) in self.known:  # an input written in place: it is this node from now on
             self.known[id(result)] = result, node
         else:
@@ -144,6 +181,25 @@ class _Tape(TorchDispatchMode):
             return self.known[id(value)][1].op == "get_attr"
         return True  # from outside
 
+    def _is_made(self, value: Tensor) -> bool:
+        """Whether it is a literal of the program, or computed from literals alone."""
+        note = getattr(value, "_on_tape", None)
+        return note is not None and note[0] is self and bool(note[1].meta.get("made"))
+
+    def _number(self, value: Tensor) -> int:
+        """The number of the tensor's memory, which views share."""
+        memory = _memory(value)
+        if memory not in self.numbers:
+            self.count += 1
+            self.numbers[memory] = self.count
+        return self.numbers[memory]
+
+    def _describe(self, node: torch.fx.Node, value: Tensor) -> None:
+        node.meta["dtype"], node.meta["memory"] = value.dtype, self._number(value)
+        if value.layout is torch.strided:
+            device = value.device.type
+            node.meta["layout"] = value.dtype, tuple(value.shape), value.stride(), device
+
     def _stays_constant(self, func: Any, args: Any, kwargs: Any, constant: bool) -> bool:
         """Whether what the operation writes into is a constant afterwards; what is not is noted.
 
@@ -155,6 +211,8 @@ class _Tape(TorchDispatchMode):
             given = args[i] if i < len(args) else kwargs.get(argument.name)
             for tensor in _tensors(given):
                 memory, note = _memory(tensor), getattr(tensor, "_on_tape", None)
+                number = self._number(tensor)
+                self.writes[number] = self.writes.get(number, 0) + 1
                 own = note is not None and note[0] is self and memory not in self.from_outside
                 if not (constant and own):
                     constant = False
@@ -193,8 +251,12 @@ def _memory(value: Tensor) -> int | None:
         return None
 
 
-def taped(function: Callable[..., Any], *example: Tensor) -> torch.fx.GraphModule:
+def taped(
+    function: Callable[..., Any], *example: Tensor, simplify: bool = False
+) -> torch.fx.GraphModule:
     """The graph of one run of the function at the example; what nothing reads is left out.
+
+    `simplify`: what is computed twice is computed once (`guidebook.programs.graphs.simplified`).
 
     Raises:
         DependsOnValues: the function reads a value that depends on its arguments, or is random.
@@ -207,11 +269,17 @@ def taped(function: Callable[..., Any], *example: Tensor) -> torch.fx.GraphModul
     tape.graph.output(map_aggregate(result, tape.node))
     for node in tape.graph.nodes:
         _keep_dtype(node)
+    outside = tape.outside
+    if simplify:
+        outside = outside | simplified(tape.graph, set(tape.writes))
     # random numbers that nothing reads are not drawn: Pyro guesses the depth of plates by a first run
     tape.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     # parameters that are held have no gradient: nothing but the inputs moves in a run of the graph
-    outside = {name: value.detach() for name, value in tape.outside.items()}
-    return torch.fx.GraphModule(outside, tape.graph)
+    held = {name: value.detach() for name, value in outside.items()}
+    graph = tape.graph
+    if simplify and (graph := batched(graph, set(tape.writes))) is not tape.graph:
+        graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
+    return torch.fx.GraphModule(held, graph)
 
 
 def constants(graph: torch.fx.GraphModule) -> list[Tensor]:
