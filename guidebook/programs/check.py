@@ -50,7 +50,7 @@ def check_pair(model: Any, guide: Any, data: Mapping[str, Any]) -> dict[str, Any
         # validates observed values against their support
         model_trace.compute_log_prob(lambda name, site: site["is_observed"])
     with torch.no_grad(), _Readable(model, data):
-        sum_out(model, data, model_trace)
+        sum_out(model, data, model_trace, held=guide_trace.nodes)
     of_guide = {n: s for n, s in guide_trace.nodes.items() if _latent(s) and not _auxiliary(s)}
     of_model = {n for n, s in model_trace.nodes.items() if _latent(s)} - summed.names
     if not of_model and not any(_latent(s) for s in model_trace.nodes.values()):

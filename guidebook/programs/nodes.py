@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -97,8 +97,11 @@ def plate_nesting(nodes: Mapping[str, Any]) -> int | None:
     return -min(dims, default=0)
 
 
-def sum_out(model: Callable[..., Any], data: Mapping[str, Any], trace: Any) -> None:
-    """Sums once over the discrete sites that the model marks, where it marks some, at the values of a run.
+def sum_out(
+    model: Callable[..., Any], data: Mapping[str, Any], trace: Any, held: Collection[str] = ()
+) -> None:
+    """Sums once over the discrete sites that the model marks, where it marks some, at the values of a run;
+    those of `held` are the guide's to sum over.
 
     What fails in the sum alone, as a product of matrices of two precisions, fails here.
     """
@@ -106,10 +109,10 @@ def sum_out(model: Callable[..., Any], data: Mapping[str, Any], trace: Any) -> N
     depth = plate_nesting(nodes)
     if depth is None:
         return
-    kept = (n for n, s in nodes.items() if not (s["is_observed"] or is_enumerated(s)))
+    kept = (n for n, s in nodes.items() if n in held or not (s["is_observed"] or is_enumerated(s)))
     values = {n: nodes[n]["value"] for n in kept if not site_is_subsample(nodes[n])}
-    held = poutine.condition(model, data=values)
-    TraceEnum_ELBO(max_plate_nesting=depth).loss(held, lambda **_: None, **data)
+    conditioned = poutine.condition(model, data=values)
+    TraceEnum_ELBO(max_plate_nesting=depth).loss(conditioned, lambda **_: None, **data)
 
 
 def scaled_log_prob(node: Any) -> Tensor:
