@@ -107,9 +107,10 @@ def sum_out(
     """
     nodes = {n: s for n, s in trace.nodes.items() if s["type"] == "sample"}
     depth = plate_nesting(nodes)
-    if depth is None:
+    summed = {n for n, s in nodes.items() if is_enumerated(s)}.difference(held)
+    if depth is None or not summed:
         return
-    kept = (n for n, s in nodes.items() if n in held or not (s["is_observed"] or is_enumerated(s)))
+    kept = (n for n, s in nodes.items() if not (s["is_observed"] or n in summed))
     values = {n: nodes[n]["value"] for n in kept if not site_is_subsample(nodes[n])}
     conditioned = poutine.condition(model, data=values)
     TraceEnum_ELBO(max_plate_nesting=depth).loss(conditioned, lambda **_: None, **data)
