@@ -117,6 +117,7 @@ def _restore(part: Any, kept: Mapping[str, Any], what: str, data: Any) -> None:
             _make_parameters(made, part, kept["state"], data)
         own = made.state_dict()
         state = kept["state"] | {n: v for n, v in own.items() if n.startswith(f"{STATEMENTS}.")}
+        _in_precision_of(made, state)
     try:
         if isinstance(made, nn.Module):
             made.load_state_dict(state)
@@ -130,6 +131,13 @@ def _restore(part: Any, kept: Mapping[str, Any], what: str, data: Any) -> None:
             "a lazy Pyro autoguide needs data= too."
         ) from error
     part.eval()  # as svi hands it back
+
+
+def _in_precision_of(made: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Engines that work in float64 have saved a module so that the user makes in float32."""
+    for name, value in (*made.named_parameters(), *made.named_buffers()):
+        if name in state and value.is_floating_point() and state[name].is_floating_point():
+            value.data = value.data.to(state[name].dtype)
 
 
 def _make_parameters(

@@ -308,3 +308,17 @@ def test_a_lazy_autoguide_is_called_once_with_the_data_and_only_where_there_are_
     _, untrained = copied(plain, AutoNormal(plain))
     with pytest.raises(GuideError, match="needs data="):
         _given(kept, untrained, None)
+
+
+def test_a_model_made_in_float32_takes_the_parameters_of_a_fit_in_float64(tmp_path):
+    """Gibbs sampling works in float64 whatever the machine was made in: nothing is rounded on the way."""
+    pair = gb.pair("boltzmann-machine")
+    engine, guide = pair.engines["gibbs"]
+    model = pair.model()
+    fit = engine(model, guide(model), pair.data(), draws=20, tune=5, chains=2, progress=False)
+    path = fit.save(tmp_path / "fit")
+    made = pair.model()
+    assert {p.dtype for p in made.parameters()} == {torch.float32}
+    again = gb.load(path, model=made, guide=guide(made), data=pair.data())
+    before, after = fit.posterior(5, seed=1), again.posterior(5, seed=1)
+    np.testing.assert_array_equal(before["sample_stats"]["lp"], after["sample_stats"]["lp"])
