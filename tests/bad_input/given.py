@@ -180,7 +180,7 @@ SEEDS = {
     "a word": "1",
     "a truth": True,
 }
-PATHS = {"None": None, "a number": 3, "with a NUL": "a\0b", "bytes": b"page"}
+PATHS = {"None": None, "empty": "", "a number": 3, "with a NUL": "a\0b", "bytes": b"page"}
 
 
 # mixtures -----------------------------------------------------------------------------------------

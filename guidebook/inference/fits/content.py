@@ -60,7 +60,7 @@ def checked(
         guide = content["guide"]
         if guide is not None and "options" in guide:
             _has("the guide", guide, REBUILT)
-            _rebuilt(guide["state"], size)
+            _rebuilt(guide["options"], guide["state"], size)
         elif guide is not None:
             _part("the guide", guide, GIVEN)
         else:
@@ -132,18 +132,24 @@ def _part(what: str, kept: Any, kinds: Mapping[str, Any]) -> None:
     _tensors(what, kept["state"])
     _tensors(what, kept["statements"])
     for name, constraint in kept["constraints"].items():
-        _need(
-            name in kept["statements"], f"{what} has a constraint of '{name}' and no such parameter"
-        )
+        value = kept["statements"].get(name)
+        _need(value is not None, f"{what} has a constraint of '{name}' and no such parameter")
+        _need(value.is_floating_point(), f"'{name}' of {what} is in {value.dtype}")
         decode_support(constraint)
 
 
-def _rebuilt(state: Mapping[str, Any], size: int) -> None:
-    """The state of a guide of gb.guides: in one precision, over all coordinates, without NaN."""
+def _rebuilt(options: Mapping[str, Any], state: Mapping[str, Any], size: int) -> None:
+    """What a guide of gb.guides is made of anew: the numbers of its options are no larger than its state,
+    which is in one precision, over all coordinates, without NaN.
+    """
     _tensors("the guide", state)
+    entries = sum(value.numel() for value in state.values())
+    for name, value in options.items():
+        fine = value is None or (type(value) is int and 1 <= value <= entries)
+        _need(isinstance(name, str) and fine, f"the option '{name}' of the guide is {value!r}")
     center = state["center"]
     _need(center.shape == (size,), f"the guide is not over the {size} coordinates of the sites")
     for name, value in state.items():
-        if value.is_floating_point():
-            _need(value.dtype == center.dtype, f"'{name}' of the guide is in {value.dtype}")
-            _need(not bool(value.isnan().any()), f"'{name}' of the guide holds NaN")
+        fine = value.dtype in (center.dtype, torch.bool, torch.int64)
+        _need(fine, f"'{name}' of the guide is in {value.dtype}")
+        _need(not bool(value.isnan().any()), f"'{name}' of the guide holds NaN")

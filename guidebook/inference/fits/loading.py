@@ -120,6 +120,7 @@ def _restore(part: Any, kept: Mapping[str, Any], what: str, data: Any) -> None:
         _in_precision_of(made, state)
     try:
         if isinstance(made, nn.Module):
+            _check_kinds(state, own)
             made.load_state_dict(state)
         elif kept["state"]:
             raise RuntimeError(f"it is a function, and {sorted(kept['state'])} are a module's")
@@ -138,6 +139,14 @@ def _in_precision_of(made: nn.Module, state: Mapping[str, Tensor]) -> None:
     for name, value in (*made.named_parameters(), *made.named_buffers()):
         if name in state and value.is_floating_point() and state[name].is_floating_point():
             value.data = value.data.to(state[name].dtype)
+
+
+def _check_kinds(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """RuntimeError where torch would take whole or complex numbers for real ones, or the reverse."""
+    for name, value in state.items():
+        kinds = {(v.is_floating_point(), v.is_complex()) for v in (value, own.get(name, value))}
+        if len(kinds) > 1:
+            raise RuntimeError(f"'{name}' is in {value.dtype}, here in {own[name].dtype}")
 
 
 def _make_parameters(

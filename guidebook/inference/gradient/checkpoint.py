@@ -33,8 +33,8 @@ PARTS = {"format", "signature", "state", "buffers", "batches", "random"}
 def signature(step: Step) -> dict[str, Any]:
     """What a checkpoint and the fit that goes on from it must have in common, in words."""
     p = step.problem
-    known = {value.data_ptr() for value in (*p.starts, *_tensors(p.data)) if value.numel()}
-    held = [value for value in constants(step.graph) if value.data_ptr() not in known]
+    known = {_place(value) for value in (*p.starts, *_tensors(p.data)) if value.numel()}
+    held = [value for value in constants(step.graph) if _place(value) not in known]
     given = {} if p.source is None else p.source.checksums()
     return {
         "names of parameters": step.names,
@@ -107,6 +107,13 @@ def restore(path: Path, told: dict[str, Any], step: Step) -> int:
 
 def _tensors(data: dict[str, Any]) -> list[Tensor]:
     return [value for value in data.values() if isinstance(value, Tensor)]
+
+
+def _place(value: Tensor) -> Any:
+    """Where the entries of a tensor lie. A view of more of the same memory lies elsewhere."""
+    if value.layout is not torch.strided:
+        return id(value)
+    return value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
 def _check(content: dict[str, Any]) -> None:

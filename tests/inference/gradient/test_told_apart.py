@@ -50,6 +50,17 @@ class Held(torch.nn.Module):
             pyro.sample("y", dist.Normal(a, 1.0), obs=y)
 
 
+def beyond(y):
+    """A model that closes over more of the memory that its data lie in."""
+
+    def model(y=None, whole=y):
+        a = pyro.sample("a", dist.Normal(whole[-1], 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(a, 1.0), obs=y)
+
+    return model, by_hand(), {"y": y[:20]}
+
+
 def by_hand(start=0.0):
     def guide(y=None, size=None, kind="normal", shape=(3, 4), wanted=frozenset(), link=None):
         loc = pyro.param("loc", lambda: torch.tensor(start))
@@ -120,6 +131,9 @@ FITS = {
     }),
     "a module": (lambda _: (Held(0.0), by_hand(), SMALL), WHOLE, {
         "its buffer": (lambda _: (Held(1e-6), by_hand(), SMALL), CONSTANTS),
+    }),
+    "memory of the data": (lambda _: beyond(torch.zeros(30).double()), WHOLE, {
+        "behind them": (lambda _: beyond(torch.eye(30).double()[-1]), CONSTANTS),
     }),
     "drawn": (lambda _: (story(), by_hand(), USUAL), DRAWN, {
         "the last row": (lambda _: (story(), by_hand(), changed("y", LATE)), "data 'y'"),
