@@ -75,6 +75,7 @@ def calibrate(
         SettingError: a setting out of range.
     """
     check_whole(replications=(replications, LEAST), seed=(seed, 0))
+    seed = int(seed)  # NumPy's small integers wrap around
     started = time.perf_counter()
     model, guide = copied(model, guide)  # type: ignore[arg-type]
     if isinstance(guide, RowPosterior | RowGuide):

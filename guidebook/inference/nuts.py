@@ -68,11 +68,12 @@ def nuts(
         ModelError: the model cannot be recorded, or its density is zero everywhere tried.
         DataError, SettingError: as `svi`.
     """
-    check_whole(tune=(tune, 10, MOST), chains=(chains, 1))
+    check_whole(tune=(tune, 10, MOST))
     if draws is not None:
         check_whole(draws=(draws, LEAST_DRAWS, MOST))
-    if target_accept is not None and not 0 < target_accept < 1:
-        raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
+    check_whole(chains=(chains, 1, MOST // (draws or MORE_DRAWS)))
+    if target_accept is not None and not _is_share(target_accept):
+        raise SettingError(f"target_accept={target_accept!r} is out of range: give 0.6 to 0.999.")
     with opened("nuts", model, None, data, seed=seed, device=device, check=model_runs) as run:
         run.hold_parameters()
         sites = run.latent_sites()
@@ -92,20 +93,36 @@ def nuts(
         for name, value in (("draws", draws), ("target_accept", target_accept))
         if value is None
     }
-    u, diverging = _sampled(run, density, **settings)
-    again = None if run.interrupted else _again(settings, free, u, diverging)
-    if again is not None:
-        more = _sampled(run, density, **again)
-        if run.interrupted and more[0].size < u.size:
-            again = None  # what was drawn before Ctrl-C is in the first run
-        else:
-            settings, (u, diverging) = again, more
+    u, diverging, made = _run_or_two(run, density, settings, free)
     if u.shape[1] < LEAST_DRAWS:
         raise KeyboardInterrupt
     status, notes = _ended(u, diverging)
-    notes |= {"tune": settings["tune"], "runs": 1 if again is None else 2}
+    notes |= made
     position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
     return run.fit(status, sites=sites, draws=position, notes=notes)
+
+
+def _is_share(value: Any) -> bool:
+    number = isinstance(value, (float, np.floating)) and not isinstance(value, bool)
+    return number and 0 < float(value) < 1
+
+
+def _run_or_two(
+    run: Run, density: Any, settings: dict[str, Any], free: set[str]
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Draws u (chain, draw, D), whether each diverged, and the notes on the run that made them.
+
+    After Ctrl-C in the second run those of the run that made more.
+    """
+    u, diverging = _sampled(run, density, **settings)
+    first = u, diverging, {"tune": settings["tune"], "runs": 1}
+    again = None if run.interrupted else _again(settings, free, u, diverging)
+    if again is None:
+        return first
+    more, diverged = _sampled(run, density, **again)
+    if run.interrupted and more.size < u.size:
+        return first
+    return more, diverged, {"tune": again["tune"], "runs": 2}
 
 
 def _ended(u: np.ndarray, diverging: np.ndarray) -> tuple[Status, dict[str, Any]]:

@@ -156,8 +156,12 @@ def test_enumerated_components_are_summed_out():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"draws": 0}, {"tune": 0}, {"chains": 0}, {"target_accept": 1.0}, {"draws": 2.5}]
-)
+    "setting",
+    [
+        {"draws": 0}, {"tune": 0}, {"chains": 0}, {"chains": 40_001}, {"draws": 2.5}, {"target_accept": 1.0},
+        {"target_accept": "high"}, {"target_accept": np.ones(2)}, {"target_accept": True},
+    ],
+)  # fmt: skip
 def test_settings_out_of_range(setting):
     with pytest.raises(SettingError, match=f"{next(iter(setting))}=.*out of range"):
         gb.nuts(counts, {"y": np.array([1.0])}, **{**SHORT, **setting})

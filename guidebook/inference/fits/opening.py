@@ -202,6 +202,7 @@ def opened(
     """
     started = time.perf_counter()
     check_whole(seed=(seed, 0))
+    seed = int(seed)  # NumPy's integers are not taken by all, and wrap around
     source = data if isinstance(data, Source) else admitted(model, data, batch_size=None, size=None)
     place = find_device(device, source.held)
 
