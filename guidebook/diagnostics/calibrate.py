@@ -16,6 +16,7 @@ from guidebook.diagnostics.simulation.study import from_posterior, from_prior
 from guidebook.errors import DataError, SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.running import check_whole, counted
+from guidebook.inference.fits.status import Status
 from guidebook.inference.protocols.rows import RowGuide, RowPosterior
 from guidebook.inference.svi import svi
 from guidebook.programs.data import takes
@@ -74,6 +75,7 @@ def calibrate(
         SettingError: a setting out of range.
     """
     check_whole(replications=(replications, LEAST), seed=(seed, 0))
+    seed = int(seed)  # NumPy's small integers wrap around
     started = time.perf_counter()
     model, guide = copied(model, guide)  # type: ignore[arg-type]
     if isinstance(guide, RowPosterior | RowGuide):
@@ -120,10 +122,13 @@ def _refuse_nothing(found: Ranked) -> None:
 def _fit_to(
     model: Any, guide: Any, data: Any, engine: Callable[..., Fit], options: Any, seed: int
 ) -> Fit:
-    """The fit to the data themselves, from which truths are drawn."""
+    """The fit to the data themselves, from which truths are drawn. Ctrl-C ends the study here."""
     parts = (model, guide, data) if takes(engine, "guide") else (model, data)
     settings = {"progress": False, "seed": seed, **options}
-    return engine(*parts, **{k: v for k, v in settings.items() if k in options or takes(engine, k)})
+    fit = engine(*parts, **{k: v for k, v in settings.items() if k in options or takes(engine, k)})
+    if fit.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return fit
 
 
 def _known(engine: Callable[..., Fit], guide: Any, of: Any) -> None:

@@ -136,9 +136,9 @@ class Compared:
             SettingError: `draws` is not a whole number of at least 1, `seed` of at least 0.
         """
         check_whole(draws=(1 if draws is None else draws, 1, MOST), seed=(seed, 0))
-        if name not in self.posteriors:
+        if not isinstance(name, str) or name not in self.posteriors:
             raise NameNotFound(
-                f"The comparison has no approximation {name!r}. {nearest(name, self.posteriors)}"
+                f"The comparison has no approximation {name!r}. {nearest(str(name), self.posteriors)}"
             )
         weights = self.weights[name]
         if weights is None:

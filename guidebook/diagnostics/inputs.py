@@ -40,6 +40,9 @@ def named(fits: Any, reference: Any) -> dict[str, Any]:
     if not isinstance(fits, Mapping) or not fits:
         raise DataError("Give a dict of at least one approximation: compare({'name': fit, ...}).")
     given = dict(fits)
+    for name in given:
+        if not isinstance(name, str):
+            raise DataError(f"An approximation is named {name!r}: give names of type str.")
     if isinstance(reference, str) and reference not in given:
         raise NameNotFound(
             f"The reference {reference!r} is not among the approximations. {nearest(reference, given)}"

@@ -50,7 +50,8 @@ def gibbs(
         GuideError: the guide lacks `sites`, `initial` or `sweep`.
         DataError, ModelError, SettingError: as `svi`.
     """
-    check_whole(draws=(draws, 4, MOST), tune=(tune, 0), chains=(chains, 1))
+    check_whole(draws=(draws, 4, MOST), tune=(tune, 0))
+    check_whole(chains=(chains, 1, MOST // draws))
     require(guide, CompleteConditionals, "gibbs", REMEDY)
     with opened(
         "gibbs", model, guide, data, seed=seed, device=device, dtype=torch.float64,

@@ -28,6 +28,8 @@ from guidebook.programs.potential import Potential
 from guidebook.scope import quiet
 
 DRAWS, MORE_DRAWS = 1000, 4000
+LEAST_DRAWS = 4
+"""Of each chain, which R-hat splits in two."""
 ACCEPT, CAREFUL = 0.9, 0.99
 GRADIENTS_PER_DRAW = 10
 PATIENCE = 0.2
@@ -56,7 +58,8 @@ def nuts(
     samples once more: with 4,000 draws where chains disagree or are too short, with shorter steps
     (0.99) and twice the adaptation where some diverged. `notes['runs']` says how often it sampled.
 
-    Ctrl-C keeps the draws made so far: as many of each chain as chains of equal length have.
+    Ctrl-C keeps the draws made so far, as many of each chain as chains of equal length have, of the run
+    that made more; before there are four of each it raises KeyboardInterrupt.
 
     The model's own parameters (pyro.param, networks) stay at their values: those of their statements,
     or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
@@ -65,11 +68,12 @@ def nuts(
         ModelError: the model cannot be recorded, or its density is zero everywhere tried.
         DataError, SettingError: as `svi`.
     """
-    check_whole(tune=(tune, 10, MOST), chains=(chains, 1))
+    check_whole(tune=(tune, 10, MOST))
     if draws is not None:
-        check_whole(draws=(draws, 4, MOST))
-    if target_accept is not None and not 0 < target_accept < 1:
-        raise SettingError(f"target_accept={target_accept} is out of range: give 0.6 to 0.999.")
+        check_whole(draws=(draws, LEAST_DRAWS, MOST))
+    check_whole(chains=(chains, 1, MOST // (draws or MORE_DRAWS)))
+    if target_accept is not None and not _is_share(target_accept):
+        raise SettingError(f"target_accept={target_accept!r} is out of range: give 0.6 to 0.999.")
     with opened("nuts", model, None, data, seed=seed, device=device, check=model_runs) as run:
         run.hold_parameters()
         sites = run.latent_sites()
@@ -89,15 +93,36 @@ def nuts(
         for name, value in (("draws", draws), ("target_accept", target_accept))
         if value is None
     }
-    u, diverging = _sampled(run, density, **settings)
-    again = _again(settings, free, u, diverging)
-    if again is not None:
-        settings = again
-        u, diverging = _sampled(run, density, **settings)
+    u, diverging, made = _run_or_two(run, density, settings, free)
+    if u.shape[1] < LEAST_DRAWS:
+        raise KeyboardInterrupt
     status, notes = _ended(u, diverging)
-    notes |= {"tune": settings["tune"], "runs": 1 if again is None else 2}
+    notes |= made
     position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
     return run.fit(status, sites=sites, draws=position, notes=notes)
+
+
+def _is_share(value: Any) -> bool:
+    number = isinstance(value, (float, np.floating)) and not isinstance(value, bool)
+    return number and 0 < float(value) < 1
+
+
+def _run_or_two(
+    run: Run, density: Any, settings: dict[str, Any], free: set[str]
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Draws u (chain, draw, D), whether each diverged, and the notes on the run that made them.
+
+    After Ctrl-C in the second run those of the run that made more.
+    """
+    u, diverging = _sampled(run, density, **settings)
+    first = u, diverging, {"tune": settings["tune"], "runs": 1}
+    again = None if run.interrupted else _again(settings, free, u, diverging)
+    if again is None:
+        return first
+    more, diverged = _sampled(run, density, **again)
+    if run.interrupted and more.size < u.size:
+        return first
+    return more, diverged, {"tune": again["tune"], "runs": 2}
 
 
 def _ended(u: np.ndarray, diverging: np.ndarray) -> tuple[Status, dict[str, Any]]:
@@ -119,11 +144,9 @@ def _ended(u: np.ndarray, diverging: np.ndarray) -> tuple[Status, dict[str, Any]
 def _again(
     settings: dict[str, Any], free: set[str], u: np.ndarray, diverging: np.ndarray
 ) -> dict[str, Any] | None:
-    """The settings of a second run; None where the first passed, was ended by Ctrl-C, or has no
-    setting left to the engine (`free`) that would help.
+    """The settings of a second run; None where the first passed, or has no setting left to the engine
+    (`free`) that would help.
     """
-    if u.shape[:2] != (settings["chains"], settings["draws"]):
-        return None
     if diverging.any():
         careful = settings | {"target_accept": CAREFUL, "tune": 2 * settings["tune"]}
         return careful if "target_accept" in free else None
@@ -178,13 +201,9 @@ def _for_nutpie(
 
 
 def _sampled(run: Run, compiled: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
-    """u (chain, draw, D) and whether each draw diverged, (chain, draw); at Ctrl-C those there are.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C before there were four draws.
-    """
+    """u (chain, draw, D) and whether each draw diverged, (chain, draw); at Ctrl-C those there are."""
     chains, draws = settings["chains"], settings["draws"]
-    with run.steps(chains * draws, shown=False) as steps, quiet():
+    with run.steps(chains * draws, shown=False, unit="draw") as steps, quiet():
         sampler = _nutpie().sample(
             compiled, **settings, cores=min(chains, 2), seed=run.seed, save_warmup=False,
             blocking=False,
@@ -199,11 +218,10 @@ def _sampled(run: Run, compiled: Any, **settings: Any) -> tuple[np.ndarray, np.n
         except BaseException:
             sampler.cancel()
             raise
-    u = np.asarray(trace.posterior["u"].values)
-    diverging = np.asarray(trace.sample_stats["diverging"].values).astype(bool)
-    kept, length = _whole_chains(np.isfinite(u).all(-1).sum(1))
-    if length < 4:
-        raise KeyboardInterrupt
+        u = np.asarray(trace.posterior["u"].values)
+        diverging = np.asarray(trace.sample_stats["diverging"].values).astype(bool)
+        kept, length = _whole_chains(np.isfinite(u).all(-1).sum(1))
+        steps.advance(len(kept) * length)
     return u[kept, :length], diverging[kept, :length]
 
 

@@ -95,5 +95,5 @@ def compare(
         raise SettingError(f"effort={effort!r}: give 'quick' or 'full'.")
     check_whole(seed=(seed, 0))
     with alone():  # ArviZ, too, changes the warning filters of the process
-        found = compared(fits, reference, seed, labels, held_out, calibration, effort)
+        found = compared(fits, reference, int(seed), labels, held_out, calibration, effort)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

@@ -32,6 +32,18 @@ ERRORS: dict[str, Bad] = {
     "no draws to compare": (
         lambda: gb.compare({"a": 3}), DataError, "'a' is neither a Fit nor a DataTree",
     ),
+    **{
+        f"an approximation called {name!r}": (
+            lambda name=name: gb.compare({name: tree(x=2), "b": tree(x=2)}), DataError, "named", "type str",
+        )
+        for name in (None, 3, ("a", 1))
+    },
+    **{
+        f"weighted draws of {name!r}": (
+            lambda name=name: compared().weighted(name), NameNotFound, "no approximation", "'q'",
+        )
+        for name in ("p", None, ["q"])
+    },
     "unknown reference": (
         lambda: gb.compare({"mean-field": 3}, reference="mean-feld"), NameNotFound, "mean-field",
     ),
@@ -112,6 +124,11 @@ def test_draws_without_densities_are_compared_and_the_missing_named() -> None:
     said = " ".join(found.witnesses["a"])
     assert "no lp" in said and "no log_q" in said and "gradients" in said
     assert np.isfinite(found.table.loc["a", "mean_error"])
+
+
+def test_a_seed_of_numpy_is_the_number_that_it_is() -> None:
+    found = gb.compare({"q": one_fit()}, seed=np.uint8(0), effort="quick")
+    assert found.table["khat"].equals(compared().table["khat"])
 
 
 DEGENERATE = {

@@ -314,7 +314,8 @@ def test_rows_that_cannot_be_used_are_named():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"draws": 3}, {"draws": 4.0}, {"tune": -1}, {"chains": 0}, {"seed": -1}]
+    "wrong",
+    [{"draws": 3}, {"draws": 4.0}, {"tune": -1}, {"chains": 0}, {"chains": 10**9}, {"seed": -1}],
 )
 def test_settings_out_of_range(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):

@@ -156,8 +156,12 @@ def test_enumerated_components_are_summed_out():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"draws": 0}, {"tune": 0}, {"chains": 0}, {"target_accept": 1.0}, {"draws": 2.5}]
-)
+    "setting",
+    [
+        {"draws": 0}, {"tune": 0}, {"chains": 0}, {"chains": 40_001}, {"draws": 2.5}, {"target_accept": 1.0},
+        {"target_accept": "high"}, {"target_accept": np.ones(2)}, {"target_accept": True},
+    ],
+)  # fmt: skip
 def test_settings_out_of_range(setting):
     with pytest.raises(SettingError, match=f"{next(iter(setting))}=.*out of range"):
         gb.nuts(counts, {"y": np.array([1.0])}, **{**SHORT, **setting})
@@ -188,19 +192,24 @@ def test_ctrl_c_keeps_the_draws_so_far():
         )
     assert fit.status is Status.INTERRUPTED
     assert 4 <= fit.notes["draws"] < 10_000_000
+    kept = fit.notes["draws"] * fit.notes["chains"]
+    assert fit.notes["interrupted"] == f"after {kept:,} of 20,000,000 draws"
     assert fit.draws.shape == (fit.notes["chains"], fit.notes["draws"], 1)
     assert bool(fit.draws.isfinite().all())
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def played(monkeypatch, diverging=0, apart=0.0, cut=0):
-    """The first run diverges so often, or has chains so far apart, or ends early; the second is good."""
+def played(monkeypatch, diverging=0, apart=0.0, stopped=0, left=0):
+    """The first run diverges so often, or has chains so far apart; the second is good. Ctrl-C ends run
+    `stopped` with so many draws left to make.
+    """
     seen = []
 
     def sampled(run, density, **settings):
         seen.append(settings)
         first = len(seen) == 1
-        shape = settings["chains"], settings["draws"] - cut
+        run.interrupted = len(seen) == stopped
+        shape = settings["chains"], settings["draws"] - left * run.interrupted
         u = np.random.default_rng(len(seen)).standard_normal((*shape, 2))
         if first:
             u += apart * np.arange(shape[0])[:, None, None]
@@ -223,7 +232,8 @@ def played(monkeypatch, diverging=0, apart=0.0, cut=0):
         ({"apart": 1.0}, {"draws": 500}, None),
         ({"diverging": 1}, {"target_accept": 0.8}, None),
         ({"apart": 1.0}, {"target_accept": 0.8}, {"draws": 4000, "tune": 1000, "target_accept": 0.8}),
-        ({"apart": 1.0, "cut": 1}, {}, None),  # ended by Ctrl-C
+        ({"apart": 1.0, "stopped": 1, "left": 1}, {}, None),
+        ({"apart": 1.0, "stopped": 1}, {}, None),
     ],
 )  # fmt: skip
 def test_it_samples_once_more_where_its_own_settings_do_not_pass(
@@ -237,3 +247,25 @@ def test_it_samples_once_more_where_its_own_settings_do_not_pass(
     if second is not None:
         assert asked == second and fit.status is Status.CONVERGED
         assert fit.notes["tune"] == second["tune"] and fit.notes["draws"] == second["draws"]
+
+
+@pytest.mark.parametrize(("left", "run"), [(4000, 1), (3001, 1), (3000, 2)])
+def test_ctrl_c_in_the_second_run_keeps_the_longer_one(left, run, monkeypatch):
+    """Of 1,000 draws and 4,000, of which so many were left."""
+    played(monkeypatch, apart=1.0, stopped=2, left=left)
+    with searched_once(STARTS):
+        fit = gb.nuts(regression, regression_data(), progress=False)
+    assert fit.status is Status.INTERRUPTED and fit.notes["runs"] == run
+    assert fit.draws.shape[1] == fit.notes["draws"] == (1000 if run == 1 else 4000 - left)
+    assert "interrupted" in fit.notes
+
+
+@pytest.mark.parametrize("left", [997, 996])
+def test_ctrl_c_before_there_are_four_draws_ends_the_engine(left, monkeypatch):
+    played(monkeypatch, stopped=1, left=left)
+    with searched_once(STARTS):
+        if left == 997:
+            with pytest.raises(KeyboardInterrupt):
+                gb.nuts(regression, regression_data(), progress=False)
+        else:
+            assert gb.nuts(regression, regression_data(), progress=False).draws.shape[1] == 4

@@ -133,7 +133,7 @@ def test_ctrl_c_keeps_the_particles(monkeypatch):
     monkeypatch.setattr(module, "_velocity", interrupted)
     fit = gb.svgd(counts, COUNTS, particles=20, tolerance=1e-9, **QUIET)
     assert fit.status is Status.INTERRUPTED
-    assert fit.notes["steps"] == 2
+    assert fit.notes["steps"] == 2 and fit.notes["interrupted"].startswith("after 2 of ")
     assert fit.draws.shape == (1, 20, 1)
 
 

@@ -372,6 +372,7 @@ def test_ctrl_c_keeps_what_there_is_and_the_checkpoint_continues_it(monkeypatch,
         patch.setattr(loop, "advance", interrupted)
         stopped = fit(checkpoint=path)
     assert (stopped.status, stopped.engine) == (gb.Status.INTERRUPTED, "wake_sleep")
+    assert stopped.notes["interrupted"] == "after 20 steps"
     np.testing.assert_array_equal(stopped.history, whole.history[:20])
     np.testing.assert_array_equal(fit(checkpoint=path).history, whole.history)
 

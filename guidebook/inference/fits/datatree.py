@@ -50,6 +50,7 @@ def to_datatree(
 ) -> xr.DataTree:  # fmt: skip
     """The groups that `Fit.posterior` documents."""
     check_whole(draws=(draws, 1, MOST), seed=(seed, 0))
+    draws, seed = int(draws), int(seed)
     if approximation.has_joint:
         groups, u = _with_joint(approximation, draws, seed)
     else:

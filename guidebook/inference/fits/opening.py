@@ -20,7 +20,7 @@ works meanwhile (`guidebook.scope`). The pair has been run once on the data, by 
 
 A check that fails because a constant of the model is in float32 is tried again in that precision.
 A loop is `with run.steps(total, shown=progress) as steps: for step in steps: ...`: it ends at Ctrl-C,
-and then the fit is INTERRUPTED whatever status the engine gives.
+and then the fit is INTERRUPTED whatever status the engine gives; its notes say after how many steps.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class Run:
             try:
                 yield steps
             finally:
-                self.interrupted |= steps.stopped
+                if steps.stopped:
+                    self.interrupted = True
+                    self.noted["interrupted"] = f"after {steps.done:,} of {steps.total:,} {unit}s"
 
     def hold_parameters(self) -> None:
         """Of an engine that trains none of the model's own parameters: the fit notes their names in
@@ -153,6 +155,8 @@ class Run:
         """The Fit, timed from the opening to now; `history` holds the objective of every step."""
         if self.interrupted and status is not Status.STOPPED_BY_NAN:
             status = Status.INTERRUPTED
+        if status is Status.INTERRUPTED:
+            self.noted.setdefault("interrupted", f"after {len(history):,} steps")
         return Fit(
             self.model, self.guide, self.data, np.array(history, dtype=np.float64), status,
             self.seed, time.perf_counter() - self.started, self.engine, sites, draws,
@@ -198,6 +202,7 @@ def opened(
     """
     started = time.perf_counter()
     check_whole(seed=(seed, 0))
+    seed = int(seed)  # NumPy's integers are not taken by all, and wrap around
     source = data if isinstance(data, Source) else admitted(model, data, batch_size=None, size=None)
     place = find_device(device, source.held)
 

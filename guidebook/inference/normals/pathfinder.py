@@ -87,6 +87,8 @@ def pathfinder(
             factors = torch.stack([factor for _, factor, _ in found])
             log_shares = _shares(potential, centers, factors, seed)
             _place(run.guide, log_shares, centers, factors)
+    if not found and run.interrupted:
+        raise KeyboardInterrupt
     if not found:
         warnings.warn(Status.NO_MODE.value, stacklevel=2)
         return run.fit(Status.NO_MODE, sites=run.guide.sites, notes={"paths": 0})

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 from guidebook.errors import GuideError, SettingError
+from guidebook.scope import replaced
 
 PARTICLES = "num_particles_vectorized"
 
@@ -44,7 +45,9 @@ class RowWakeSleep(ReweightedWakeSleep):
 
     def _guess_max_plate_nesting(self, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
         """Pyro's look at the pair, outside the recorded graph and without using up random numbers."""
-        with disable_proxy_modes_tracing(), torch.random.fork_rng(), torch.no_grad():
+        # a recording refuses programs that set the seed; this puts it back as it was
+        seeds = replaced((torch, "set_rng_state", torch.random.set_rng_state))
+        with disable_proxy_modes_tracing(), seeds, torch.random.fork_rng(), torch.no_grad():
             super()._guess_max_plate_nesting(model, guide, args, kwargs)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:

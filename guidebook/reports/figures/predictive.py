@@ -66,7 +66,8 @@ def _replicated(comparison: "Compared") -> dict[str, dict[str, Array]]:
             if variable not in tree["posterior_predictive"].data_vars:
                 continue
             draws = np.asarray(tree["posterior_predictive"].data_vars[variable].values)
-            if observed.size and draws.size % observed.size == 0 and draws.dtype.kind in "bifu":
+            numbers = draws.dtype.kind in "bifu" and observed.dtype.kind in "bifu"
+            if numbers and observed.size and draws.size % observed.size == 0:
                 flat = draws.reshape(-1, observed.size).astype(float)
                 result.setdefault(str(variable), {})[name] = flat
     return result
