@@ -181,10 +181,12 @@ class Statements(nn.Module):
                     lend(name, network)
                 return network
 
-            def lend(name: str, network: nn.Module) -> None:
+            def lend(name: str, network: nn.Module, own: bool = True) -> None:
                 if lent.get(name) is not network:
                     lent[name] = network
-                    stack.enter_context(self._lent(network, lambda key: f"{name}{DIVIDER}{key}"))
+                    stack.enter_context(
+                        self._lent(network, lambda key: f"{name}{DIVIDER}{key}", own)
+                    )
 
             def call(network: PyroModule, *args: Any, **kwargs: Any) -> Any:
                 if id(network) in inside or network._pyro_context.active:
@@ -194,7 +196,7 @@ class Statements(nn.Module):
 
             for name, (ref, _) in list(self.shared.networks.items()):
                 if (network := ref()) is not None and id(network) not in inside:
-                    lend(name, network)
+                    lend(name, network, own=False)
             stack.enter_context(_Reads(self, own))
             with replaced((pyro, "module", module), (PyroModule, "__call__", call)):
                 yield
@@ -208,7 +210,9 @@ class Statements(nn.Module):
             yield
 
     @contextlib.contextmanager
-    def _lent(self, network: nn.Module, named: Callable[[str], str]) -> Iterator[None]:
+    def _lent(
+        self, network: nn.Module, named: Callable[[str], str], own: bool = True
+    ) -> Iterator[None]:
         """The network with the tensors of this module and in its mode inside the block."""
         swapped: list[tuple[dict[str, Any], str, Any]] = []
         first: dict[int, str] = {}  # of a parameter at several places
@@ -228,7 +232,8 @@ class Statements(nn.Module):
                     full, (self.shared.of(parameter, full), constraints.real)
                 )
                 self.adopt(full, parameter, constraints.real)
-            self.shared.check_one_network(full, network, parameter)
+            if own:
+                self.shared.check_one_network(full, network, parameter)
             put("_parameters", key, self.unconstrained[self.names.index(full)])
         lent = [(key, named(key)) for key, _ in network.named_buffers()]
         for key, full in lent:
