@@ -60,11 +60,21 @@ def local_parameters() -> Iterator[None]:
     """
     with (
         alone(), pyro.settings.context(module_local_params=True), pyro.get_param_store().scope(),
-        replaced((SubsampleMessenger, "_subsample", staticmethod(_all_rows))),
+        replaced(
+            (SubsampleMessenger, "_subsample", staticmethod(_all_rows)),
+            (pyro.nn.module, "_unconstrain", _unconstrained),
+        ),
     ):  # fmt: skip
         yield
 
 
+def _unconstrained(value: Any, constraint: Any) -> torch.nn.Parameter:
+    """A parameter of a PyroModule with memory of its own, as Pyro's store makes it of an expanded value."""
+    made = _pyros_parameter(value, constraint)
+    return torch.nn.Parameter(made.detach().contiguous())
+
+
+_pyros_parameter = pyro.nn.module._unconstrain
 _pyros_rows = SubsampleMessenger._subsample
 _subsampling = False
 

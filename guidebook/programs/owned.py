@@ -56,7 +56,7 @@ class Owned(Statements):
                 stack.enter_context(evaluated(owner))
             if _is_pyro_method(function):
                 stack.enter_context(self.lends(owner))
-            stack.enter_context(self.reading(self.below))
+            stack.enter_context(self.reading(self.below, owner))
             return function(*args, **data)
 
 
@@ -161,12 +161,10 @@ def owning(model: Any, guide: Any, originals: tuple[Any, Any] = (None, None)) ->
 
 
 def settled(model: Any, guide: Any) -> tuple[Any, Any]:
-    """A pair of `owning` after its first run: what has shown no statement is as it was before.
-
-    A parameter whose entries share memory (Pyro's init_to_mean of an expanded prior) gets its own.
-    """
-    for parameter in parameters_of(model, guide):
-        parameter.data = parameter.data.contiguous()
+    """A pair of `owning` after its first run: what has shown no statement is as it was before."""
+    for part in (model, guide):
+        if isinstance(part, Owned):
+            part.meets(getattr(part.function[0], "__self__", None))
     for holder, place in _models_within(guide):
         held = getattr(holder, place)[0]
         setattr(holder, place, (_bare(held) if held is not model else _settled(model),))

@@ -73,6 +73,7 @@ class Potential:
         changing: tuple[str, ...] = (),
     ) -> None:
         self.model, self.data, self.changing = model, dict(data), changing
+        self._default = torch.get_default_dtype()
         with local_parameters(), precision(self.dtype), torch.no_grad():
             self.sites = sites or latent_sites(model, self.data)
             nodes = sample_nodes(model, self.data)
@@ -153,6 +154,13 @@ class Potential:
         grad, value = torch.func.grad_and_value(self._log_density)(u)
         return value, grad
 
+    def _value_and_grad_by_autograd(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            at = u.detach().requires_grad_()
+            value = self._log_density(at)
+            (grad,) = torch.autograd.grad(value, at)
+        return value.detach(), grad
+
     def single(self) -> torch.fx.GraphModule:
         """The recorded graph of u (D,), and the data that change -> (log p(x, u), gradient).
 
@@ -176,7 +184,7 @@ class Potential:
     @property
     def dtype(self) -> torch.dtype:
         floats = [v for v in self._tensors() if v.is_floating_point()]
-        return floats[0].dtype if floats else torch.get_default_dtype()
+        return floats[0].dtype if floats else self._default
 
     def _tensors(self) -> list[Tensor]:
         """Those of the data, also inside of lists and dicts."""
@@ -308,7 +316,11 @@ class Potential:
         return self._graphs[name]
 
     def _one_by_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A model that cannot be vectorised is evaluated position by position."""
+        """A model that cannot be vectorised is evaluated position by position, its gradient by autograd:
+        what torch.func cannot transform may be the reason.
+        """
+        if function is Potential.value_and_grad_at:
+            function = Potential._value_and_grad_by_autograd
 
         def loop(u: Tensor) -> Any:
             with local_parameters(), precision(self.dtype), eager():

@@ -40,17 +40,24 @@ class Shared:
         buffers: those of networks.
         twins: by the id of a network's own parameter, that parameter and the one that stands for it.
         origins: by a parameter's name, the network that registered it first, and its own parameter.
+        networks: those that either program has registered, and whether its module is copied with it.
     """
 
     parameters: dict[str, tuple[nn.Parameter, constraints.Constraint]] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     twins: dict[int, tuple[Tensor, nn.Parameter]] = field(default_factory=dict)
     origins: dict[str, tuple[weakref.ref[nn.Module], Tensor]] = field(default_factory=dict)
+    networks: dict[str, tuple[weakref.ref[nn.Module], bool]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
         parameters, buffers = copy.deepcopy((self.parameters, self.buffers), memo)
         twins = {i: (own, copy.deepcopy(twin, memo)) for i, (own, twin) in self.twins.items()}
-        return Shared(parameters, buffers, twins, dict(self.origins))
+        networks = {
+            name: (weakref.ref(copy.deepcopy(network, memo) if within else network), within)
+            for name, (ref, within) in self.networks.items()
+            if (network := ref()) is not None
+        }
+        return Shared(parameters, buffers, twins, dict(self.origins), networks)
 
     def check_one_network(self, name: str, network: nn.Module, own: Tensor) -> None:
         """GuideError: another network that is still in use has a parameter of this name.
@@ -124,6 +131,11 @@ class Statements(nn.Module):
         """The buffer of this name."""
         return self.get_buffer(f"kept_{self.kept.index(name)}")
 
+    def meets(self, owner: Any = None) -> None:
+        """Takes the tensors of all networks of the pair: what one program registers, the other reads, too."""
+        with self.reading(owner=owner):
+            pass
+
     def joins(self, shared: Shared) -> None:
         """Reads from now on what is shared there, and brings what is not there yet."""
         self.shared = shared
@@ -152,17 +164,29 @@ class Statements(nn.Module):
                 self.keep(name, value)
 
     @contextlib.contextmanager
-    def reading(self, own: nn.Module | None = None) -> Iterator[None]:
-        """Statements inside the block read what is here; `own` is a module that trains its own parameters."""
+    def reading(self, own: nn.Module | None = None, owner: Any = None) -> Iterator[None]:
+        """Statements inside the block read what is here; `own` is a module that trains its parameters
+        itself, whose statements about them are its own affair; `owner` that of which the program is a method.
+        """
         inside = {id(m) for m in own.modules()} if own is not None else set[int]()
+        copied = {id(m) for m in owner.modules()} if isinstance(owner, nn.Module) else set[int]()
+        lent: dict[str, nn.Module] = {}
         usual = PyroModule.__call__
         with contextlib.ExitStack() as stack:
 
             def module(name: str, network: nn.Module, update_module_params: bool = False) -> Any:
                 self.answered = True
                 if id(network) not in inside:
-                    stack.enter_context(self._lent(network, lambda key: f"{name}{DIVIDER}{key}"))
+                    self.shared.networks[name] = weakref.ref(network), id(network) in copied
+                    lend(name, network)
                 return network
+
+            def lend(name: str, network: nn.Module, own: bool = True) -> None:
+                if lent.get(name) is not network:
+                    lent[name] = network
+                    stack.enter_context(
+                        self._lent(network, lambda key: f"{name}{DIVIDER}{key}", own)
+                    )
 
             def call(network: PyroModule, *args: Any, **kwargs: Any) -> Any:
                 if id(network) in inside or network._pyro_context.active:
@@ -170,6 +194,9 @@ class Statements(nn.Module):
                 with self.lends(network):
                     return usual(network, *args, **kwargs)
 
+            for name, (ref, _) in list(self.shared.networks.items()):
+                if (network := ref()) is not None and id(network) not in inside:
+                    lend(name, network, own=False)
             stack.enter_context(_Reads(self, own))
             with replaced((pyro, "module", module), (PyroModule, "__call__", call)):
                 yield
@@ -183,7 +210,9 @@ class Statements(nn.Module):
             yield
 
     @contextlib.contextmanager
-    def _lent(self, network: nn.Module, named: Callable[[str], str]) -> Iterator[None]:
+    def _lent(
+        self, network: nn.Module, named: Callable[[str], str], own: bool = True
+    ) -> Iterator[None]:
         """The network with the tensors of this module and in its mode inside the block."""
         swapped: list[tuple[dict[str, Any], str, Any]] = []
         first: dict[int, str] = {}  # of a parameter at several places
@@ -203,7 +232,8 @@ class Statements(nn.Module):
                     full, (self.shared.of(parameter, full), constraints.real)
                 )
                 self.adopt(full, parameter, constraints.real)
-            self.shared.check_one_network(full, network, parameter)
+            if own:
+                self.shared.check_one_network(full, network, parameter)
             put("_parameters", key, self.unconstrained[self.names.index(full)])
         lent = [(key, named(key)) for key, _ in network.named_buffers()]
         for key, full in lent:

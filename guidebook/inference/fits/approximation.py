@@ -25,6 +25,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
@@ -109,9 +110,13 @@ class Approximation:
         """
         if self.data is None:
             raise DataError(_NO_JOINT)
-        dtype = self.draws.dtype if self.draws is not None else dtype_of(self.model, self.guide)
         device = next((p.device for p in parameters_of(self.model, self.guide)), None)
-        return as_tensors(self.data, dtype, device or find_device(None, self.data))
+        return as_tensors(self.data, self.dtype, device or find_device(None, self.data))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the fit."""
+        return self.draws.dtype if self.draws is not None else dtype_of(self.model, self.guide)
 
     @cached_property
     def potential(self) -> Potential:
@@ -123,7 +128,8 @@ class Approximation:
         """
         if self.model is None:
             raise DataError(_NO_JOINT)
-        found = Potential(self.model, self.tensors, self.sites)
+        with precision(self.dtype):  # of data without a floating-point number, too
+            found = Potential(self.model, self.tensors, self.sites)
         check_all_rows(found.nodes)
         return found
 
@@ -215,11 +221,13 @@ class Approximation:
     def _traced(self, draws: int) -> tuple[Values, Tensor]:
         """Values of the sites and log q(z) of any Pyro guide, vectorised where it can be."""
         data, names = self.potential.data, [site.name for site in self.sites]
+        nodes = self.potential.nodes
+        masked = {n for n in names if n in nodes and nodes[n]["mask"] is not None}
 
         def one(_: Tensor) -> tuple[Values, Tensor]:
             trace = poutine.trace(self.guide).get_trace(**data)
             values = {n: trace.nodes[n]["value"] for n in names}
-            return values, torch.as_tensor(_log_prob_sum(trace))
+            return values, torch.as_tensor(_log_prob_sum(trace, masked))
 
         chunk = min(draws, self.potential.chunk)
         pieces = []
@@ -286,9 +294,12 @@ def _is_delta(fn: Any) -> bool:
     return isinstance(fn, dist.Delta)
 
 
-def _log_prob_sum(trace: Any) -> Any:
+def _log_prob_sum(trace: Any, masked: set[str]) -> Any:
+    """log q(z) without what model (`masked`) and guide both mask: rows that are not there."""
     total: Any = 0.0
-    for node in trace.nodes.values():
+    for name, node in trace.nodes.items():
         if node["type"] == "sample" and not node["is_observed"]:
-            total = total + node["fn"].log_prob(node["value"]).sum()
+            mask = node["mask"] if name in masked else None
+            density = node["fn"].log_prob(node["value"])
+            total = total + scale_and_mask(density, mask=mask).sum()
     return total

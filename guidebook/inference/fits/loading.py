@@ -111,6 +111,8 @@ def _restore(part: Any, kept: Mapping[str, Any], what: str, data: Any) -> None:
     if statements is not None:
         constrained = {n: decode_support(c) for n, c in kept["constraints"].items()}
         statements.restore(kept["statements"], constrained)
+        # whether a module tells Pyro of its own networks shows in a run, and there was none
+        statements.answered |= not isinstance(part, Owned)
     made = part.below if isinstance(part, Owned) else part
     if isinstance(made, nn.Module):
         if data is not None and kept["state"]:

@@ -34,6 +34,12 @@ READS_A_VALUE = (
 DYNAMIC = (aten.index.Tensor, aten.masked_select.default)
 """Operations whose result has as many entries as a mask has true ones; the values do not matter."""
 
+BLANK = (
+    aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default,
+    aten.new_empty_strided.default,
+)  # fmt: skip
+"""Operations that give memory with nothing in it yet."""
+
 
 KEPT_UP_TO = 1024
 """Numbers of a literal of the program, or of what follows from literals, up to which its value is kept."""
@@ -75,6 +81,7 @@ class _Tape(TorchDispatchMode):
         self.outside: dict[str, Tensor] = {}
         self.known: dict[int, tuple[Tensor, torch.fx.Node]] = {}  # held, so that no id comes again
         self.from_outside: set[int | None] = set()  # the memory of what came from outside
+        self.blank: dict[int | None, Tensor] = {}  # memory that nothing on the tape has filled
         self.written: dict[int | None, Tensor] = {}  # by memory; held for the same reason
         self.count = 0
         self.numbers: dict[int | None, int] = {}  # of memory, as an address may come again
@@ -115,6 +122,7 @@ class _Tape(TorchDispatchMode):
             if taken_apart is not NotImplemented:
                 return taken_apart
         tensors = _tensors((args, kwargs))
+        self._check_filled(func, tensors)
         constant = all(map(self._is_constant, tensors))
         if torch.Tag.data_dependent_output in func.tags:
             if not constant:
@@ -139,6 +147,8 @@ class _Tape(TorchDispatchMode):
         if func._schema.is_mutable and not self._stays_constant(func, args, kwargs, constant):
             constant = False
         result = func(*args, **kwargs)
+        if func in BLANK:
+            self.blank[_memory(result)] = result
         if not _shares(func):  # in new memory, perhaps at the address of what is gone
             for part in _tensors(result):
                 self.numbers.pop(_memory(part), None)
@@ -218,6 +228,19 @@ class _Tape(TorchDispatchMode):
                     constant = False
                     self.written[memory] = tensor
         return constant
+
+    def _check_filled(self, func: Any, tensors: list[Tensor]) -> None:
+        """DependsOnValues where an operation reads memory that torch has filled past the tape."""
+        if not self.blank or func.is_view or func in BLANK:
+            return
+        for memory in map(_memory, tensors):
+            if memory in self.blank:
+                if not func._schema.is_mutable:
+                    raise DependsOnValues(
+                        "a function of torch fills memory in a way that no graph sees (pad_packed_sequence, "
+                        "for one)"
+                    )
+                del self.blank[memory]
 
     def _check_shape(self, func: Any, args: Any, tensors: list[Tensor]) -> None:
         """DependsOnValues where the shape of a result depends on values that are not constant."""

@@ -25,6 +25,20 @@ from tests.programs.laws.pyros_own import (
 )
 
 DRAWS = 3
+SHORT = {
+    "line", "obs_mask", "do", "lift", "equalize", "seed", "block", "factor", "plates reused",
+    "plate called chain", "sequential plate", "observed value broadcast", "subsample_size",
+    "pyro.subsample", "sequential subsample", "subsample=", "shared parameter", "pyro.module",
+    "PyroSample", "PyroParam", "pyro_method", "pyro.markov", "constants in float32", "guide sums",
+    "guide draws, TraceGraph", "summed twice", "AutoDiscreteParallel", "LocScaleReparam",
+    "SymmetricStableReparam", "NeuTraReparam", "AutoDelta", "AutoMultivariateNormal", "AutoIAFNormal",
+    "AutoLaplaceApproximation", "AutoGuideList", "AutoNormalMessenger", "GuideMessenger", "EasyGuide",
+    "vectorised particles", "RenyiELBO", "ReweightedWakeSleep", "MultiStepLR", "positional tuple",
+    "DataFrame", "PackedSequence", "missing values", "no arguments", "Gaussian process",
+    "semi-supervised, labels", "semi-supervised, no labels", "topics", "epidemic", "causal autoencoder",
+    "deep Markov model",
+}  # fmt: skip
+"""One or more of every kind, in every run of the suite; the others are marked slow."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "program" not in metafunc.fixturenames:
         return
     about_fits = "fit" in metafunc.fixturenames
-    chosen = [p for p in PROGRAMS.values() if p.how != "refused" or not about_fits]
-    metafunc.parametrize("program", chosen, ids=lambda p: p.name, scope="session")
+    by_mode = "at_mode" in metafunc.fixturenames
+    chosen = [p for p in PROGRAMS.values() if p.how != "refused" or not (about_fits or by_mode)]
+    chosen = [p for p in chosen if p.by_mode or not by_mode]
+    rows = [
+        pytest.param(p, id=p.name, marks=[] if p.name in SHORT else [pytest.mark.slow])
+        for p in chosen
+    ]
+    metafunc.parametrize("program", rows, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +116,10 @@ def draws(program: Program, fit: gb.Fit, tree: xr.DataTree) -> list[dict[str, to
         for one, value in zip(found, values, strict=True):
             one[site.name] = torch.as_tensor(value).to(torch.long if label else program.dtype)
     return found
+
+
+@pytest.fixture(scope="session")
+def at_mode(program: Program) -> gb.Fit:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parameters are held
+        return gb.laplace(made(program)[0], program.data)

@@ -130,17 +130,15 @@ def in_two_parts():
 HANDLERS = (
     Program("line", "`pyro.sample`, `obs=`", by(line), DATA),
     Program("scale", "`poutine.scale`", by(tempered), DATA),
-    Program("mask", "`poutine.mask`", by(partly_masked), DATA, close=True),
-    Program(
-        "masked distribution", "`Distribution.mask`", by(masked_distribution), DATA, close=True
-    ),
-    Program("obs_mask", "`pyro.sample(obs_mask=)`", by(imputed), DATA, close=True),
-    Program("condition", "`poutine.condition`", by(conditioned), {"x": X}, close=True),
-    Program("do", "`poutine.do`", by(intervened), {"x": X}, close=True),
+    Program("mask", "`poutine.mask`", by(partly_masked), DATA),
+    Program("masked distribution", "`Distribution.mask`", by(masked_distribution), DATA),
+    Program("obs_mask", "`pyro.sample(obs_mask=)`", by(imputed), DATA),
+    Program("condition", "`poutine.condition`", by(conditioned), {"x": X}),
+    Program("do", "`poutine.do`", by(intervened), {"x": X}),
     Program("lift", "`poutine.lift`", lifted, DATA),
     Program("infer_config", "`poutine.infer_config`", by(configured), DATA),
     Program("uncondition", "`poutine.uncondition`", by(unconditioned), DATA),
-    Program("equalize", "`poutine.equalize`", by(tied), DATA, close=True),
+    Program("equalize", "`poutine.equalize`", by(tied), DATA),
     Program(
         "seed",
         "`poutine.seed`",
@@ -148,10 +146,9 @@ HANDLERS = (
         DATA,
         "reference",
         "sets the seed of torch's random",
-        close=True,
     ),
-    Program("broadcast", "`poutine.broadcast`", by(widened), DATA, close=True),
+    Program("broadcast", "`poutine.broadcast`", by(widened), DATA),
     Program("block", "`poutine.block` in a guide", in_two_parts, DATA),
     Program("factor", "`pyro.factor`", by(penalised), DATA),
-    Program("deterministic", "`pyro.deterministic`", by(derived), DATA, close=True),
+    Program("deterministic", "`pyro.deterministic`", by(derived), DATA),
 )

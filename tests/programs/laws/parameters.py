@@ -164,16 +164,14 @@ def of_module(make):
 
 
 PARAMETERS = (
-    Program("pyro.param", "`pyro.param` in the model", by(noisy), DATA, close=True),
-    Program("guide by hand", "`pyro.param` in the guide, lazily made", lambda: (noisy, by_hand), DATA,
-            close=True),
+    Program("pyro.param", "`pyro.param` in the model", by(noisy), DATA),
+    Program("guide by hand", "`pyro.param` in the guide, lazily made", lambda: (noisy, by_hand), DATA),
     Program("shared parameter", "one `pyro.param` in model and guide", lambda: (noisy, sharing), DATA),
-    Program("pyro.module", "`pyro.module`", network, TABLE, close=True),
-    Program("frozen weights", "`requires_grad_(False)`", frozen, TABLE, close=True),
+    Program("pyro.module", "`pyro.module`", network, TABLE),
+    Program("frozen weights", "`requires_grad_(False)`", frozen, TABLE),
     Program("PyroSample", "`PyroModule`, `PyroSample`", of_module(Regression), TABLE),
-    Program("PyroParam", "`PyroParam`, `PyroSample` of a function", of_module(Scaled), DATA, close=True),
-    Program("pyro_method", "`pyro_method`: model and guide of one module", methods, DATA, close=True),
+    Program("PyroParam", "`PyroParam`, `PyroSample` of a function", of_module(Scaled), DATA),
+    Program("pyro_method", "`pyro_method`: model and guide of one module", methods, DATA),
     Program("to_pyro_module_", "`to_pyro_module_`: a Bayesian network", bayesian_network, TABLE),
-    Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE,
-            close=True),
+    Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE),
 )  # fmt: skip

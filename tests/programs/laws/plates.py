@@ -100,6 +100,14 @@ def replicated(y):
         pyro.sample("y", dist.Normal(mean, 1.0), obs=y.expand(2, -1))
 
 
+def of_chains(y):
+    """A plate of the name that ArviZ gives to a dimension of the draws."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+    with pyro.plate("chain", len(y)):
+        effect = pyro.sample("effect", dist.Normal(mean, 1.0))
+        pyro.sample("y", dist.Normal(effect, 0.5), obs=y)
+
+
 def widened(y):
     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
     with pyro.plate("replicate", 2, dim=-2), pyro.plate("row", len(y), dim=-1):
@@ -110,22 +118,23 @@ ALL = {"part": None}
 ROWS = {"y": Y[[1, 4]], "rows": torch.tensor([1, 4])}
 TRANSPOSED = {"y": TABLE}
 PLATES = (
-    Program("nested plates", "`pyro.plate`, nested, `dim=`", by(nested), TRANSPOSED, close=True),
-    Program("plates reused", "plates as objects, entered in any order", by(reused), TRANSPOSED, close=True),
-    Program("plate_stack", "`pyro.plate_stack`", by(stacked), TRANSPOSED, close=True),
-    Program("sequential plate", "`for i in pyro.plate`", lambda: (one_by_one, one_by_one_guide), {"y": Y},
-            close=True),
-    Program("plate as decorator", "`@pyro.plate`", by(replicated), {"y": Y}, close=True),
+    Program("nested plates", "`pyro.plate`, nested, `dim=`", by(nested), TRANSPOSED),
+    Program("plates reused", "plates as objects, entered in any order", by(reused), TRANSPOSED),
+    Program("plate_stack", "`pyro.plate_stack`", by(stacked), TRANSPOSED),
+    Program("sequential plate", "`for i in pyro.plate`", lambda: (one_by_one, one_by_one_guide), {"y": Y}),
+    Program("plate as decorator", "`@pyro.plate`", by(replicated), {"y": Y}),
+    Program("plate called chain", "a plate called `chain`, `draw` or `sample`", by(of_chains), {"y": Y},
+            note="its dimension is `chain_plate`, ..."),
     Program("observed value broadcast", "an observed value with fewer dimensions than its plates",
             by(widened), {"y": Y}, "refused", "Check the plates of the model and the shape of the data"),
     Program("subsample_size", "`subsample_size=`", by(some_rows), {"y": Y}, whole=ALL,
-            close=True, note="rows drawn at every step; log p of all rows"),
+            note="rows drawn at every step; log p of all rows"),
     Program("pyro.subsample", "`pyro.subsample`, `pyro.param(event_dim=)`",
-            lambda: (some_latents, latents_guide), {"y": Y}, whole=ALL, close=True),
+            lambda: (some_latents, latents_guide), {"y": Y}, whole=ALL),
     Program("autoguide of subsampled latents", "`subsample_size=` and latents in the plate",
-            by(some_latents, create_plates=create_plates), {"y": Y}, whole=ALL, close=True),
+            by(some_latents, create_plates=create_plates), {"y": Y}, whole=ALL),
     Program("sequential subsample", "`for i in pyro.plate(subsample_size=)`", by(some_one_by_one),
-            {"y": Y}, "reference", "reads the value of a tensor that changes", whole=ALL, close=True),
+            {"y": Y}, "reference", "reads the value", whole=ALL),
     Program("subsample=", "`subsample=`", by(given_rows, AutoMultivariateNormal), ROWS,
             "refused", "is given 2 of its 6 rows", note="in a fit on all data; `batch_size=` does it"),
 )  # fmt: skip

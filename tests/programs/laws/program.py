@@ -23,13 +23,12 @@ class Program:
         how: what svi does with it; words: a part of the warning or of the error.
         note: what the table says beside it.
         objective, optim: made anew; None for Trace_ELBO, and Adam.
+        same_as: the objective of Pyro that gives the same steps, where this one draws others.
         plates: how deep the plates go, of a model that is summed over discrete sites; None without.
         gets: what the model gets where that is something else than `data`, as Pyro's step is given it.
         whole: the arguments by which its plates hold all rows, where they draw some.
         single: whether it runs in single precision, for a constant that it reads.
-        by_chains: whether nuts and laplace run on it: latents are continuous, or summed out.
-        held: why they do not, in a part of their error.
-        close: whether laplace and nuts give the same means and scales: the posterior is nearly normal.
+        by_mode: whether laplace runs on it: latents are continuous, or summed out, and few.
     """
 
     name: str
@@ -40,14 +39,13 @@ class Program:
     words: str = ""
     note: str = ""
     objective: Callable[[], Any] | None = None
+    same_as: Callable[[], Any] | None = None
     optim: Callable[[], Any] | None = None
     plates: int | None = None
     gets: Mapping[str, Any] | None = None
     whole: Mapping[str, Any] = field(default_factory=dict)
     single: bool = False
-    by_chains: bool = True
-    held: str = ""
-    close: bool = False
+    by_mode: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property

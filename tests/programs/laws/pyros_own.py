@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,10 @@ class PyrosOwn:
             torch.no_grad(), warnings.catch_warnings(),
         ):  # fmt: skip
             warnings.simplefilter("ignore")
+            for part in (self.model, self.guide):
+                module = getattr(part, "__self__", part)
+                if isinstance(module, torch.nn.Module):
+                    module.eval()
             yield
 
 
@@ -123,7 +127,12 @@ def run_by_pyro(program: Program) -> PyrosOwn:
         pyro.get_param_store().clear()
         torch.manual_seed(SEED)
         optimiser = optimiser_of(program)
-        svi = SVI(model, guide, optimiser, objective_of(program))
+        svi = SVI(
+            model,
+            guide,
+            optimiser,
+            objective_of(replace(program, objective=program.same_as or program.objective)),
+        )
         losses = []
         for _ in range(STEPS):
             losses.append(float(svi.step(**arguments)))

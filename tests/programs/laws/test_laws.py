@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 import guidebook as gb
-from tests.programs.laws.conftest import Ours
+from tests.programs.laws.conftest import DRAWS, Ours
 from tests.programs.laws.program import Program
 from tests.programs.laws.pyros_own import PyrosOwn
 
@@ -56,3 +56,8 @@ def test_its_log_q_is_that_of_pyros_trace(
         pytest.skip("no density, or one of auxiliary sites")
     near = tolerance(program)
     np.testing.assert_allclose(tree["sample_stats"]["log_q"][0], expected, rtol=near, atol=near)
+
+
+def test_laplace_runs_on_it(program: Program, at_mode: gb.Fit) -> None:
+    stats = at_mode.posterior(DRAWS, seed=1)["sample_stats"]
+    assert np.isfinite(stats["lp"]).all() and np.isfinite(stats["log_q"]).all()
