@@ -146,7 +146,10 @@ def svi(
     for told in ("collapsed", "support", "overfitting", "no_curvature"):
         if told in notes:
             warnings.warn(notes[told], stacklevel=2)
-    return run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)
+    fit = run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)
+    if problems[-1].joint is not None:
+        fit.approximation.keep(problems[-1].joint)
+    return fit
 
 
 def _with_curvature(run: Run, outcome: Outcome, sites: tuple[Site, ...]) -> Outcome:

@@ -8,6 +8,7 @@ recorded serves at other data of the same shapes (`Potential.at`), where the dat
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -49,6 +50,9 @@ from guidebook.programs.sites import (
 from guidebook.scope import local_parameters, precision, random_state
 
 ELEMENTS_AT_ONCE = 4_000_000
+LONG, ROWS_OF_LONG = 2000, 256
+"""Operations from which on a recording is long, as that of a loop over time: to record it again for another
+number of positions takes longer than hundreds of evaluations, so it is evaluated at so many at a time."""
 
 
 class Potential:
@@ -99,6 +103,7 @@ class Potential:
         rows = max((v.numel() for v in tensors), default=1)
         self.chunk = max(1, min(2048, ELEMENTS_AT_ONCE // max(rows, self.dimension)))
         self._graphs: dict[Any, Callable[..., Any]] = {}
+        self._lengths: list[int] = []  # of the recordings
         self.vectorised = True
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
@@ -108,8 +113,13 @@ class Potential:
         `data` holds the tensors that are replaced, all of them named in `changing`.
         """
         twin = copy.copy(self)
+        twin._graphs, twin._lengths = self._graphs, self._lengths
         twin.data = {**self.data, **data}
         return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graphs, which are recorded again."""
+        return {**vars(self), "_graphs": {}, "_lengths": []}
 
     def _inputs(self) -> list[Tensor]:
         return [self.data[name] for name in self.changing]
@@ -121,7 +131,9 @@ class Potential:
             here = self.at(dict(zip(self.changing, given, strict=True))) if given else self
             return function(here, position)
 
-        return record(run, u, *self._inputs())
+        graph = record(run, u, *self._inputs())
+        self._lengths.append(graph.meta["recorded"])
+        return graph
 
     # one position -------------------------------------------------------------------------------
 
@@ -219,6 +231,9 @@ class Potential:
 
     def _hessian_graph(self, u: Tensor) -> Callable[..., Tensor]:
         with local_parameters(), precision(self.dtype):
+            with contextlib.suppress(CannotRecord):
+                if self._long:
+                    return interpreted(self._recorded(_derivative_of_graph, u))
             try:
                 return interpreted(self._recorded(_second_derivative, u))
             except CannotRecord:  # no second derivative, or values are read
@@ -271,6 +286,8 @@ class Potential:
     def _batched(self, key: str, function: Callable[..., Any], u: Tensor) -> Any:
         u = u.detach()
         size = self.chunk if len(u) > self.chunk else _rounded(len(u))
+        if self._long and (key, size) not in self._graphs:
+            size = min(self.chunk, ROWS_OF_LONG)
         pieces = []
         for piece in u.split(size):
             short = size - len(piece)
@@ -279,6 +296,10 @@ class Potential:
             result = spared(partial(_with_inputs, graph, given) if given else graph, padded)
             pieces.append(mapped(result, partial(_first, len(piece))))
         return joined(pieces)
+
+    @property
+    def _long(self) -> bool:
+        return max(self._lengths, default=0) > LONG
 
     @property
     def cost(self) -> int:
@@ -298,6 +319,10 @@ class Potential:
                 return torch.func.vmap(one, randomness="different")(v)
 
             with local_parameters(), precision(self.dtype):
+                if key == "gradient" and self._long and "single" in self._graphs:
+                    with contextlib.suppress(CannotRecord):
+                        self._graphs[name] = interpreted(self._recorded(_rows_of_graph, u))
+                        return self._graphs[name]
                 try:
                     self._graphs[name] = interpreted(self._recorded(vectorised, u))
                 except CannotRecord:
@@ -321,6 +346,19 @@ class Potential:
 def _with_inputs(graph: Callable[..., Any], given: list[Tensor], u: Tensor) -> Any:
     """The graph at u, where it also takes the data that change."""
     return graph(u, *given)
+
+
+def _rows_of_graph(potential: Potential, u: Tensor) -> Any:
+    """log p(x, u) and gradient at u (S, D) by the graph of one position, without running the model."""
+    one = partial(_with_inputs, potential.single(), potential._inputs())
+    return torch.func.vmap(one)(u)
+
+
+def _derivative_of_graph(potential: Potential, u: Tensor) -> Tensor:
+    """The Hessian as the derivative of the recorded gradient."""
+    one = partial(_with_inputs, potential.single(), potential._inputs())
+    hessian: Tensor = torch.func.jacrev(lambda v: one(v)[1])(u)
+    return hessian
 
 
 def _second_derivative(potential: Potential, u: Tensor) -> Tensor:

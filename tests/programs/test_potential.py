@@ -1,6 +1,7 @@
 """The log density on the unconstrained scale, against SciPy and by hand."""
 
 import math
+import pickle
 
 import numpy as np
 import pyro
@@ -11,7 +12,9 @@ import scipy.stats
 import torch
 from pyro.distributions import constraints
 
-from guidebook.programs.graphs.recorded import CannotRecord
+import guidebook as gb
+from guidebook.programs import potential as room
+from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.nodes import plate_nesting, sample_nodes
 from guidebook.programs.potential import Potential, _rounded
 
@@ -463,3 +466,63 @@ def test_densities_carry_no_graph(reads_values):
     at = np.array([0.1, 0.2])
     expected = scipy.stats.norm.logpdf(at) + scipy.stats.norm.logpdf(0.3, 2 * at)
     np.testing.assert_allclose(log_joint.numpy(), expected)
+
+
+def random_walk(y):
+    level = torch.zeros(())
+    for t in range(len(y)):
+        level = pyro.sample(f"level_{t}", dist.Normal(level, 0.5))
+        pyro.sample(f"y_{t}", dist.Normal(level, 1.0), obs=y[t])
+
+
+def test_a_loop_over_time_grows_with_its_length():
+    """Numbers, not only operations: many slices of u would each have a gradient as long as u."""
+
+    def work(count):
+        graph = Potential(random_walk, {"y": torch.arange(count) / count}).single()
+        sizes = [n.meta["elements"] for n in graph.graph.nodes if "elements" in n.meta]
+        return graph.meta["recorded"], sum(sizes)
+
+    (few, small), (many, large) = work(10), work(20)
+    assert many < 2.2 * few and large < 2.2 * small
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_a_long_recording_is_made_once_for_all_numbers_of_positions(long, monkeypatch):
+    monkeypatch.setattr(room, "LONG", 100 if long else 10_000)
+    made = []
+    monkeypatch.setattr(room, "record", lambda *a: made.append(a) or record(*a))
+    potential = Potential(random_walk, {"y": torch.arange(10) / 10})
+    u = torch.randn(600, 10, generator=torch.Generator().manual_seed(0))
+    potential.single()
+    whole = torch.stack(potential(u)).sum(0)
+    for count in (3, 40, 300):
+        torch.testing.assert_close(torch.stack(potential(u[:count])).sum(0), whole[:count])
+    assert len(made) == 2 if long else len(made) > 3
+    plain = Potential(
+        random_walk, potential.data
+    )  # log p, gradient and Hessian are those of the model
+    value, grad = torch.func.vmap(plain.value_and_grad_at)(u[:3])
+    for one, other in zip(potential.value_and_grad(u[:3]), (value, grad), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(potential.hessian(u[0]), plain._eager_hessian(u[0]))
+    values = [float(potential.run_single()(row)[0]) for row in u[:5]]
+    np.testing.assert_allclose(values, whole[:5], rtol=1e-5)
+
+
+def test_the_start_of_a_fit_is_not_recorded_again(monkeypatch):
+    made = []
+    monkeypatch.setattr(room, "record", lambda *a: made.append(a) or record(*a))
+    fit = gb.svi(
+        random_walk,
+        gb.guides.mean_field(random_walk),
+        {"y": torch.arange(6) / 6},
+        steps=10,
+        progress=False,
+    )
+    before = len(made)
+    fit.potential.single()
+    fit.potential.hessian(torch.zeros(6))
+    assert len(made) == before > 1
+    twin = pickle.loads(pickle.dumps(fit.potential))
+    assert float(twin(torch.zeros(1, 6))[0]) == float(fit.potential(torch.zeros(1, 6))[0])

@@ -130,8 +130,12 @@ class Approximation:
     def sharing(self, potential: Potential) -> Approximation:
         """The same q; `potential` is that of its model at its data, recorded before."""
         twin = replace(self)
-        vars(twin)["potential"] = potential  # in the place where the property keeps its own
+        twin.keep(potential)
         return twin
+
+    def keep(self, potential: Potential) -> None:
+        """Takes a potential of its model at its data, recorded before, in place of one of its own."""
+        vars(self)["potential"] = potential  # where the property keeps it
 
     def over_positions(self) -> Any:
         """q(u) as a distribution over positions (D,), from a guide that is one; else None."""

@@ -85,6 +85,7 @@ class Problem:
     """What both paths work on: copies of model and guide, tensors, where batches come from, and the rows
     that are held out. `subsampled`: whether plates draw the rows they ask for at every step. `source`: of
     the data, as they were admitted. `starts`: what the guide holds that its start at the mode has set.
+    `joint`: log p of all rows, where the start was looked for by it and the steps leave it as it is.
     """
 
     model: Any
@@ -97,6 +98,7 @@ class Problem:
     device: torch.device
     seed: int
     held: HeldOut | None = None
+    joint: Potential | None = None
     subsampled: bool = True
     source: Source | None = None
     starts: tuple[Tensor, ...] = ()
@@ -182,7 +184,8 @@ def _start(problem: Problem) -> None:
     if isinstance(guide, StartsAtMode):
         guide.to(problem.device)
         problem.sites = guide.sites
-        start = find_start(_start_potential(problem))
+        potential = _start_potential(problem)
+        start = find_start(potential)
         before = {name: (value, value._version) for name, value in _held(guide)}
         guide.start_at(start.center, start.factor)
         problem.starts = tuple(
@@ -192,6 +195,11 @@ def _start(problem: Problem) -> None:
             or before[name][0] is not value
             or value._version != before[name][1]
         )
+        trained = isinstance(problem.model, nn.Module) and any(
+            True for _ in problem.model.parameters()
+        )
+        if problem.rows is None and not trained and not partial_plates(potential.nodes):
+            problem.joint = potential
     else:
         with torch.no_grad():
             problem.sites = latent_sites(problem.model, problem.data, discrete=True)

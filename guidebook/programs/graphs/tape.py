@@ -256,7 +256,8 @@ def taped(
 ) -> torch.fx.GraphModule:
     """The graph of one run of the function at the example; what nothing reads is left out.
 
-    `simplify`: what is computed twice is computed once (`guidebook.programs.graphs.simplified`).
+    Its meta has `recorded`, how many operations were written down. `simplify`: what is computed twice is
+    computed once (`guidebook.programs.graphs.simplified`), and loops are undone (`batched`).
 
     Raises:
         DependsOnValues: the function reads a value that depends on its arguments, or is random.
@@ -269,7 +270,7 @@ def taped(
     tape.graph.output(map_aggregate(result, tape.node))
     for node in tape.graph.nodes:
         _keep_dtype(node)
-    outside = tape.outside
+    outside, recorded = tape.outside, len(tape.graph.nodes)
     if simplify:
         outside = outside | simplified(tape.graph, set(tape.writes))
     # random numbers that nothing reads are not drawn: Pyro guesses the depth of plates by a first run
@@ -279,7 +280,9 @@ def taped(
     graph = tape.graph
     if simplify and (graph := batched(graph, set(tape.writes))) is not tape.graph:
         graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
-    return torch.fx.GraphModule(held, graph)
+    found = torch.fx.GraphModule(held, graph)
+    found.meta["recorded"] = recorded
+    return found
 
 
 def constants(graph: torch.fx.GraphModule) -> list[Tensor]:
