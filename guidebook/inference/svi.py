@@ -147,8 +147,7 @@ def svi(
         if told in notes:
             warnings.warn(notes[told], stacklevel=2)
     fit = run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)
-    if problems[-1].joint is not None:
-        fit.approximation.keep(problems[-1].joint)
+    fit.approximation.keep(problems[-1].joint)
     return fit
 
 

@@ -139,9 +139,10 @@ class Approximation:
         twin.keep(potential)
         return twin
 
-    def keep(self, potential: Potential) -> None:
-        """Takes a potential of its model at its data, recorded before, in place of one of its own."""
-        vars(self)["potential"] = potential  # where the property keeps it
+    def keep(self, potential: Potential | None) -> None:
+        """Takes a potential of its model at its data, where one was recorded before, as its own."""
+        if potential is not None:
+            vars(self)["potential"] = potential  # where the property keeps it
 
     def over_positions(self) -> Any:
         """q(u) as a distribution over positions (D,), from a guide that is one; else None."""
