@@ -33,6 +33,7 @@ from guidebook.programs.graphs.recorded import (
     spared,
 )
 from guidebook.programs.nodes import (
+    check_repeats,
     constants,
     depends_on_latents,
     is_deterministic,
@@ -76,6 +77,7 @@ class Potential:
         sites: tuple[Site, ...] = (),
         changing: tuple[str, ...] = (),
     ) -> None:
+        """ModelError where log p differs from run to run at one position."""
         self.model, self.data, self.changing = model, dict(data), changing
         self._default = torch.get_default_dtype()
         with local_parameters(), precision(self.dtype), torch.no_grad():
@@ -83,6 +85,7 @@ class Potential:
             nodes = sample_nodes(model, self.data)
             self.dimension = sum(site.size for site in self.sites)
             still = constants(model, self.data, nodes, self.dimension)
+            check_repeats(model, self.data)
         self.nodes = nodes
         self.plate_nesting = plate_nesting(nodes)
         derived = [n for n, node in nodes.items() if depends_on_latents(node)]

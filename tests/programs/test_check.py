@@ -260,3 +260,50 @@ def test_a_guide_that_fails_is_blamed_with_its_own_line():
     for program in (model, fails_inside):  # the guide comes first
         with pytest.raises(GuideError, match=f"^The guide fails .*ZeroDivisionError.*{where}"):
             check_pair(program, divides, {"y": Y})
+
+
+def by_itself(y):
+    """The level is known up to noise that no statement names."""
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(level + torch.randn(()), 1.0), obs=y)
+
+
+def hidden(y):
+    with pyro.poutine.block():
+        noise = pyro.sample("noise", dist.Normal(0.0, 1.0))
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(level + noise, 1.0), obs=y)
+
+
+def draws_and_does_not_use(y):
+    torch.rand(3)
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(level, 1.0), obs=y)
+
+
+def summed(y):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        z = pyro.sample("z", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(level + z, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("model", [by_itself, hidden])
+def test_a_density_that_differs_from_run_to_run_is_refused(model):
+    """By engines that need log p before they begin; by a fit of svi, which does not, when it is asked for."""
+    data = {"y": torch.zeros(5)}
+    with pytest.raises(ModelError, match="in one run of the model and"):
+        gb.laplace(model, data)
+    with pytest.raises(ModelError, match="in one run of the model and"):
+        gb.svi(model, gb.guides.mean_field(model), data, steps=5, progress=False)
+    fit = gb.svi(model, AutoNormal(model), data, steps=5, progress=False)
+    with pytest.raises(ModelError, match="in one run of the model and"):
+        _ = fit.potential
+
+
+@pytest.mark.parametrize("model", [draws_and_does_not_use, summed])
+def test_one_that_draws_and_stays_the_same_is_not(model):
+    assert gb.laplace(model, {"y": torch.zeros(5)}).status.good
