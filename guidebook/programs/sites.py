@@ -76,7 +76,8 @@ class Substitute(Messenger):
         """
         super().__init__()
         self.position = position
-        self._pieces = list(position.split(list(sizes))) if position is not None and sizes else []
+        fits = position is not None and sum(sizes) == len(position)  # not where it is of more rows
+        self._pieces = list(position.split(list(sizes))) if fits and position is not None else []
         self.values: dict[str, Tensor] = {}
         self.log_dets: dict[str, Tensor] = {}
         self._offset = self._taken = 0

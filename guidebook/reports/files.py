@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guidebook.errors import FileError
-from guidebook.inference.fits.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,12 +44,16 @@ def write_netcdf(tree: xr.DataTree, path: Path) -> None:
 
     It is made in memory: HDF5 ends the process where its disk is full.
     """
+    from guidebook.inference.fits.files import write_whole  # torch, which is heavy
+
     content = tree.to_netcdf(engine="h5netcdf")
     write_whole(path, lambda file: file.write(content))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write `Comparison.table` as CSV, one row an approximation. Raises FileError."""
+    from guidebook.inference.fits.files import write_whole  # torch, which is heavy
+
     content = table.to_csv(index_label="approximation").encode("utf-8", "backslashreplace")
     write_whole(path, lambda file: file.write(content))
 

@@ -40,7 +40,6 @@ BLANK = (
 )  # fmt: skip
 """Operations that give memory with nothing in it yet."""
 
-
 KEPT_UP_TO = 1024
 """Numbers of a literal of the program, or of what follows from literals, up to which its value is kept."""
 SHAPED_ALIKE = frozenset(
@@ -48,6 +47,8 @@ SHAPED_ALIKE = frozenset(
     for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 )
 """Operations of whose tensors only the shape counts."""
+DRAWN_ALIKE = frozenset((aten.rand_like.default, aten.randn_like.default))
+"""Likewise; the result is random."""
 
 
 @lru_cache(maxsize=4096)
@@ -231,7 +232,8 @@ class _Tape(TorchDispatchMode):
 
     def _check_filled(self, func: Any, tensors: list[Tensor]) -> None:
         """DependsOnValues where an operation reads memory that torch has filled past the tape."""
-        if not self.blank or func.is_view or func in BLANK:
+        shape_alone = func in BLANK or func in SHAPED_ALIKE or func in DRAWN_ALIKE
+        if not self.blank or func.is_view or shape_alone:
             return
         for memory in map(_memory, tensors):
             if memory in self.blank:
