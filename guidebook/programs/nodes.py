@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -15,8 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from guidebook.errors import ModelError
-from guidebook.programs.sites import Substitute, is_enumerated, trace_at
-from guidebook.scope import random_state
+from guidebook.programs.sites import Substitute, is_enumerated
 
 
 def sample_nodes(model: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,9 +99,9 @@ def plate_nesting(nodes: Mapping[str, Any]) -> int | None:
 
 def sum_out(
     model: Callable[..., Any], data: Mapping[str, Any], trace: Any, held: Collection[str] = ()
-) -> float | None:
-    """-log p(x, z) by a sum over the discrete sites that the model marks, at the values of a run; None where
-    it marks none. Those of `held` are the guide's to sum over.
+) -> None:
+    """Sums once over the discrete sites that the model marks, where it marks some, at the values of a run;
+    those of `held` are the guide's to sum over.
 
     What fails in the sum alone, as a product of matrices of two precisions, fails here.
     """
@@ -111,36 +109,11 @@ def sum_out(
     depth = plate_nesting(nodes)
     summed = {n for n, s in nodes.items() if is_enumerated(s)}.difference(held)
     if depth is None or not summed:
-        return None
+        return
     kept = (n for n, s in nodes.items() if not (s["is_observed"] or n in summed))
     values = {n: nodes[n]["value"] for n in kept if not site_is_subsample(nodes[n])}
     conditioned = poutine.condition(model, data=values)
-    loss: float = TraceEnum_ELBO(max_plate_nesting=depth).loss(
-        conditioned, lambda **_: None, **data
-    )
-    return loss
-
-
-def check_repeats(model: Callable[..., Any], data: Mapping[str, Any]) -> None:
-    """ModelError where log p(x, z) differs from run to run at one z, the origin: whatever needs log p would
-    take that for a property of the posterior.
-    """
-    found = []
-    for seed in (0, 1):
-        with random_state(seed), torch.no_grad():
-            before = torch.get_rng_state()
-            trace, _ = trace_at(model, data, None)
-            trace.compute_log_prob()
-            if torch.equal(before, torch.get_rng_state()):
-                return  # nothing was drawn
-            minus = sum_out(model, data, trace)
-            found.append(float(trace.log_prob_sum()) if minus is None else -minus)
-    if found[0] != found[1] and not math.isnan(found[0]):
-        raise ModelError(
-            f"log p(x, z) is {found[0]:.6g} in one run of the model and {found[1]:.6g} in the next, at the "
-            "same z: the model draws random numbers outside of pyro.sample (torch.randn, dropout that is "
-            "always on), or hides a latent site. Make them latent sites, or data of the model."
-        )
+    TraceEnum_ELBO(max_plate_nesting=depth).loss(conditioned, lambda **_: None, **data)
 
 
 def scaled_log_prob(node: Any) -> Tensor:

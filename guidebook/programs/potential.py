@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from guidebook.errors import ModelError
 from guidebook.programs.data import arrays
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import (
@@ -33,7 +35,6 @@ from guidebook.programs.graphs.recorded import (
     spared,
 )
 from guidebook.programs.nodes import (
-    check_repeats,
     constants,
     depends_on_latents,
     is_deterministic,
@@ -85,7 +86,6 @@ class Potential:
             nodes = sample_nodes(model, self.data)
             self.dimension = sum(site.size for site in self.sites)
             still = constants(model, self.data, nodes, self.dimension)
-            check_repeats(model, self.data)
         self.nodes = nodes
         self.plate_nesting = plate_nesting(nodes)
         derived = [n for n, node in nodes.items() if depends_on_latents(node)]
@@ -110,6 +110,26 @@ class Potential:
         self._lengths: list[int] = []  # of the recordings
         self.vectorised = True
         self.device = tensors[0].device if tensors else torch.device("cpu")
+        with local_parameters(), precision(self.dtype), torch.no_grad():
+            self._check_repeats()
+
+    def _check_repeats(self) -> None:
+        """ModelError where log p(x, z) differs from run to run at one z, the origin: whatever needs log p
+        would take that for a property of the posterior.
+        """
+        found = []
+        for seed in (0, 1):
+            with random_state(seed):
+                before = torch.get_rng_state()
+                found.append(float(self._log_joint(self._traced(Substitute()))))
+                if torch.equal(before, torch.get_rng_state()):
+                    return  # nothing was drawn
+        if found[0] != found[1] and not math.isnan(found[0]):
+            raise ModelError(
+                f"log p(x, z) is {found[0]:.6g} in one run of the model and {found[1]:.6g} in the next, at "
+                "the same z: the model draws random numbers outside of pyro.sample (torch.randn, dropout "
+                "that is always on), or hides a latent site. Make them latent sites, or data of the model."
+            )
 
     def at(self, data: Mapping[str, Any]) -> Potential:
         """The potential at other data of the same shapes; what has been recorded is shared.
@@ -144,21 +164,27 @@ class Potential:
     def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
         substitute = Substitute(u, [site.size for site in self.sites])
+        trace = self._traced(substitute)
+        values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
+        log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
+        return self._log_joint(trace), log_det, values
+
+    def _traced(self, substitute: Substitute) -> Any:
         model = self.model
         if self.plate_nesting is not None:
             model = poutine.enum(model, first_available_dim=-1 - self.plate_nesting)
         with substitute:
-            trace = poutine.trace(model).get_trace(**self.data)
-        values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
-        log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
+            return poutine.trace(model).get_trace(**self.data)
+
+    def _log_joint(self, trace: Any) -> Tensor:
         if self.plate_nesting is not None:
-            log_joint = TraceEinsumEvaluator(trace, True, self.plate_nesting).log_prob(trace)
-        else:
-            log_joint = u.new_zeros(())
-            for node in trace.nodes.values():
-                if node["type"] == "sample" and not site_is_subsample(node):
-                    log_joint = log_joint + scaled_log_prob(node).sum()
-        return log_joint, log_det, values
+            summed: Tensor = TraceEinsumEvaluator(trace, True, self.plate_nesting).log_prob(trace)
+            return summed
+        log_joint = torch.zeros((), dtype=self.dtype, device=self.device)
+        for node in trace.nodes.values():
+            if node["type"] == "sample" and not site_is_subsample(node):
+                log_joint = log_joint + scaled_log_prob(node).sum()
+        return log_joint
 
     def _log_density(self, u: Tensor) -> Tensor:
         log_joint, log_det, _ = self._evaluate(u)
