@@ -103,8 +103,7 @@ def nuts(
 
 
 def _is_share(value: Any) -> bool:
-    number = isinstance(value, (float, np.floating)) and not isinstance(value, bool)
-    return number and 0 < float(value) < 1
+    return isinstance(value, (float, np.floating)) and 0 < float(value) < 1
 
 
 def _run_or_two(

@@ -38,9 +38,7 @@ def sharing(x, y=None):
     pyro.sample("slope", dist.Normal(pyro.param("loc", torch.tensor(0.4)), 0.2 * noise))
 
 
-def network():
-    net = nn.Linear(2, 1)
-
+def registered(net):
     def model(x, y=None):
         linear = pyro.module("net", net)
         shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
@@ -48,6 +46,10 @@ def network():
             pyro.sample("y", dist.Normal(linear(x).squeeze(-1) + shift, 0.5), obs=y)
 
     return model, AutoNormal(model)
+
+
+def network():
+    return registered(nn.Linear(2, 1))
 
 
 class Regression(PyroModule):
@@ -145,14 +147,7 @@ def coded(x, y=None):
 def frozen():
     net = nn.Linear(2, 1)
     net.bias.requires_grad_(False)
-
-    def model(x, y=None):
-        linear = pyro.module("net", net)
-        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
-        with pyro.plate("row", len(x)):
-            pyro.sample("y", dist.Normal(linear(x).squeeze(-1) + shift, 0.5), obs=y)
-
-    return model, AutoNormal(model)
+    return registered(net)
 
 
 def of_module(make):
