@@ -18,7 +18,7 @@ from guidebook.errors import ModelError, SettingError
 from guidebook.inference.fits.chains import agree, convergence
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
-from guidebook.inference.fits.running import MOST, check_whole
+from guidebook.inference.fits.running import MOST, check_whole, said
 from guidebook.inference.fits.status import Status
 from guidebook.programs.gaussian import Start
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
@@ -78,7 +78,8 @@ def nuts(
         run.hold_parameters()
         sites = run.latent_sites()
         potential = Potential(run.model, run.tensors, sites)
-        start = find_start(potential)
+        with said("nuts: finding where to start", shown=progress):
+            start = find_start(potential)
         gradient = _gradient(potential, chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW)
     density = _for_nutpie(potential, start, gradient)
     settings = {

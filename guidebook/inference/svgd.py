@@ -34,7 +34,7 @@ from torch import Tensor
 from guidebook.errors import SettingError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import check_whole, said
 from guidebook.inference.fits.status import Status
 from guidebook.programs.gaussian import Start
 from guidebook.programs.mode import find_start
@@ -87,7 +87,8 @@ def svgd(
         run.hold_parameters()
         sites = run.latent_sites()
         potential = Potential(run.model, run.tensors, sites)
-        start = find_start(potential)
+        with said("svgd: finding where to start", shown=progress):
+            start = find_start(potential)
         noise = torch.randn(
             particles, potential.dimension, dtype=torch.float64,
             generator=torch.Generator().manual_seed(seed),

@@ -41,6 +41,7 @@ import torch
 from guidebook.inference.fits.files import usable
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
+from guidebook.inference.fits.running import said
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.problem import Outcome, Problem, Settings, prepare
 from guidebook.inference.gradient.run import climb
@@ -130,7 +131,8 @@ def svi(
 
     def put(run: Run) -> None:
         given = run.model, run.guide, source, objective, run.device, run.dtype, run.seed
-        problems.append(prepare(*given, hold_out=settings.holds_out))
+        with said("svi: finding where to start", shown=progress):
+            problems.append(prepare(*given, hold_out=settings.holds_out))
 
     with opened("svi", model, guide, source, seed=seed, device=device, check=put) as run:
         outcome = climb(problems[-1], settings)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,17 +44,28 @@ class Start:
         return self.log_density + 0.5 * len(self.center) * math.log(2 * math.pi) + log_det
 
 
+class _At(NamedTuple):
+    """What one evaluation at the draws of a Gaussian gives: the ELBO, -inf if not finite, and the gradients
+    at the draws with their noise, both (S, D).
+    """
+
+    elbo: float
+    grad: Tensor
+    noise: Tensor
+
+
 def elbo(potential: Potential, start: Start) -> float:
     """E_q log p(x, u) - E_q log q(u) of the start's Gaussian, over fixed draws; -inf if not finite."""
+    return _at(potential, start).elbo
+
+
+def _at(potential: Potential, start: Start) -> _At:
     u, noise = _draws(potential, start)
-    value = _elbo(potential.value_and_grad(u)[0], start, noise)
-    return value if math.isfinite(value) else -math.inf
-
-
-def _elbo(log_density: Tensor, start: Start, noise: Tensor) -> float:
+    log_density, grad = potential.value_and_grad(u)
     diagonal = start.factor if start.factor.dim() == 1 else start.factor.diagonal()
     entropy = diagonal.log().sum() + 0.5 * noise.square().sum(1).mean()
-    return float(log_density.mean() + entropy) + 0.5 * noise.shape[1] * math.log(2 * math.pi)
+    value = float(log_density.mean() + entropy) + 0.5 * noise.shape[1] * math.log(2 * math.pi)
+    return _At(value if math.isfinite(value) else -math.inf, grad, noise)
 
 
 def _draws(potential: Potential, start: Start) -> tuple[Tensor, Tensor]:
@@ -75,17 +87,15 @@ def fitted(potential: Potential, start: Start, iterations: int = ROUNDS) -> Star
     "The variational Gaussian approximation revisited"). By Stein's lemma the expected Hessian is
     the slope of the gradient on the draws, so no second derivative is taken.
     """
-    rate, height = 1.0, elbo(potential, start)
+    rate, here = 1.0, _at(potential, start)
     for _ in range(iterations):
-        u, noise = _draws(potential, start)
-        _, grad = potential.value_and_grad(u)
-        if not bool(grad.isfinite().all()):
+        if not bool(here.grad.isfinite().all()):
             return start
         # in whitened coordinates: g = L' grad, slope about -I when done
-        white = grad @ start.factor
+        white = here.grad @ start.factor
         mean = white.mean(0)
         # not LAPACK's default driver, whose last digits depend on where its workspace lies in memory
-        slope = torch.linalg.lstsq(noise, white - mean, driver="gels").solution
+        slope = torch.linalg.lstsq(here.noise, white - mean, driver="gels").solution
         curvature = -0.5 * (slope + slope.T)
         eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         gap = max(float(mean.abs().max()), float((curvature - eye).abs().max()))
@@ -93,13 +103,13 @@ def fitted(potential: Potential, start: Start, iterations: int = ROUNDS) -> Star
             return start
         while True:
             step = _stepped(start, mean, curvature, rate)
-            trial = elbo(potential, step)
-            if trial > height:
+            trial = _at(potential, step)
+            if trial.elbo > here.elbo:
                 break
             rate /= 2
             if rate < 1e-3:
                 return start
-        start, height, rate = step, trial, min(1.0, 1.5 * rate)
+        start, here, rate = step, trial, min(1.0, 1.5 * rate)
     return start
 
 

@@ -1,5 +1,6 @@
 """The run before the recording: what does not fit is said in one sentence."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -277,6 +278,18 @@ def hidden(y):
         pyro.sample("y", dist.Normal(level + noise, 1.0), obs=y)
 
 
+def of_numpy(y):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(level + float(np.random.randn()), 1.0), obs=y)
+
+
+def of_its_own_generator(y, generator=np.random.default_rng(0)):  # noqa: B008
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(level + generator.normal(), 1.0), obs=y)
+
+
 def draws_and_does_not_use(y):
     torch.rand(3)
     level = pyro.sample("level", dist.Normal(0.0, 1.0))
@@ -291,7 +304,7 @@ def summed(y):
         pyro.sample("y", dist.Normal(level + z, 1.0), obs=y)
 
 
-@pytest.mark.parametrize("model", [by_itself, hidden])
+@pytest.mark.parametrize("model", [by_itself, hidden, of_numpy, of_its_own_generator])
 def test_a_density_that_differs_from_run_to_run_is_refused(model):
     """By engines that need log p before they begin; by a fit of svi, which does not, when it is asked for."""
     data = {"y": torch.zeros(5)}

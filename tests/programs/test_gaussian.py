@@ -149,7 +149,7 @@ def test_a_step_moves_the_precision_and_the_mean_by_its_rate():
 
 def test_steps_are_halved_until_one_climbs_and_lengthened_by_half_after(monkeypatch):
     potential, away = Potential(gaussian, {"noise": NOISE}), start([4.0, 4.0], torch.eye(2))
-    rates = []
+    rates, measured = [], module._at
 
     def stepped(one, mean, curvature, rate):
         rates.append(rate)
@@ -168,9 +168,24 @@ def test_steps_are_halved_until_one_climbs_and_lengthened_by_half_after(monkeypa
     ):
         rates.clear()
         told = iter(heights)
-        monkeypatch.setattr(module, "elbo", lambda *_, told=told: next(told))
+
+        def at(potential, one, told=told):
+            return measured(potential, one)._replace(elbo=float(next(told)))
+
+        monkeypatch.setattr(module, "_at", at)
         fitted(potential, away, **({"iterations": 5} if len(heights) == 8 else {}))
         assert rates == expected
+
+
+def test_every_gaussian_that_is_tried_is_evaluated_once(monkeypatch):
+    """Its ELBO and the gradients for the step from it come from the same draws."""
+    calls, tried = [], []
+    potential = Potential(gaussian, {"noise": NOISE})
+    evaluate, stepped = potential.value_and_grad, module._stepped
+    monkeypatch.setattr(potential, "value_and_grad", lambda u: calls.append(u) or evaluate(u))
+    monkeypatch.setattr(module, "_stepped", lambda *a: tried.append(a) or stepped(*a))
+    fitted(potential, start([4.0, 4.0], torch.eye(2)))
+    assert len(calls) == 1 + len(tried) > 2
 
 
 def test_where_gradients_are_not_finite_nothing_is_fitted():

@@ -76,13 +76,14 @@ def find_modes(
     starts: int = STARTS["full"],
 ) -> list[Mode]:
     """Distinct modes reached from `starts` at and around the draws u (S, D), the origin and the prior, and
-    from bumps of the density along lines; after those that are known.
+    from bumps of the density along lines; after those that are known, whose search began at the origin and
+    from the prior.
     """
     rng = np.random.default_rng(seed)
     climb = Climb(potential)
     found = list(known)
     begin = np.concatenate([
-        _starts(potential, u, rng, starts), line_starts(potential, u, seed),
+        _starts(potential, u, rng, starts, not found), line_starts(potential, u, seed),
         random_line_starts(potential, u, seed),
     ])  # fmt: skip
     together = False
@@ -174,21 +175,27 @@ def affordable(potential: Potential, most: int) -> int:
 
 
 def _starts(
-    potential: Potential, u: np.ndarray, rng: np.random.Generator, most: int = STARTS["full"]
+    potential: Potential,
+    u: np.ndarray,
+    rng: np.random.Generator,
+    most: int = STARTS["full"],
+    everywhere: bool = True,
 ) -> np.ndarray:
     """Starts (n, D), at most so many beside those at draws, at several distances: modes lie at the scale
-    of the draws, of 1, or of the prior.
+    of the draws and, where they are looked for everywhere, of 1, or of the prior.
     """
     count = affordable(potential, most)
     middle, spread = u.mean(0), u.std(0)
     noise = rng.standard_normal((count, u.shape[1]))
     distance = np.array([3.0, 6.0, 12.0, 25.0])[np.arange(count) % 4, None]
     around = middle + distance * spread * noise / np.sqrt(np.square(noise).mean(1, keepdims=True))
+    third = count // 3
+    if not everywhere:
+        return np.concatenate([u[:AT_DRAWS], around[:third]])
     origin = (
         rng.standard_normal((count, u.shape[1])) * np.array([2.0, 5.0])[np.arange(count) % 2, None]
     )
     prior = potential.prior_positions(count, int(rng.integers(2**31)))
-    third = count // 3
     # in turn, so that the first ones are of every kind
     others = np.stack([around[:third], origin[:third], prior[:third]], axis=1)
     return np.concatenate([u[:AT_DRAWS], others.reshape(-1, u.shape[1])])

@@ -100,6 +100,18 @@ def counted(
 
 
 @contextlib.contextmanager
+def said(words: str, *, shown: bool) -> Iterator[None]:
+    """A line that stays while something without steps of its own goes on, where a bar would be shown."""
+    if not shown:
+        yield
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=words, bar_format="{desc} ...", leave=False, disable=None):
+        yield
+
+
+@contextlib.contextmanager
 def stoppable() -> Iterator[threading.Event]:
     """Ctrl-C sets the event, so a step is never left half done; a second Ctrl-C interrupts at once."""
     event = threading.Event()

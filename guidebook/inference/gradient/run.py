@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import SettingError
-from guidebook.inference.fits.running import Steps, counted
+from guidebook.inference.fits.running import Steps, counted, said
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient import checkpoint as checkpoints
 from guidebook.inference.gradient.activity import ROWS, activity, watch
@@ -57,9 +57,10 @@ def climb(problem: Problem, settings: Settings) -> Outcome:
         chosen = chosen_optimiser(problem, settings)
         if settings.compile is False:
             raise CannotRecord("compile=False was given")
-        step = Step(
-            problem, chosen, settings.steps, settings.restarts, settings.compile, settings.auto
-        )
+        with said("svi: recording the step", shown=settings.progress):
+            step = Step(
+                problem, chosen, settings.steps, settings.restarts, settings.compile, settings.auto
+            )
         outcome = run_captured(step, settings)
     except CannotRecord as reason:
         if settings.restarts > 1:

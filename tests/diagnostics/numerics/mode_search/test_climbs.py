@@ -62,6 +62,11 @@ def test_where_the_search_starts(cost: int, starts: int) -> None:
     ((count, seed),) = potential.asked
     assert count == starts and 0 <= seed < 2**31
 
+    # after a search, at another scale: what does not depend on the draws is left out
+    again = room._starts(potential, u, np.random.default_rng(0), everywhere=False)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again, np.concatenate([u[:4], around]))
+    assert len(potential.asked) == 1
+
 
 class Climbing:
     """A climb ends one to the right of its start; `tops` are the modes' log masses, by their place."""
