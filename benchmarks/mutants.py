@@ -143,7 +143,7 @@ PLAN: dict[str, tuple[str, ...]] = {
         "tests/programs/test_unconstrained.py",
     ),
     "guidebook/programs/labels.py": ("tests/programs/test_labels.py",),
-    "guidebook/programs/gaussian.py": ("tests/programs/test_gaussian.py",),
+    "guidebook/programs/start/gaussian.py": ("tests/programs/test_gaussian.py",),
     "guidebook/inference/objectives/rows.py": (
         "tests/inference/objectives/test_rows.py",
         "tests/inference/objectives/test_row_densities.py",

@@ -24,7 +24,7 @@ import torch
 import guidebook as gb
 from guidebook.inference.gradient import run as loop
 from guidebook.inference.gradient import step
-from guidebook.programs import potential
+from guidebook.programs import recordings as of_potential
 from guidebook.programs.graphs import recorded
 
 RNG = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def measured(model: Callable[..., Any], data: dict[str, np.ndarray]) -> list[str
 
     with (
         mock.patch.object(step, "record", counted),
-        mock.patch.object(potential, "record", counted),
+        mock.patch.object(of_potential, "record", counted),
         mock.patch.object(loop, "run_captured", begins),
         tempfile.TemporaryDirectory() as folder,
     ):

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 from torch import Tensor
 
-from guidebook.programs import mode
 from guidebook.programs.potential import Potential
+from guidebook.programs.start import mode
 
 _find_start = mode.find_start
 

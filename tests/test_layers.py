@@ -17,6 +17,7 @@ RANK = {
     "programs/values": 1,
     "programs": 2,
     "programs/batches": 3,
+    "programs/start": 3,
     "datasets": 3,
     "models/energy": 3,
     "models/decoders": 3,

@@ -4,7 +4,7 @@ Every family is a distribution q(u) over the model's flat unconstrained position
 the sites by z = T(u). Pyro's autoguides start at a draw of the prior with one scale for all
 coordinates, and an optimiser with one step size then never reaches a posterior whose standard
 deviations are 0.001 or 10,000. These start at a centre m with a factor L (m the mode and L L' the
-inverse curvature there: `guidebook.programs.mode`), and their parameters are measured in units of
+inverse curvature there: `guidebook.programs.start.mode`), and their parameters are measured in units of
 L, so that a step of 0.01 is a hundredth of a posterior standard deviation everywhere:
 
     mean_field  q(u) = N(m + L loc, diag(d * scale)^2),           d_i = 1 / sqrt((L L')^-1_ii)

@@ -20,11 +20,11 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
 from guidebook.inference.fits.running import MOST, check_whole, said
 from guidebook.inference.fits.status import Status
-from guidebook.programs.gaussian import Start
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.recorded import CannotRecord
-from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import Start
+from guidebook.programs.start.mode import find_start
 from guidebook.scope import quiet
 
 DRAWS, MORE_DRAWS = 1000, 4000

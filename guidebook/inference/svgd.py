@@ -36,9 +36,9 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, model_runs, opened
 from guidebook.inference.fits.running import check_whole, said
 from guidebook.inference.fits.status import Status
-from guidebook.programs.gaussian import Start
-from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import Start
+from guidebook.programs.start.mode import find_start
 
 FIRST_RATE, LARGEST_RATE = 0.1, 1.0
 FASTER, SLOWER = 1.05, 0.5

@@ -2,7 +2,7 @@
 
     maximise ELBO(phi) = E_q[log p(x, z) - log q_phi(z)]     by Adam on averaged noisy gradients.
 
-A fit starts at the mode and curvature of the posterior (`guidebook.programs.mode`), in whose units
+A fit starts at the mode and curvature of the posterior (`guidebook.programs.start.mode`), in whose units
 the guide's parameters are measured; the step size is constant for 30 % of the steps and then falls
 to a hundredth along a cosine; the result is the average of the iterates of the last fifth.
 The reference path, compile=False, is `pyro.infer.SVI` itself with the same schedule.
@@ -139,9 +139,7 @@ def svi(
         run.model, run.guide = outcome.model, outcome.guide
         if isinstance(run.guide, EndsAtMode) and outcome.status is not Status.STOPPED_BY_NAN:
             outcome = _with_curvature(run, outcome, problems[-1].sites)
-    for part in (run.model, run.guide):
-        if isinstance(part, torch.nn.Module):
-            part.eval()  # what is for training alone, as a denoiser's corruption, ends with it
+    _end_training(run)
     notes = {"steps": len(outcome.history), "batch_size": batch_size, **outcome.notes}
     if size is not None:
         notes["size"] = size
@@ -151,6 +149,13 @@ def svi(
     fit = run.fit(outcome.status, outcome.history, sites=problems[-1].sites, notes=notes)
     fit.approximation.keep(problems[-1].joint)
     return fit
+
+
+def _end_training(run: Run) -> None:
+    """What is for training alone, as a denoiser's corruption, ends with it."""
+    for part in (run.model, run.guide):
+        if isinstance(part, torch.nn.Module):
+            part.eval()
 
 
 def _with_curvature(run: Run, outcome: Outcome, sites: tuple[Site, ...]) -> Outcome:

@@ -8,11 +8,9 @@ recorded serves at other data of the same shapes (`Potential.at`), where the dat
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,15 +23,7 @@ from torch import Tensor
 from guidebook.errors import ModelError
 from guidebook.programs.data import arrays
 from guidebook.programs.graphs.interpreted import interpreted
-from guidebook.programs.graphs.recorded import (
-    CannotRecord,
-    eager,
-    joined,
-    mapped,
-    record,
-    recording,
-    spared,
-)
+from guidebook.programs.graphs.recorded import CannotRecord, eager, recording
 from guidebook.programs.nodes import (
     constants,
     depends_on_latents,
@@ -42,6 +32,7 @@ from guidebook.programs.nodes import (
     sample_nodes,
     scaled_log_prob,
 )
+from guidebook.programs.recordings import Recordings, hessian_graph, with_inputs
 from guidebook.programs.sites import (
     Inverse,
     PriorDraw,
@@ -52,9 +43,6 @@ from guidebook.programs.sites import (
 from guidebook.scope import local_parameters, precision, random_state
 
 ELEMENTS_AT_ONCE = 4_000_000
-LONG, ROWS_OF_LONG = 2000, 256
-"""Operations from which on a recording is long, as that of a loop over time: to record it again for another
-number of positions takes longer than hundreds of evaluations, so it is evaluated at so many at a time."""
 
 
 class Potential:
@@ -106,8 +94,7 @@ class Potential:
         tensors = self._tensors()
         rows = max((v.numel() for v in tensors), default=1)
         self.chunk = max(1, min(2048, ELEMENTS_AT_ONCE // max(rows, self.dimension)))
-        self._graphs: dict[Any, Callable[..., Any]] = {}
-        self._lengths: list[int] = []  # of the recordings
+        self._recordings = Recordings()
         self.vectorised = True
         self.device = tensors[0].device if tensors else torch.device("cpu")
         with local_parameters(), precision(self.dtype), torch.no_grad():
@@ -136,27 +123,17 @@ class Potential:
         `data` holds the tensors that are replaced, all of them named in `changing`.
         """
         twin = copy.copy(self)
-        twin._graphs, twin._lengths = self._graphs, self._lengths
+        twin._recordings = self._recordings
         twin.data = {**self.data, **data}
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the graphs, which are recorded again."""
-        return {**vars(self), "_graphs": {}, "_lengths": []}
+        """Without the recordings, which are made again."""
+        return {**vars(self), "_recordings": Recordings()}
 
-    def _inputs(self) -> list[Tensor]:
+    def inputs(self) -> list[Tensor]:
+        """The data that change."""
         return [self.data[name] for name in self.changing]
-
-    def _recorded(self, function: Callable[..., Any], u: Tensor) -> torch.fx.GraphModule:
-        """The graph of function(potential, u), of u and the data that change."""
-
-        def run(position: Tensor, *given: Tensor) -> Any:
-            here = self.at(dict(zip(self.changing, given, strict=True))) if given else self
-            return function(here, position)
-
-        graph = record(run, u, *self._inputs())
-        self._lengths.append(graph.meta["recorded"])
-        return graph
 
     # one position -------------------------------------------------------------------------------
 
@@ -185,21 +162,15 @@ class Potential:
                 log_joint = log_joint + scaled_log_prob(node).sum()
         return log_joint
 
-    def _log_density(self, u: Tensor) -> Tensor:
+    def log_density_at(self, u: Tensor) -> Tensor:
+        """log p(x, u) at u (D,), computed by Pyro: for recording."""
         log_joint, log_det, _ = self._evaluate(u)
         return log_joint + log_det
 
     def value_and_grad_at(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) and its gradient (D,) at u (D,), computed by Pyro: for recording."""
-        grad, value = torch.func.grad_and_value(self._log_density)(u)
+        grad, value = torch.func.grad_and_value(self.log_density_at)(u)
         return value, grad
-
-    def _value_and_grad_by_autograd(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            at = u.detach().requires_grad_()
-            value = self._log_density(at)
-            (grad,) = torch.autograd.grad(value, at)
-        return value.detach(), grad
 
     def single(self) -> torch.fx.GraphModule:
         """The recorded graph of u (D,), and the data that change -> (log p(x, u), gradient).
@@ -207,19 +178,18 @@ class Potential:
         Raises:
             CannotRecord: the model reads values.
         """
-        if "single" not in self._graphs:
+
+        def made() -> torch.fx.GraphModule:
             u = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
-            with local_parameters(), precision(self.dtype):
-                self._graphs["single"] = self._recorded(Potential.value_and_grad_at, u)
-        return self._graphs["single"]  # type: ignore[return-value]
+            return self._recordings.record(self, Potential.value_and_grad_at, u)
+
+        graph: torch.fx.GraphModule = self._recordings.once("single", made)
+        return graph
 
     def run_single(self) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """`single`, ready to be called many times."""
-        if "run single" not in self._graphs:
-            self._graphs["run single"] = interpreted(self.single())
-        run = self._graphs["run single"]
-        given = self._inputs()
-        return partial(_with_inputs, run, given) if given else run
+        run = self._recordings.once("run single", lambda: interpreted(self.single()))
+        return with_inputs(run, self)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -234,15 +204,15 @@ class Potential:
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, z) and log |det dz/du|, each (S,), at u (S, D)."""
-        return self._batched("density", lambda p, v: p._evaluate(v)[:2], u)
+        return self._recordings.batched(self, "density", lambda p, v: p._evaluate(v)[:2], u)
 
     def value_and_grad(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) (S,) and its gradient (S, D) at u (S, D)."""
-        return self._batched("gradient", Potential.value_and_grad_at, u)
+        return self._recordings.batched(self, "gradient", Potential.value_and_grad_at, u)
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
-        return self._batched("values", lambda p, v: p._evaluate(v)[2], u)
+        return self._recordings.batched(self, "values", lambda p, v: p._evaluate(v)[2], u)
 
     def replay(self, key: str, collect: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
         """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front."""
@@ -251,35 +221,18 @@ class Potential:
             with Substitute(one):
                 return collect(poutine.trace(potential.model).get_trace(**potential.data))
 
-        return self._batched(key, run, u)
+        return self._recordings.batched(self, key, run, u)
 
     def hessian(self, u: Tensor) -> Tensor:
         """d^2 log p(x, u) / du du' (D, D) at u (D,); by differences where torch has no second
         derivative of an operation of the model.
         """
-        if "hessian" not in self._graphs:
-            self._graphs["hessian"] = self._hessian_graph(u)
+        rows = self._recordings.once("hessian", lambda: hessian_graph(self, self._recordings, u))
         try:
-            rows = self._graphs["hessian"](u, *self._inputs())
+            found: Tensor = with_inputs(rows, self)(u)
         except RuntimeError:  # no second derivative (NotImplementedError is one), or no factor here
-            rows = self._difference_hessian(u)
-        return (0.5 * (rows + rows.T)).detach()
-
-    def _hessian_graph(self, u: Tensor) -> Callable[..., Tensor]:
-        with local_parameters(), precision(self.dtype):
-            with contextlib.suppress(CannotRecord):
-                if self._long:
-                    return interpreted(self._recorded(_derivative_of_graph, u))
-            try:
-                return interpreted(self._recorded(_second_derivative, u))
-            except CannotRecord:  # no second derivative, or values are read
-                if self.changing:
-                    raise
-                return self._eager_hessian
-
-    def _eager_hessian(self, u: Tensor) -> Tensor:
-        with local_parameters(), precision(self.dtype), eager():
-            return _second_derivative(self, u)
+            found = self._difference_hessian(u)
+        return (0.5 * (found + found.T)).detach()
 
     def _difference_hessian(self, u: Tensor) -> Tensor:
         step = 1e-4 * (1 + u.abs())
@@ -319,24 +272,6 @@ class Potential:
                 rows.append(torch.cat(flat).double().cpu().numpy())
         return np.array(rows)
 
-    def _batched(self, key: str, function: Callable[..., Any], u: Tensor) -> Any:
-        u = u.detach()
-        size = self.chunk if len(u) > self.chunk else _rounded(len(u))
-        if self._long and (key, size) not in self._graphs:
-            size = min(self.chunk, ROWS_OF_LONG)
-        pieces = []
-        for piece in u.split(size):
-            short = size - len(piece)
-            padded = torch.cat([piece, piece[:1].expand(short, -1)]) if short else piece
-            graph, given = self._graph(key, function, padded), self._inputs()
-            result = spared(partial(_with_inputs, graph, given) if given else graph, padded)
-            pieces.append(mapped(result, partial(_first, len(piece))))
-        return joined(pieces)
-
-    @property
-    def _long(self) -> bool:
-        return max(self._lengths, default=0) > LONG
-
     @property
     def cost(self) -> int:
         """Numbers that one gradient at one position goes through: the work of a draw."""
@@ -345,71 +280,3 @@ class Potential:
         except CannotRecord:
             return ELEMENTS_AT_ONCE
         return sum(n.meta["elements"] + 50 for n in graph.graph.nodes if "elements" in n.meta)
-
-    def _graph(self, key: str, function: Callable[..., Any], u: Tensor) -> Callable[..., Any]:
-        name = key, len(u)
-        if name not in self._graphs:
-
-            def vectorised(potential: Potential, v: Tensor) -> Any:
-                one = partial(function, potential)
-                return torch.func.vmap(one, randomness="different")(v)
-
-            with local_parameters(), precision(self.dtype):
-                if key == "gradient" and self._long and "single" in self._graphs:
-                    with contextlib.suppress(CannotRecord):
-                        self._graphs[name] = interpreted(self._recorded(_rows_of_graph, u))
-                        return self._graphs[name]
-                try:
-                    self._graphs[name] = interpreted(self._recorded(vectorised, u))
-                except CannotRecord:
-                    if self.changing:
-                        raise
-                    self.vectorised = False
-                    self._graphs[name] = self._one_by_one(function)
-        return self._graphs[name]
-
-    def _one_by_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A model that cannot be vectorised is evaluated position by position, its gradient by autograd:
-        what torch.func cannot transform may be the reason.
-        """
-        if function is Potential.value_and_grad_at:
-            function = Potential._value_and_grad_by_autograd
-
-        def loop(u: Tensor) -> Any:
-            with local_parameters(), precision(self.dtype), eager():
-                results = [mapped(function(self, row), lambda t: t[None]) for row in u]
-            return mapped(joined(results), lambda t: t.detach())
-
-        return loop
-
-
-def _with_inputs(graph: Callable[..., Any], given: list[Tensor], u: Tensor) -> Any:
-    """The graph at u, where it also takes the data that change."""
-    return graph(u, *given)
-
-
-def _rows_of_graph(potential: Potential, u: Tensor) -> Any:
-    """log p(x, u) and gradient at u (S, D) by the graph of one position, without running the model."""
-    one = partial(_with_inputs, potential.single(), potential._inputs())
-    return torch.func.vmap(one)(u)
-
-
-def _derivative_of_graph(potential: Potential, u: Tensor) -> Tensor:
-    """The Hessian as the derivative of the recorded gradient."""
-    one = partial(_with_inputs, potential.single(), potential._inputs())
-    hessian: Tensor = torch.func.jacrev(lambda v: one(v)[1])(u)
-    return hessian
-
-
-def _second_derivative(potential: Potential, u: Tensor) -> Tensor:
-    hessian: Tensor = torch.func.jacrev(torch.func.grad(potential._log_density))(u)
-    return hessian
-
-
-def _first(n: int, value: Tensor) -> Tensor:
-    return value[:n]
-
-
-def _rounded(n: int) -> int:
-    """A few batch sizes serve all: the next power of two."""
-    return 1 << max(0, n - 1).bit_length()

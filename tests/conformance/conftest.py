@@ -19,8 +19,8 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 
 import guidebook as gb
 from guidebook.programs.data import as_tensors
-from guidebook.programs.mode import Start
 from guidebook.programs.nodes import plate_nesting, sample_nodes
+from guidebook.programs.start.mode import Start
 from guidebook.scope import local_parameters, precision
 from tests.starts import searched_once
 

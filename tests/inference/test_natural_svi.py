@@ -18,8 +18,8 @@ from guidebook.inference.natural_svi import natural_svi
 from guidebook.inference.protocols.conjugate import whole_pass
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.mixture import GaussianMixture
-from guidebook.programs.gaussian import Start
 from guidebook.programs.rows import chunks
+from guidebook.programs.start.gaussian import Start
 
 COVARIANCES = ("unit", "diagonal", "full")
 

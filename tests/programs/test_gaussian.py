@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from guidebook.programs import gaussian as module
-from guidebook.programs.gaussian import Start, _draws, _stepped, elbo, fitted
 from guidebook.programs.potential import Potential
+from guidebook.programs.start import gaussian as module
+from guidebook.programs.start.gaussian import Start, _draws, _stepped, elbo, fitted
 
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
 FACTOR = torch.tensor([[2.0, 0.0], [0.6, 0.5]], dtype=torch.float64)

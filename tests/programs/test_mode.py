@@ -11,9 +11,9 @@ import scipy.stats
 import torch
 from pyro.distributions import constraints
 
-from guidebook.programs.gaussian import elbo
-from guidebook.programs.mode import Climb, find_start
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import elbo
+from guidebook.programs.start.mode import Climb, find_start
 
 
 def tensor(values):

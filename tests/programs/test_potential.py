@@ -13,10 +13,11 @@ import torch
 from pyro.distributions import constraints
 
 import guidebook as gb
-from guidebook.programs import potential as room
+from guidebook.programs import recordings as room
 from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.nodes import plate_nesting, sample_nodes
-from guidebook.programs.potential import Potential, _rounded
+from guidebook.programs.potential import Potential
+from guidebook.programs.recordings import eager_hessian, rounded
 
 
 def regression(x, y=None):
@@ -246,7 +247,7 @@ def test_what_was_recorded_serves_at_other_data():
         quantity(u)
     first.hessian(u[0])
     first.run_single()(u[0])
-    recorded = dict(first._graphs)
+    recorded = dict(first._recordings.graphs)
     moved, alone = first.at(there), Potential(regression, {"x": X, **there})
     for found, expected in (
         (moved(u), alone(u)),
@@ -257,7 +258,7 @@ def test_what_was_recorded_serves_at_other_data():
     ):
         for one, other in zip(found, expected, strict=True):
             assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
-    assert moved._graphs == recorded
+    assert moved._recordings.graphs == recorded
     assert not torch.allclose(moved(u)[0], first(u)[0])
     assert torch.equal(first.data["y"], Y)
 
@@ -290,11 +291,11 @@ def test_four_million_numbers_are_held_at_once(rows, chunk):
 
 
 def test_batches_are_rounded_up_to_a_power_of_two():
-    assert [_rounded(n) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+    assert [rounded(n) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
     potential = Potential(*CASES["regression"])
     for count in (3, 4, 3):
         potential.value_and_grad(positions(potential, count))
-    assert list(potential._graphs) == [("gradient", 4)]
+    assert list(potential._recordings.graphs) == [("gradient", 4)]
 
 
 def test_draws_of_the_prior_have_its_moments_on_the_unconstrained_scale():
@@ -385,7 +386,7 @@ def test_one_recording_of_a_small_model_serves_at_other_data():
     u, there = tensor([[0.3], [-1.2]]), Y + 2.0
     first(u), first.run_single()(u[0]), first.hessian(u[0])
     moved = first.at({"y": there})
-    assert moved is not first and moved._graphs is first._graphs
+    assert moved is not first and moved._recordings.graphs is first._recordings.graphs
     normal = scipy.stats.norm.logpdf
     value = normal(u[:, 0]) + normal(there[None] - u).sum(1)
     np.testing.assert_allclose(sum(moved(u)), value, rtol=1e-12)
@@ -505,7 +506,7 @@ def test_a_long_recording_is_made_once_for_all_numbers_of_positions(long, monkey
     value, grad = torch.func.vmap(plain.value_and_grad_at)(u[:3])
     for one, other in zip(potential.value_and_grad(u[:3]), (value, grad), strict=True):
         torch.testing.assert_close(one, other)
-    torch.testing.assert_close(potential.hessian(u[0]), plain._eager_hessian(u[0]))
+    torch.testing.assert_close(potential.hessian(u[0]), eager_hessian(plain, u[0]))
     values = [float(potential.run_single()(row)[0]) for row in u[:5]]
     np.testing.assert_allclose(values, whole[:5], rtol=1e-5)
 

@@ -17,10 +17,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from guidebook.programs.gaussian import Start
 from guidebook.programs.labels import canonical_positions, log_labellings
-from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import Start
+from guidebook.programs.start.mode import Climb
 
 STARTS = {"full": 36, "quick": 9}
 """By the effort; beside those at draws and on lines."""

@@ -20,9 +20,9 @@ from guidebook.diagnostics.numerics.psis import khat_limit
 from guidebook.diagnostics.numerics.shells import Shells, along, along_in_marginals, shells
 from guidebook.diagnostics.witnesses import importance
 from guidebook.diagnostics.witnesses.importance import weights_of
-from guidebook.programs.gaussian import Start, elbo
 from guidebook.programs.labels import exchangeable, log_labellings
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import Start, elbo
 
 UNDER = 1.0
 """Nats by which the integral along lines may be below a lower bound of the evidence and still be used."""

@@ -23,9 +23,9 @@ from guidebook.errors import GuideError, SettingError
 from guidebook.guides.autoguides.normal import FullRank, MeanField
 from guidebook.inference.fits.opening import Run
 from guidebook.inference.fits.status import Status
-from guidebook.programs.gaussian import Start
-from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import Start
+from guidebook.programs.start.mode import find_start
 
 GAUSSIAN_STEPS = 500
 

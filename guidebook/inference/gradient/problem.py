@@ -25,11 +25,11 @@ from guidebook.programs.batches.minibatches import MiniBatches
 from guidebook.programs.batches.source import Batches, Source
 from guidebook.programs.check import check_model, check_pair, check_same_sites
 from guidebook.programs.data import number_of_rows, takes
-from guidebook.programs.mode import find_start
 from guidebook.programs.nodes import partial_plates, plate_nesting, sample_nodes
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.start.mode import find_start
 from guidebook.programs.values.arrays import arrays_in
 from guidebook.scope import subsampling
 

@@ -25,9 +25,9 @@ from guidebook.inference.gradient.run import adopt, advance
 from guidebook.inference.gradient.step import Own, Step
 from guidebook.inference.protocols.mode import StartsAtMode
 from guidebook.programs.graphs.recorded import CannotRecord
-from guidebook.programs.mode import find_start
 from guidebook.programs.owned import Joined, copied
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.mode import find_start
 
 NUMBERS_AT_ONCE = 2_000_000
 """Fits x particles x numbers of the data, of the fits in one step; more go in several."""

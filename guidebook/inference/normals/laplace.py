@@ -20,9 +20,9 @@ from guidebook.guides.autoguides.normal import FullRank
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
 from guidebook.inference.fits.status import Status
-from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import Site
+from guidebook.programs.start.mode import Climb
 
 
 def laplace_of_point(run: Run, sites: tuple[Site, ...]) -> FullRank | None:

@@ -39,8 +39,8 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
 from guidebook.inference.fits.running import check_whole
 from guidebook.inference.fits.status import Status
-from guidebook.programs.mode import Climb
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.mode import Climb
 
 HISTORY, ITERATIONS = 6, 1000
 SPREAD = 2.0

@@ -2,7 +2,7 @@
 
 A guide is one that starts at the mode by having the methods below, whatever its class. It is called
 once, which makes its parameters and its `sites`; then it is given the Gaussian N(m, L L') at the mode
-of log p(x, u), u the flat unconstrained position of these sites (`guidebook.programs.mode`).
+of log p(x, u), u the flat unconstrained position of these sites (`guidebook.programs.start.mode`).
 """
 
 from __future__ import annotations

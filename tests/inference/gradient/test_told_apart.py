@@ -17,9 +17,9 @@ import guidebook as gb
 from guidebook.errors import FileError
 from guidebook.inference.gradient import problem as problems
 from guidebook.inference.gradient import run as loop
-from guidebook.programs.mode import find_start
 from guidebook.programs.potential import Potential
 from guidebook.programs.sites import latent_sites
+from guidebook.programs.start.mode import find_start
 
 ROWS = 3000
 Y = np.random.default_rng(0).normal(size=ROWS)

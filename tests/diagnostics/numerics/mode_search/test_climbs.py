@@ -10,7 +10,7 @@ import torch
 
 from guidebook.diagnostics.numerics import modes as room
 from guidebook.diagnostics.numerics.modes import Mode
-from guidebook.programs.gaussian import Start
+from guidebook.programs.start.gaussian import Start
 
 AWAY = np.array([8.0, 0.0])
 

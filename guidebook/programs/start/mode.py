@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from guidebook.programs.gaussian import ROUNDS, Start, elbo, fitted
 from guidebook.programs.graphs.recorded import CannotRecord, eager
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.gaussian import ROUNDS, Start, elbo, fitted
 from guidebook.scope import local_parameters
 
 FULL_CURVATURE_UP_TO = 600
