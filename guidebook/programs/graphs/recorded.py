@@ -39,6 +39,10 @@ DRAW_BY_TORCH = (
     "and a graph has the random numbers of torch alone. Draw with pyro.sample or torch (torch.randn), or "
     "give the numbers as data"
 )
+WRITES_ITS_OWN = (
+    "the program writes into a tensor that it keeps from run to run (a count, or the running averages of "
+    "BatchNorm in training mode: evaluation mode, track_running_stats=False or LayerNorm write none)"
+)
 
 
 class CannotRecord(Exception):
@@ -181,6 +185,8 @@ def _cause(error: Exception) -> str:
     told, line = _before_shapes(error), line_of_user(error)
     if told.startswith("vmap:") and (".item()" in told or "control flow" in told):
         told = READS_A_VALUE
+    elif "mutate a captured Tensor" in told:
+        told = WRITES_ITS_OWN
     elif not isinstance(error, DependsOnValues):
         told = reason(error)
     return f"{told}: {line}" if line else told
