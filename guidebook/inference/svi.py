@@ -115,6 +115,7 @@ def svi(
         checkpoint: a file written about every ten seconds, on Ctrl-C and at the end; if it is there, the
             fit continues from it, to the same result as if never interrupted. It must be of the same model,
             guide, settings and data (`guidebook.inference.gradient.checkpoint` says how they are told).
+            A disk that fills, or a folder that goes, warns once, and the fit goes on.
 
     Raises:
         DataError, ModelError, GuideError: inputs that do not fit together.
