@@ -71,14 +71,14 @@ def write(path: Path, told: dict[str, Any], step: Step) -> None:
 
 
 def keep(path: Path, told: dict[str, Any], step: Step, failed: bool) -> bool:
-    """Writes; where that fails the fit goes on, and the first failure warns. Whether one was, `failed` too."""
+    """Writes; where that fails the fit goes on, the first time with a warning. Whether any failed."""
     try:
         write(path, told, step)
     except FileError as error:
         if not failed:
             warnings.warn(
-                f"The checkpoint of step {int(step.state['step']):,} was not written; the fit goes on, and an "
-                f"earlier one is untouched, where there is one. {error} The next one will be tried again.",
+                f"The checkpoint of step {int(step.state['step']):,} was not written; the fit goes on, and "
+                f"an earlier one is untouched, where there is one. {error} The next one will be tried again.",
                 stacklevel=5,  # svi's caller
             )
         return True

@@ -61,7 +61,8 @@ class Settings:
         return self.auto and self.restarts == 1
 
     def __post_init__(self) -> None:
-        check_whole(steps=(self.steps, 1, MOST), restarts=(self.restarts, 1))
+        check_whole(steps=(self.steps, 1, MOST))
+        check_whole(restarts=(self.restarts, 1, MOST // self.steps))  # a history each
         check_optimiser(self.optim)
         if self.compile not in (True, False, "auto", "graph"):
             raise SettingError(

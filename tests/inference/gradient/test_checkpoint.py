@@ -279,6 +279,7 @@ def test_a_disk_that_fills_ends_no_fit_and_warns_once(tmp_path, monkeypatch):
     path = tmp_path / "fit.checkpoint"
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(loop, "LOOK_EVERY", 30)
+    steps = {"checkpoint": path, "steps": 90}
     write, written = checkpoints.write, []
 
     def filling(where, told, step):
@@ -292,12 +293,12 @@ def test_a_disk_that_fills_ends_no_fit_and_warns_once(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write", filling)
     told = r"of step 60 was not written; the fit goes on.*File too large.*room"
     with pytest.warns(UserWarning, match=told) as caught:
-        whole = schools(checkpoint=path)
+        whole = schools(**steps)
     assert len(caught) == 1
-    assert len(whole.history) == STEPS and whole.status is not Status.INTERRUPTED
+    assert len(whole.history) == 90 and whole.status is not Status.INTERRUPTED
     assert path.read_bytes() == written[0]
     monkeypatch.setattr(checkpoints, "write", write)
-    assert (schools(checkpoint=path).history == whole.history).all()
+    assert (schools(**steps).history == whole.history).all()
 
 
 def test_a_folder_that_goes_ends_no_fit(tmp_path, monkeypatch):
