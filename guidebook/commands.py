@@ -47,6 +47,7 @@ def list_pairs(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Fit every guide of a pair and its reference; write the page, the table and the draws."""
     from guidebook.catalogue import pair as find_pair
+    from guidebook.diagnostics.amortized.rows import is_amortized
     from guidebook.reports.comparison import compare as compare_fits
     from guidebook.shelf.fitting import chosen_guides
 
@@ -58,12 +59,13 @@ def report(options: argparse.Namespace) -> None:
     )
     checkpoints = {name: folder / f"{pair.name}-{name}.checkpoint" for name in guides}
     fits, reference = _fitted(pair, checkpoints, options)
+    by_row = any(map(is_amortized, fits.values()))
     comparison = compare_fits(
         fits,
         reference=reference,
         seed=options.seed,
-        labels=pair.labels() if pair.labels else None,
-        held_out=pair.held_out() if pair.held_out else None,
+        labels=pair.labels() if pair.labels and by_row else None,
+        held_out=pair.held_out() if pair.held_out and by_row else None,
     )
     page = _written(pair, comparison, folder)
     for name, done in fits.items():

@@ -21,11 +21,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import random
 import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.poutine.subsample_messenger import SubsampleMessenger
@@ -122,14 +124,32 @@ def precision(dtype: torch.dtype) -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
+def start_random(seed: int) -> None:
+    """Random numbers of torch, NumPy and Python begin anew, as by pyro.set_rng_seed."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_elsewhere() -> tuple[Any, ...]:
+    """The states of NumPy's and Python's random numbers, to be compared."""
+    kind, key, *rest = np.random.get_state()
+    return random.getstate(), kind, np.asarray(key).tobytes(), *rest
+
+
 @contextlib.contextmanager
 def random_state(seed: int) -> Iterator[None]:
-    """Seeds torch inside the block and gives the user's random state back."""
+    """Seeds torch, NumPy and Python inside the block and gives the user's random states back."""
     with alone():
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            yield
+        of_numpy, of_python = np.random.get_state(), random.getstate()
+        try:
+            with torch.random.fork_rng(devices=devices):
+                start_random(seed)
+                yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from guidebook.scope import (
     local_parameters,
     precision,
     quiet,
+    random_elsewhere,
     random_state,
     replaced,
     validation,
@@ -37,6 +38,7 @@ def state():
         "handlers": list(pyro.poutine.runtime._PYRO_STACK),
         "module": pyro.module,
         "random": torch.get_rng_state().tolist(),
+        "random elsewhere": random_elsewhere(),
         "warn_if_nan": pyro.infer.trace_elbo.warn_if_nan,
         "expectation": pyro.infer.util.Dice.compute_expectation,
     }

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guidebook.diagnostics.amortized.assess import assess_rows
-from guidebook.diagnostics.amortized.rows import is_amortized
 from guidebook.diagnostics.amortized.uses import CODES, MODEL
 from guidebook.diagnostics.assess import assess, refused
 from guidebook.diagnostics.compared import Compared, size_of, thinned
 from guidebook.diagnostics.evidence.subject import Effort
 from guidebook.diagnostics.inputs import (
     alike,
+    amortized_of,
     as_tree,
     density_of,
     kept_apart,
@@ -57,7 +57,7 @@ def compared(
     given = named(fits, reference)
     calibrations = of_these(calibration, given)
     name_of_reference = _name_of(reference)
-    amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
+    amortized = amortized_of(given, labels, held_out)
     plain = {n: f for n, f in given.items() if n not in amortized}
     trees, unsound = _sound(plain, name_of_reference, seed, len(given) == 1, effort)
     plain = {n: plain[n] for n in trees}

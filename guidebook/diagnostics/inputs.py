@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from guidebook.diagnostics.amortized.rows import is_amortized, reads
+from guidebook.diagnostics.amortized.rows import is_amortized, observed, reads
 from guidebook.diagnostics.evidence.subject import Effort, Reference, marginals_of
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.diagnostics.numerics.calibration import Calibration
@@ -78,11 +79,37 @@ def of_these(calibration: Any, given: Mapping[str, Any]) -> dict[str, Calibratio
     return dict(calibration)
 
 
+def amortized_of(given: Mapping[str, Any], labels: Any, held_out: Any) -> dict[str, Fit]:
+    """Of these the amortised fits. Labels and rows kept apart warn where they have no use.
+
+    Raises DataError where they are none.
+    """
+    amortized = {n: f for n, f in given.items() if isinstance(f, Fit) and is_amortized(f)}
+    if held_out is not None and not isinstance(held_out, Mapping):
+        raise DataError(
+            f"held_out is {held_out!r:.80}: give a dict of the model's keyword arguments for rows that were "
+            "not trained on."
+        )
+    rows = {name: len(observed(fit)) for name, fit in amortized.items()}
+    shape = None if labels is None else np.shape(labels)
+    if shape is not None and (len(shape) != 1 or any(shape[0] != n for n in rows.values())):
+        of = "".join(f"; the data of '{name}' have {n:,} rows" for name, n in rows.items())
+        raise DataError(f"labels have shape {shape}: give one a row of the data, (n,){of}.")
+    useless = [n for n, v in (("labels", labels), ("held_out", held_out)) if v is not None]
+    if useless and not amortized:
+        warnings.warn(
+            f"No use is made of {' and '.join(useless)}: they are for fits of a guide that gives every row a "
+            "posterior of its own, and there is none. Leave them out.",
+            stacklevel=4,  # compare's caller
+        )
+    return amortized
+
+
 def kept_apart(name: str, fit: Fit, held_out: Any) -> Any:
     """What the guide reads of the rows kept apart; None where there are none."""
     if held_out is None:
         return None
-    if not isinstance(held_out, Mapping) or reads(fit) not in held_out:
+    if reads(fit) not in held_out:
         raise DataError(
             f"The guide of '{name}' reads {reads(fit)!r}, which held_out does not hold: give a dict of "
             "the model's keyword arguments for rows that were not trained on."

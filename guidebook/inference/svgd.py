@@ -45,6 +45,7 @@ FASTER, SLOWER = 1.05, 0.5
 """The step grows while the particles go on in their direction and shrinks where they turn back."""
 FARTHEST = 1.0
 """The longest move of a particle in a step: standard deviations of the start, a coordinate."""
+MOST_PARTICLES = 20_000
 
 
 def svgd(
@@ -69,7 +70,7 @@ def svgd(
     or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
 
     Arguments:
-        particles: P, at least 4. Work a step grows as P^2.
+        particles: P, at least 4 and at most 20,000. Work and memory of a step grow as P^2.
         steps: at most so many.
         tolerance: CONVERGED once the residual is at most this, which says that the particles rest
             and not that they are enough.
@@ -81,6 +82,11 @@ def svgd(
         DataError, SettingError: as `svi`.
     """
     check_whole(particles=(particles, 4), steps=(steps, 1))
+    if particles > MOST_PARTICLES:
+        raise SettingError(
+            f"particles={particles} is out of range: a step holds the distance between any two of them, "
+            f"{8 * particles**2 / 1e9:,.0f} GB. Give at most {MOST_PARTICLES:,}; nuts gives more draws."
+        )
     if not 0 < tolerance < math.inf:
         raise SettingError(f"tolerance={tolerance!r} is out of range: give a positive number.")
     with opened("svgd", model, None, data, seed=seed, device=device, check=model_runs) as run:

@@ -19,7 +19,8 @@ is that of rows held out: a tenth of them, whose bound says when to go on, and w
 best (`guidebook.inference.gradient.held_out`).
 
 A plate with `subsample_size` draws rows anew at every step, so the objective is an unbiased estimate; with a
-guide over one vector and latents in that plate the vector has those of all rows, and steps take all rows.
+guide over one vector and latents in that plate the vector has those of all rows, and steps take all rows;
+so do those of Pyro's AutoStructured and AutoGaussian.
 
 Sources: Hoffman et al. 2013, "Stochastic variational inference"; Kingma and Ba 2015, "Adam"; Polyak
 and Juditsky 1992, "Acceleration of stochastic approximation by averaging"; Dhaka et al. 2020,
@@ -116,6 +117,7 @@ def svi(
         checkpoint: a file written about every ten seconds, on Ctrl-C and at the end; if it is there, the
             fit continues from it, to the same result as if never interrupted. It must be of the same model,
             guide, settings and data (`guidebook.inference.gradient.checkpoint` says how they are told).
+            A disk that fills, or a folder that goes, warns once, and the fit goes on.
 
     Raises:
         DataError, ModelError, GuideError: inputs that do not fit together.

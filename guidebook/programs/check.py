@@ -106,8 +106,9 @@ def _same_sites(of_model: set[str], of_guide: set[str], summed: set[str]) -> Non
     if both:
         raise GuideError(
             f"The model sums {_listed(both)} out (infer enumerate), and the guide samples it. Remove it from "
-            "the guide; or leave it unmarked in the model, and enumerate it in the guide "
-            "(pyro.infer.config_enumerate) or not at all."
+            "the guide; or, as Pyro's objectives go by the guide, leave it unmarked in the model: "
+            "pyro.poutine.infer_config(model, lambda site: {'enumerate': None} if site['name'] in "
+            f"{both} else {{}})."
         )
     missing, extra = sorted(of_model - of_guide), sorted(of_guide - of_model)
     if missing:

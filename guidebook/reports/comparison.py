@@ -87,7 +87,8 @@ def compare(
 
     Raises:
         DataError: nothing to compare, a DataTree that cannot be read (see docs/data.md), other parameters
-            or other data in one of them, or rows kept apart that a guide cannot read.
+            or other data in one of them, rows kept apart that a guide cannot read, or labels that are not
+            one a row. Both warn where no fit is amortised: they have no use.
         NameNotFound: a reference or a calibration whose name is not among the fits.
         SettingError: an `effort` of another name; a seed that is not a whole number of at least 0.
     """

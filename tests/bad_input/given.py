@@ -42,6 +42,12 @@ SCHOOLS = {
 }
 
 
+def hundred(y: Any) -> None:
+    """A normal of 100 dimensions."""
+    z = pyro.sample("z", dist.Normal(torch.zeros(100), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(z, 1.0).to_event(1), obs=y)
+
+
 def schools(y: Any = None, sigma: Any = None) -> None:
     mu = pyro.sample("mu", dist.Normal(torch.zeros(()), 5.0))
     tau = pyro.sample("tau", dist.HalfNormal(torch.ones(())))

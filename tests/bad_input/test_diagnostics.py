@@ -11,7 +11,7 @@ import guidebook as gb
 from guidebook.diagnostics.judging.findings import Verdict
 from guidebook.errors import DataError, NameNotFound, SettingError
 from tests.bad_input.conftest import Bad
-from tests.bad_input.given import SCHOOLS, SEEDS, X, fit, one_fit, schools, shelf_fit, tree
+from tests.bad_input.given import SCHOOLS, SEEDS, X, fit, one_fit, schools, shelf_fit, tree, vae
 
 
 def observing(**observed: object) -> object:
@@ -44,6 +44,16 @@ ERRORS: dict[str, Bad] = {
         )
         for name in ("p", None, ["q"])
     },
+    "rows kept apart that are none": (
+        lambda: gb.compare({"q": one_fit()}, held_out=3), DataError, "held_out is 3", "a dict",
+    ),
+    "labels that are none": (
+        lambda: gb.compare({"q": one_fit()}, labels=3), DataError, r"labels have shape \(\)", "one a row",
+    ),
+    "labels of fewer rows": (
+        lambda: gb.compare({"vae": vae()}, labels=[1, 2]), DataError,
+        r"labels have shape \(2,\)", r"data of 'vae' have \d+ rows",
+    ),
     "unknown reference": (
         lambda: gb.compare({"mean-field": 3}, reference="mean-feld"), NameNotFound, "mean-field",
     ),
@@ -150,3 +160,9 @@ def test_degenerate_images_are_never_trusted_as_they_are(pair: str, case: str) -
         assert fit.status.good
         assert "ollapsed" in found.table.loc["q", "reason"]
     assert found.amortized["q"].latent_mean.shape[0] == len(DEGENERATE[case])
+
+
+def test_labels_and_rows_kept_apart_have_no_use_without_a_posterior_a_row() -> None:
+    told = "No use is made of labels and held_out: .*Leave them out"
+    with pytest.warns(UserWarning, match=told):
+        gb.compare({"a": tree(x=2)}, labels=[0, 1], held_out={"x": X})

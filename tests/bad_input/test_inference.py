@@ -36,6 +36,7 @@ from tests.bad_input.given import (
     discrete,
     fit,
     growth,
+    hundred,
     logistic,
     masking,
     mixture_fit,
@@ -173,8 +174,21 @@ SETTINGS: dict[str, Bad] = {
             "draws": lambda: one_fit().posterior(10**9),
             "draws of nuts": lambda: gb.nuts(schools, SCHOOLS, draws=10**9),
             "draws of gibbs": lambda: gb.gibbs(schools, by_hand, SCHOOLS, draws=10**9),
+            "paths": lambda: gb.pathfinder(schools, SCHOOLS, paths=10**9),
+            "draws of a path": lambda: gb.pathfinder(schools, SCHOOLS, elbo_draws=10**9),
         }.items()
     },
+    "more than memory holds: paths of 100 dimensions": (
+        lambda: gb.pathfinder(hundred, {"y": np.zeros(100)}, paths=10**6),
+        SettingError, "1,000,000 normals of 100 dimensions", "81 GB", "paths=99,009",
+    ),
+    "more than memory holds: particles": (
+        lambda: gb.svgd(schools, SCHOOLS, particles=10**9),
+        SettingError, "particles=1000000000", "8,000,000,000 GB", "at most 20,000",
+    ),
+    "more than memory holds: restarts": (
+        lambda: fit(steps=2000, restarts=10**9), SettingError, "restarts=1000000000", "at most 10,000",
+    ),
     **{
         f"{draws} draws": (
             lambda draws=draws: one_fit().posterior(draws), SettingError, f"draws={draws!r}", "whole number",
@@ -310,6 +324,7 @@ FILES: dict[str, Bad] = {
         "belongs to another fit", "remove",
     ),
 }  # fmt: skip
+
 
 ERRORS = DATA | SETTINGS | OBJECTIVES | FILES
 

@@ -8,14 +8,18 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import torch
 
 import guidebook as gb
 from guidebook import Status
 from guidebook.guides.conjugate.mixture import MixtureMeanField
 from guidebook.guides.conjugate.mixture_mode import MixtureMode
+from guidebook.inference.boltzmann import boltzmann_learning
 from guidebook.inference.fits.running import Steps
 from guidebook.inference.normals import pathfinder as pathfinder_module
+from guidebook.models.energy.boltzmann import BoltzmannMachine
 from guidebook.models.mixture import GaussianMixture
+from guidebook.models.probit import probit_regression
 
 LONG = 100_000
 """Steps of which none of these engines would take all within the time of a test."""
@@ -38,6 +42,16 @@ def counts(y: Any) -> None:
         pyro.sample("y", dist.Poisson(rate), obs=y)
 
 
+def by_sites(schedule: str) -> gb.Fit:
+    """A residual that rounding never lets fall to the tolerance."""
+    data = {"X": points(), "y": np.arange(60.0) % 2}
+    guide = gb.guides.ProbitSites()
+    found: gb.Fit = gb.ep(
+        probit_regression, guide, data, schedule=schedule, tolerance=1e-300, sweeps=LONG, progress=False
+    )  # fmt: skip
+    return found
+
+
 def on_counts(engine: Any, *guide: Any, **settings: Any) -> gb.Fit:
     found: gb.Fit = engine(counts, *guide, {"y": np.array([3.0, 1.0])}, progress=False, **settings)
     return found
@@ -48,6 +62,8 @@ ENGINES: dict[str, Any] = {
     "cavi": lambda: mixture(gb.cavi, MixtureMeanField, sweeps=LONG, tolerance=1e-300),
     "natural_svi": lambda: mixture(gb.natural_svi, MixtureMeanField, steps=LONG),
     "gibbs": lambda: mixture(gb.gibbs, MixtureMeanField, draws=LONG, tune=0),
+    **{f"ep, {how}": lambda how=how: by_sites(how) for how in ("parallel", "sequential")},
+    "svgd": lambda: on_counts(gb.svgd, steps=LONG, tolerance=1e-300),
     "pathfinder": lambda: on_counts(gb.pathfinder, paths=LONG // 1000),
     "svi by the reference path": lambda: on_counts(
         gb.svi, gb.guides.mean_field(counts), steps=LONG, compile=False
@@ -90,6 +106,16 @@ def test_gibbs_keeps_four_sweeps_or_none(after: int, kept: int | None, pressed: 
     else:
         fit = mixture(gb.gibbs, MixtureMeanField, draws=LONG, tune=20)
         assert fit.notes["draws"] == kept and fit.status is Status.INTERRUPTED
+
+
+@pytest.mark.parametrize("term", ["enumeration", "gibbs", "cd", "pcd"])
+def test_a_machine_keeps_the_weights_of_the_steps_taken(term: str, pressed: list[int]) -> None:
+    """Of two units that are always equal: the weight between them grows for ever."""
+    equal = {"v": torch.tensor([[1.0, 1.0], [-1.0, -1.0]])}
+    start = BoltzmannMachine(torch.zeros(2, 2), torch.zeros(2))
+    fit = boltzmann_learning(start, equal, model_term=term, steps=LONG, progress=False)
+    assert fit.status is Status.INTERRUPTED and len(fit.history) == 5
+    assert fit.model.weights[0, 1] > 0 and start.weights[0, 1] == 0
 
 
 def test_pathfinder_without_a_normal_yet_is_interrupted(

@@ -3,13 +3,14 @@
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoGaussian, AutoMultivariateNormal, AutoNormal, AutoStructured
 
 import guidebook as gb
 from guidebook.errors import ModelError
@@ -137,13 +138,28 @@ def test_the_posterior_of_a_subsampled_fit_covers_all_rows():
     assert float(tree["sample_stats"]["log_q"][0, 1]) == pytest.approx(log_q)
 
 
-@pytest.mark.parametrize(
-    "guide", [gb.guides.mean_field, AutoMultivariateNormal], ids=["ours", "Pyro's"]
-)
+ALL_ROWS = {
+    "ours": gb.guides.mean_field,
+    "Pyro's": AutoMultivariateNormal,
+    "site by site": partial(AutoStructured, conditionals="normal", dependencies="linear"),
+    "as the model depends": AutoGaussian,
+}
+
+
+@pytest.mark.parametrize("guide", ALL_ROWS.values(), ids=ALL_ROWS)
 def test_a_guide_over_one_vector_has_the_latents_of_all_rows(guide):
     fit = gb.svi(by_row, guide(by_row), {"y": Y}, steps=30, progress=False)
     tree = fit.posterior(draws=3)
     assert tree["posterior"]["z"].shape == (1, 3, N)
+
+
+@pytest.mark.parametrize("guide", ["site by site", "as the model depends"])
+def test_the_steps_of_such_a_guide_are_those_of_a_plate_of_all_rows(guide):
+    fits = [
+        gb.svi(model, ALL_ROWS[guide](model), {"y": Y}, steps=6, progress=False, compile="graph")
+        for model in (by_row, partial(by_row, drawn=None))
+    ]
+    np.testing.assert_allclose(fits[0].history, fits[1].history, rtol=1e-12)
 
 
 def test_laplace_of_a_subsampled_normal_mean_is_its_posterior():

@@ -14,13 +14,19 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from guidebook.errors import SettingError
 from guidebook.guides.autoguides.whitened import Model, Whitened
 
 DRAWS = 4000
+MOST_BYTES = 8_000_000_000
+"""Of centres and factors."""
 
 
 class NormalMixture(Whitened):
-    """q(u) = sum_k w_k N(m_k, L_k L_k'): `log_shares` (K,), `centers` (K, D), `factors` (K, D, D)."""
+    """q(u) = sum_k w_k N(m_k, L_k L_k'): `log_shares` (K,), `centers` (K, D), `factors` (K, D, D).
+
+    Raises, when it first runs, SettingError where these fill more than 8 GB.
+    """
 
     family = "normal_mixture"
 
@@ -30,6 +36,13 @@ class NormalMixture(Whitened):
 
     def _make_parameters(self) -> None:
         K, D = self.options["components"], self.latent_dim
+        each = D * (D + 1) * self.center.element_size()
+        if K * each > MOST_BYTES:
+            raise SettingError(
+                f"{K:,} normals of {D:,} dimensions, one a path, are {K * each / 1e9:,.0f} GB of centres and "
+                f"factors, and at most 8 GB are held. Give at most paths={MOST_BYTES // each:,}, or use svi "
+                "with gb.guides.low_rank."
+            )
         eye = torch.eye(D, dtype=self.center.dtype, device=self.center.device)
         zero = self.center.new_zeros
         # parameters that are not trained: they say where the guide is, on which device and how precise

@@ -13,6 +13,7 @@ by where a guide starts that is put at the mode: that is computed, and may diffe
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,21 @@ def write(path: Path, told: dict[str, Any], step: Step) -> None:
     if torch.cuda.is_initialized():
         content["random_cuda"] = torch.cuda.get_rng_state()
     write_atomically(content, path)
+
+
+def keep(path: Path, told: dict[str, Any], step: Step, failed: bool) -> bool:
+    """Writes; where that fails the fit goes on, the first time with a warning. Whether any failed."""
+    try:
+        write(path, told, step)
+    except FileError as error:
+        if not failed:
+            warnings.warn(
+                f"The checkpoint of step {int(step.state['step']):,} was not written; the fit goes on, and "
+                f"an earlier one is untouched, where there is one. {error} The next one will be tried again.",
+                stacklevel=5,  # svi's caller
+            )
+        return True
+    return failed
 
 
 def restore(path: Path, told: dict[str, Any], step: Step) -> int:

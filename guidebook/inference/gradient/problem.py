@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoGaussian, AutoStructured
 from torch import Tensor, nn
 
 from guidebook.errors import SettingError
@@ -35,6 +36,8 @@ from guidebook.scope import subsampling
 
 START_ROWS = 10_000
 """The mode is looked for with this many rows drawn by the seed, where there are more."""
+SITE_BY_SITE = AutoGaussian, AutoStructured
+"""Guides of Pyro without one vector whose plates cannot draw rows."""
 LOOK_EVERY = 50
 """Steps between two looks at the clock, the progress bar and what is still alive."""
 
@@ -61,7 +64,8 @@ class Settings:
         return self.auto and self.restarts == 1
 
     def __post_init__(self) -> None:
-        check_whole(steps=(self.steps, 1, MOST), restarts=(self.restarts, 1))
+        check_whole(steps=(self.steps, 1, MOST))
+        check_whole(restarts=(self.restarts, 1, MOST // self.steps))  # a history each
         check_optimiser(self.optim)
         if self.compile not in (True, False, "auto", "graph"):
             raise SettingError(
@@ -143,9 +147,7 @@ def prepare(
     joined = Joined(model, guide)
     rows = source.batches(model, seed, dtype, device)
     tensors = rows.head(rows.batch_size) if rows else source.whole(dtype, device)
-    # a guide over one vector has the latents of all rows in it
-    parts = guide.modules() if isinstance(guide, nn.Module) else [guide]
-    flat = rows is None and any(hasattr(part, "get_posterior") for part in parts)
+    flat = rows is None and _of_all_rows(guide)
     with subsampling(not flat):
         of_guide = check_pair(joined.model, joined.guide, tensors)
     apart = None
@@ -176,6 +178,12 @@ def prepare(
         _start(problem)
         check_same_sites(joined.model, joined.guide, tensors, {s.name for s in problem.sites})
     return problem
+
+
+def _of_all_rows(guide: Any) -> bool:
+    """Whether the guide has the latents of all rows at every run: in one vector, or site by site."""
+    parts = guide.modules() if isinstance(guide, nn.Module) else [guide]
+    return any(hasattr(p, "get_posterior") or isinstance(p, SITE_BY_SITE) for p in parts)
 
 
 def _start(problem: Problem) -> None:

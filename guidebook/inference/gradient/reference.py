@@ -33,7 +33,7 @@ from guidebook.inference.objectives.schedules import schedule_table
 from guidebook.inference.optimisers.given import clips_of, is_scheduler, options_of
 from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.programs.owned import Joined, statements_of
-from guidebook.scope import quiet, subsampling, validation
+from guidebook.scope import quiet, start_random, subsampling, validation
 
 
 def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> Outcome:
@@ -55,7 +55,7 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
     course = Course(rates, table, own, settings.auto)
     history: list[float] = []
     nan = False
-    torch.manual_seed(problem.seed)  # the random numbers of the captured path
+    start_random(problem.seed)  # the random numbers of the captured path
     with _pyros_own_mode(problem.subsampled):
         averages = _Halves(joined, course, problem)
         take = _stepper(problem, settings, course, averages.rates)

@@ -84,7 +84,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
     told = checkpoints.signature(step) if path else {}
     done = checkpoints.restore(path, told, step) if path else 0
     step.follow()
-    written, interrupted = time.monotonic(), False
+    written, interrupted, failed = time.monotonic(), False, False
 
     def guide_of_now() -> Any:
         return adopt(step, step.state["flat"][0])  # the graph reads parameters of its own
@@ -101,7 +101,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
             interrupted = steps.stopped
             due = time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS
             if path and (due or interrupted or done == course.until):
-                checkpoints.write(path, told, step)
+                failed = checkpoints.keep(path, told, step, failed)
                 written = time.monotonic()
             objective = float(step.state["history"][max(0, done - 1)].nanmean())
             steps.advance(done - steps.done)

@@ -29,7 +29,7 @@ from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
-from guidebook.programs.graphs.recorded import CannotRecord, record
+from guidebook.programs.graphs.recorded import CannotRecord, check_repeats, record
 from guidebook.programs.owned import Joined
 from guidebook.scope import subsampling
 
@@ -63,7 +63,8 @@ class Step:
     `own`: of fits to several data sets, one a row; `restarts` is their number.
 
     Raises:
-        CannotRecord: the objective has no differentiable loss, or the program branches on values.
+        CannotRecord: the objective has no differentiable loss, the program branches on values, or draws
+            random numbers that are not torch's.
         SettingError: neither model nor guide has a parameter.
     """
 
@@ -105,6 +106,7 @@ class Step:
         example = [*self.inputs(), *self.tensors(problem.data)]
         with subsampling(problem.subsampled):
             self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
+            check_repeats(self._first_loss)
         self.compiled, self._asked = False, compile
         self.call = interpreted(self.graph)
         self.compile_where_it_pays(steps)
@@ -200,16 +202,25 @@ class Step:
         number = flat.new_zeros(self.problem.particles)
         return torch.func.vmap(one, randomness="different")(number).mean()
 
+    def _objective(self, state: Mapping[str, Tensor]) -> Any:
+        """The objective, where it has schedules at their values of the step."""
+        if not self.scheduled:
+            return self.problem.objective
+        values = state["schedules"].index_select(0, state["step"])[0]
+        return self.problem.objective.at(**dict(zip(self.scheduled, values.unbind(), strict=True)))
+
+    def _first_loss(self) -> Tensor:
+        """The objective of the first row, before the first step."""
+        flat = self.state["flat"][0].detach().requires_grad_()
+        with torch.enable_grad():
+            return self._loss(flat, self.problem.data, self._objective(self.state), {})
+
     def _body(self, *inputs: Tensor) -> Tensor:
         """One step in place; returns the gradient, zero for a restart that has stopped."""
         state = dict(zip(self.moving, inputs, strict=False))
         tensors = inputs[len(self.moving) :]
         data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=False))}
-        flat = state["flat"]
-        objective = self.problem.objective
-        if self.scheduled:
-            values = state["schedules"].index_select(0, state["step"])[0]
-            objective = objective.at(**dict(zip(self.scheduled, values.unbind(), strict=True)))
+        flat, objective = state["flat"], self._objective(state)
         loss_and_grad = torch.func.grad_and_value(lambda f: self._loss(f, data, objective, {}))
         if self.own is not None:
             grad, loss = self._each(flat, data, tensors[len(self.tensor_names) :], objective)

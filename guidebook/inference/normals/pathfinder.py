@@ -37,7 +37,7 @@ from torch import Tensor
 from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.opening import Run, opened
-from guidebook.inference.fits.running import check_whole
+from guidebook.inference.fits.running import MOST, check_whole
 from guidebook.inference.fits.status import Status
 from guidebook.programs.potential import Potential
 from guidebook.programs.start.mode import Climb
@@ -70,13 +70,13 @@ def pathfinder(
     or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
 
     Arguments:
-        paths: climbs, each from a start of its own.
+        paths: climbs, each from a start of its own; their normals fill at most 8 GB.
         elbo_draws: of every normal, to compare their ELBOs.
 
     Raises:
         DataError, ModelError, SettingError: as `svi`.
     """
-    check_whole(paths=(paths, 1), elbo_draws=(elbo_draws, 2))
+    check_whole(paths=(paths, 1, MOST), elbo_draws=(elbo_draws, 2, MOST))
     guide = NormalMixture(model, paths)
     with opened("pathfinder", model, guide, data, seed=seed, device=device) as run:
         run.hold_parameters()

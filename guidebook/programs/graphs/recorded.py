@@ -33,7 +33,16 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from guidebook.errors import GuidebookError, ModelError, line_of_user
 from guidebook.programs.graphs.stand_ins import SEEDS, Adapted, stand_ins
 from guidebook.programs.graphs.tape import READS_A_VALUE, DependsOnValues, taped
-from guidebook.scope import quiet, replaced, validation
+from guidebook.scope import quiet, random_elsewhere, random_state, replaced, validation
+
+DRAW_BY_TORCH = (
+    "and a graph has the random numbers of torch alone. Draw with pyro.sample or torch (torch.randn), or "
+    "give the numbers as data"
+)
+WRITES_ITS_OWN = (
+    "the program writes into a tensor that it keeps from run to run (a count, or the running averages of "
+    "BatchNorm in training mode: evaluation mode, track_running_stats=False or LayerNorm write none)"
+)
 
 
 class CannotRecord(Exception):
@@ -64,15 +73,51 @@ def record(function: Callable[..., Any], *example: Any) -> torch.fx.GraphModule:
     """The graph of function at arguments shaped like the example.
 
     Raises:
-        CannotRecord: where the function reads values, with the reason.
+        CannotRecord: where the function reads values, or draws by NumPy or Python, with the reason.
     """
     try:
+        elsewhere = random_elsewhere()
         with recording(), replaced(*SEEDS), _without_collecting():
-            return taped(function, *example, simplify=True)
+            graph = taped(function, *example, simplify=True)
+        if random_elsewhere() != elsewhere:
+            raise DependsOnValues(
+                "the program draws random numbers of NumPy (np.random) or of Python (random), "
+                + DRAW_BY_TORCH
+            )
+        return graph
     except GuidebookError:  # the reference path would raise it too
         raise
     except Exception as error:
         raise CannotRecord(_cause(error)) from error
+
+
+def check_repeats(value: Callable[[], Tensor]) -> None:
+    """Runs what was recorded twice more, without a tape, by the same random numbers of torch.
+
+    A generator of the program's own (np.random.default_rng) has no state that could be asked for, nor has a
+    number that the program keeps from run to run: a graph holds what they were when it was recorded.
+
+    Raises:
+        CannotRecord: the values differ.
+    """
+    try:
+        first, second = (_by_one_seed(value) for _ in range(2))
+    except (
+        Exception
+    ):  # at a draw at which the program fails: whether it does will be seen as it runs
+        return
+    rounding = torch.finfo(first.dtype).eps ** 0.5  # of sums that are taken in another order
+    if not torch.allclose(first, second, rtol=rounding, atol=rounding, equal_nan=True):
+        raise CannotRecord(
+            f"the objective is {float(first):.6g} in one run of the program and {float(second):.6g} in the "
+            "next, by the same parameters and random numbers of torch: the program draws from a generator of "
+            "its own (np.random.default_rng, random.Random) or counts its runs, " + DRAW_BY_TORCH
+        )
+
+
+def _by_one_seed(value: Callable[[], Tensor]) -> Tensor:
+    with recording(), random_state(0):
+        return value().detach()
 
 
 @contextlib.contextmanager
@@ -140,6 +185,8 @@ def _cause(error: Exception) -> str:
     told, line = _before_shapes(error), line_of_user(error)
     if told.startswith("vmap:") and (".item()" in told or "control flow" in told):
         told = READS_A_VALUE
+    elif "mutate a captured Tensor" in told:
+        told = WRITES_ITS_OWN
     elif not isinstance(error, DependsOnValues):
         told = reason(error)
     return f"{told}: {line}" if line else told

@@ -122,6 +122,7 @@ class _Tape(TorchDispatchMode):
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
+        args = self._widened(args) if func is aten.log_sigmoid_backward.default else args
         tensors = _tensors((args, kwargs))
         self._check_filled(func, tensors)
         constant = all(map(self._is_constant, tensors))
@@ -154,6 +155,15 @@ class _Tape(TorchDispatchMode):
             for part in _tensors(result):
                 self.numbers.pop(_memory(part), None)
         return self._noted(result, node, constant)
+
+    def _widened(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The gradient of a result in the shape of what it is of, where one stands for all rows of a vmap:
+        log_sigmoid_backward makes its own result in the shape of the gradient, and resizes it with a warning.
+        """
+        if args[0].shape == args[1].shape:
+            return args
+        with self:
+            return args[0].expand(args[1].shape), *args[1:]
 
     def _noted(self, result: Any, node: torch.fx.Node, constant: bool) -> Any:
         """The result of an operation, with its node; whether it is the same at every evaluation."""

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from guidebook.programs.graphs.recorded import CannotRecord, eager
+from guidebook.programs.graphs.recorded import CannotRecord
 from guidebook.programs.potential import Potential
 from guidebook.programs.start.gaussian import ROUNDS, Start, elbo, fitted
-from guidebook.scope import local_parameters
 
 FULL_CURVATURE_UP_TO = 600
 ITERATIONS = 1000
@@ -230,9 +229,8 @@ def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         potential.vectorised = False  # and the start is content with fewer draws
 
         def single(u: Tensor) -> tuple[Tensor, Tensor]:
-            with local_parameters(), eager():
-                value, grad = potential.value_and_grad_at(u)
-            return value.detach(), grad.detach()
+            value, grad = potential.value_and_grad(u[None])
+            return value[0], grad[0]
 
         return single
 

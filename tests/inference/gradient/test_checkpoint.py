@@ -1,6 +1,7 @@
 """A fit continued from its checkpoint is the fit that was never interrupted, bit for bit."""
 
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -21,6 +22,7 @@ from guidebook.models.decoders.latent import LinearVAE
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
 from guidebook.programs.graphs.interpreted import interpreted
+from tests.full_disk import full_disk
 from tests.starts import searched_once
 
 STEPS = 150
@@ -270,3 +272,42 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         checkpoints.write_atomically({"format": "b 1"}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_ends_no_fit_and_warns_once(tmp_path, monkeypatch):
+    """What was written last stays, and goes on to the same result when there is room again."""
+    path = tmp_path / "fit.checkpoint"
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 30)
+    steps = {"checkpoint": path, "steps": 90}
+    write, written = checkpoints.write, []
+
+    def filling(where, told, step):
+        if not written:
+            write(where, told, step)
+            written.append(path.read_bytes())
+        else:
+            with full_disk(2000):
+                write(where, told, step)
+
+    monkeypatch.setattr(checkpoints, "write", filling)
+    told = r"of step 60 was not written; the fit goes on.*File too large.*room"
+    with pytest.warns(UserWarning, match=told) as caught:
+        whole = schools(**steps)
+    assert len(caught) == 1
+    assert len(whole.history) == 90 and whole.status is not Status.INTERRUPTED
+    assert path.read_bytes() == written[0]
+    monkeypatch.setattr(checkpoints, "write", write)
+    assert (schools(**steps).history == whole.history).all()
+
+
+def test_a_folder_that_goes_ends_no_fit(tmp_path, monkeypatch):
+    def gone(*arguments):
+        shutil.rmtree(tmp_path / "folder")
+        write(*arguments)
+
+    write = checkpoints.write
+    monkeypatch.setattr(checkpoints, "write", gone)
+    with pytest.warns(UserWarning, match=r"No such file or directory.*tried again"):
+        found = schools(checkpoint=tmp_path / "folder" / "fit.checkpoint", steps=20)
+    assert len(found.history) == 20

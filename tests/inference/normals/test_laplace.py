@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import guidebook as gb
 from guidebook import Status
@@ -42,6 +43,24 @@ def test_a_gaussian_posterior_and_its_evidence_are_exact(data):
     stats = fit.posterior(500)["sample_stats"]
     weights = (stats["lp"] - stats["log_q"]).values
     np.testing.assert_allclose(weights, evidence.logpdf(y), atol=1e-8)
+
+
+def padded(X, y):
+    """The same regression, through sequences that torch.func can neither transform nor record."""
+    b = pyro.sample("b", dist.Normal(torch.zeros(X.shape[1]), 2.0).to_event(1))
+    lengths = torch.full((len(X),), X.shape[1])
+    packed = pack_padded_sequence((X * b)[..., None], lengths, batch_first=True)
+    terms, _ = pad_packed_sequence(packed, batch_first=True)
+    with pyro.plate("row", len(X)):
+        pyro.sample("y", dist.Normal(terms[..., 0].sum(-1), 0.5), obs=y)
+
+
+def test_what_torch_func_cannot_transform_is_differentiated_by_autograd(data):
+    exact, fit = gb.laplace(regression, data), gb.laplace(padded, data)
+    q, truth = fit.guide.get_posterior(), exact.guide.get_posterior()
+    torch.testing.assert_close(q.mean, truth.mean, rtol=0, atol=1e-6)
+    # its Hessian is by differences of the gradient
+    torch.testing.assert_close(q.covariance_matrix, truth.covariance_matrix, rtol=1e-6, atol=1e-8)
 
 
 def test_a_positive_site_is_approximated_on_the_log_scale():

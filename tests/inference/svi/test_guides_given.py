@@ -1,18 +1,22 @@
 """Guides and objectives that a user brings to svi, and several sites in one plate."""
 
+import re
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions import constraints
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoMultivariateNormal, AutoNormal
 
 import guidebook as gb
-from guidebook.errors import SettingError
+from guidebook.errors import GuideError, SettingError
 from guidebook.models.hierarchical import eight_schools
+from guidebook.scope import precision, random_state
 from tests.inference.svi.stories import QUIET, SCHOOLS, normal_mean
+from tests.programs.laws.enumeration import DATA, guide_sums, mixture
 
 
 def schools_by_hand(sigma, y=None):
@@ -195,3 +199,18 @@ def test_enumerated_sites_are_summed_out_and_the_start_leaves_its_symmetry():
     loc = np.sort(fit.posterior(500)["posterior"]["loc"].values.reshape(-1, 2).mean(0))
     exact = 5 * 3 / (5 + 1 / 9)  # of five rows around 3, and the prior
     np.testing.assert_allclose(loc, [-exact, exact], atol=0.15)
+
+
+def test_a_site_marked_in_both_has_the_steps_of_pyro_by_the_remedy_that_the_refusal_names():
+    """Pyro's TraceEnum_ELBO sums by the guide, whatever the model is marked."""
+    settings = {"optim": pyro.optim.Adam({"lr": 0.05}), "steps": 5, "seed": 3, "progress": False}
+    with pytest.raises(GuideError, match="the guide samples it") as refused:
+        gb.svi(mixture, guide_sums, DATA, **settings)
+    remedy = re.search(r"pyro\.poutine\.infer_config\(.*\)(?=\.$)", str(refused.value))[0]
+    unmarked = eval(remedy, {"pyro": pyro, "model": mixture})
+    fit = gb.svi(unmarked, guide_sums, DATA, **settings)
+    assert fit.notes["path"] == "captured"
+    with pyro.get_param_store().scope(), precision(torch.float64), random_state(3):
+        steps = SVI(mixture, guide_sums, settings["optim"], TraceEnum_ELBO(max_plate_nesting=1))
+        expected = [steps.step(DATA["y"].double()) for _ in range(5)]
+    np.testing.assert_allclose(fit.history, expected, rtol=1e-9)

@@ -162,6 +162,34 @@ def test_control_flow_with_a_guide_of_ours():
     assert fit.notes["path"] == "reference"
 
 
+def normalised(**options):
+    """Rows through a BatchNorm in the guide."""
+    norm = torch.nn.BatchNorm1d(2, affine=False, dtype=torch.float64, **options)
+
+    def model(y):
+        with pyro.plate("row", len(y)):
+            mu = pyro.sample("mu", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(mu, 1.0).to_event(1), obs=y)
+
+    def guide(y):
+        pyro.module("norm", norm)
+        scale = pyro.param("scale", torch.ones(()), constraint=dist.constraints.positive)
+        with pyro.plate("row", len(y)):
+            pyro.sample("mu", dist.Normal(norm(y), scale).to_event(1))
+
+    return model, guide
+
+
+def test_running_averages_take_the_reference_path_and_the_reason_names_what_does_not():
+    data = {"y": np.random.default_rng(0).normal(size=(6, 2))}
+    fit, (message,) = warned(lambda: gb.svi(*normalised(), data, steps=3, progress=False))
+    assert fit.notes["path"] == "reference" and "track_running_stats=False" in message
+    assert "norm(y)" in message  # the line
+    alone = normalised(track_running_stats=False)
+    fit, messages = warned(lambda: gb.svi(*alone, data, steps=3, progress=False))
+    assert fit.notes["path"] == "captured" and not messages
+
+
 def test_restarts_need_the_captured_path():
     data = {"y": np.array([0.5, 1.0])}
     with pytest.raises(SettingError, match=r"restarts=4 needs a step that is recorded.*restarts=1"):

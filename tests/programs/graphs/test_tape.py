@@ -245,6 +245,15 @@ def test_a_size_that_depends_on_an_input_is_refused(sized):
         taped(sized, X.clone())
 
 
+def test_nothing_is_resized_where_one_gradient_stands_for_all_rows(capfd):
+    """torch says so on stderr, past Python's warnings, and will resize no more some day."""
+    rows = torch.stack([X, X + 1, X - 1])
+    backward = torch.ops.aten.log_sigmoid_backward  # its last argument is e^-|x|
+    graph = taped(torch.func.vmap(lambda x: backward(torch.ones(3), x, (-x.abs()).exp())), rows)
+    torch.testing.assert_close(graph(rows), torch.sigmoid(-rows))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_constant_times_data_from_outside_is_known():
     graph = taped(lambda x: x * (torch.tensor(2.0) * OUTSIDE).sum().item(), X)
     assert torch.equal(graph(X), 3.0 * X)

@@ -139,5 +139,5 @@ ENUMERATION = (
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("summed twice", "a site marked in the model and in the guide", lambda: (mixture, guide_sums),
             DATA, "refused",
-            "leave it unmarked in the model", note="mark it in one of them"),
+            "leave it unmarked in the model", note="the sentence says how to unmark it"),
 )  # fmt: skip

@@ -270,7 +270,7 @@ WHOLES = (
             semi_supervised, {"x": BITS},
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1), by_mode=False),
     Program("topics", "ProdLDA: `BatchNorm1d`, `Multinomial`", topics, DOCS, "reference",
-            "in-place operation",
+            "track_running_stats=False",
             note="batch normalisation that runs in training mode",
             objective=TraceMeanField_ELBO, by_mode=False),
     Program("mixed hidden Markov", "mixed HMM", hidden(mixed_markov, ["share", "rate"], AutoDelta),
