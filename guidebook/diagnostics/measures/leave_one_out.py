@@ -30,6 +30,7 @@ from pyro.distributions.util import scale_and_mask
 from scipy.stats import kstest
 from torch import Tensor
 
+from guidebook.diagnostics.numerics.psis import smoothed_rows
 from guidebook.errors import GuidebookError
 from guidebook.inference.fits.datatree import replicated
 from guidebook.inference.fits.fit import Fit
@@ -184,10 +185,12 @@ def _numbers(
         groups["observed_data"] = {"y": predicted[1]}
     tree = arviz_base.from_dict(groups, dims={"y": ["row"]})
     likelihood = tree["log_likelihood"]["y"]
-    # arviz_stats smooths the negative of what it is given: here -log r
-    corrected = likelihood - (log_ratio - log_ratio.max())[None, :, None]
-    weights, khat = corrected.azstats.psislw(r_eff=1.0, dim=["chain", "draw"])
-    known = {"log_weights": weights, "pareto_k": khat}
+    # the weights of the posterior without row i: r / p(y_i | z)
+    smoothed, khat = smoothed_rows((log_ratio - log_ratio.max())[:, None] - by_row)
+    known = {
+        "log_weights": likelihood.copy(data=smoothed[None]),
+        "pareto_k": likelihood[0, 0].drop_vars(["chain", "draw"]).copy(data=khat),
+    }
     with quiet(category=UserWarning):  # of high k-hats, which the result holds
         found = arviz_stats.loo(tree, pointwise=True, var_name="y", reff=1.0, **known)
     pit = None
@@ -201,7 +204,7 @@ def _numbers(
         elpd_se=float(found.se),
         parameters=float(found.p),
         rows=found.elpd_i.values,
-        khat=khat.values,
+        khat=khat,
         limit=float(found.good_k),
         pit=pit,
     )

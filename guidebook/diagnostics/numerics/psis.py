@@ -67,12 +67,7 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
     # weights equal to a thousandth: what is left is rounding (float32), which has no tail to fit
     if finite.all() and np.ptp(centred) < max(1e-3, 1e-9 * abs(top)):
         return Importance(np.full(size, 1 / size), -math.inf, 0.0, float(size))
-    # arviz_stats negates its argument: it expects -log ratio, as of leave-one-out densities
-    with np.errstate(divide="ignore", invalid="ignore"):  # many equal weights in the tail
-        try:
-            log_weights, khat = array_stats.psislw(-centred, r_eff=1)
-        except ValueError:  # the whole tail is one value: bounded weights, nothing to smooth
-            log_weights, khat = centred, -math.inf
+    log_weights, khat = _smoothed(centred)
     plain = np.exp(centred) / np.exp(centred).sum()
     even = 1 / np.square(plain).sum() >= EVEN_SHARE * size and plain.max() * size <= EVEN_TOP
     if even and not khat < khat_limit(size):
@@ -82,7 +77,6 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
         log_weights = centred
     weights = np.exp(log_weights)
     weights = weights / weights.sum()
-    khat = float(khat)
     if math.isnan(khat) or khat == math.inf:
         return None
     if not smoothed and 1 / np.square(weights).sum() < LEAST_SHARE * size:
@@ -90,6 +84,34 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
     tail = min(size / 5, 3 * math.sqrt(size))
     ess = float(1 / np.square(weights).sum())
     return Importance(weights, khat, (1 + max(khat, 0.0)) / math.sqrt(tail), ess)
+
+
+def _smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
+    """Log weights (S,), not always normalised or finite, and k-hat."""
+    # arviz_stats negates its argument: it expects -log ratio, as of leave-one-out densities
+    with np.errstate(divide="ignore", invalid="ignore"):  # many equal weights in the tail
+        try:
+            log_weights, khat = array_stats.psislw(-log_ratio, r_eff=1)
+        except ValueError:  # the whole tail is one value: bounded weights, nothing to smooth
+            return log_ratio, -math.inf
+    return log_weights, float(khat)
+
+
+def smoothed_rows(log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised log weights (S, N) and k-hat (N,) of log ratios (S, N), each row by itself.
+
+    Where draws have equal weights in the tail, nothing is smoothed: k-hat is -inf where the whole tail is
+    one value (a row of which all draws say the same), and else inf, unless arviz_stats gives a number.
+    """
+    weights, khat = np.empty_like(log_ratio), np.empty(log_ratio.shape[1])
+    for i, row in enumerate(log_ratio.T):
+        centred = row - row.max()
+        found, k = _smoothed(centred)
+        if not np.isfinite(found).all():
+            found = centred
+        weights[:, i] = found - np.logaddexp.reduce(found)
+        khat[i] = math.inf if math.isnan(k) else k
+    return weights, khat
 
 
 def khat_of_moment(log_ratio: np.ndarray, values: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm, t
 
 import guidebook as gb
-from guidebook.diagnostics.measures.leave_one_out import LeaveOneOut, leave_one_out
+from guidebook.diagnostics.measures.leave_one_out import LeaveOneOut, _numbers, leave_one_out
 from guidebook.guides.autoguides.mixture import NormalMixture
 from guidebook.inference.fits.opening import opened
 from guidebook.inference.fits.status import Status
@@ -142,3 +142,19 @@ def test_zeros_and_ones_have_no_pit() -> None:
     y = (Y > 0).astype(float)
     found = of(placed(signs, y, np.array([1.0, -1.0]), 0.2 * np.eye(2)), draws=1000)
     assert found.pit is None and np.isnan(found.pit_pvalue)
+
+
+def test_rows_of_which_all_draws_say_the_same_have_no_tail() -> None:
+    """As a sure row of a logistic regression, whose probability rounds to one: log p(y_i | z) is one number,
+    and so is its elpd. A few values in the tail, as of discrete draws, are no tail either.
+    """
+    rng = np.random.default_rng(0)
+    by_row = np.log(rng.uniform(0.3, 0.6, (1000, 4)))
+    by_row[:, 1] = -1e-17
+    by_row[:, 2] = np.where(rng.random(1000) < 0.5, -0.5, -0.6)
+    found = _numbers(by_row, np.zeros(1000), "row", None, 0)
+    assert found.khat[1] == found.khat[2] == -np.inf and np.isfinite(found.khat[[0, 3]]).all()
+    np.testing.assert_allclose(found.rows[1], by_row[0, 1], atol=1e-12)
+    expected = -np.log(np.exp(-by_row[:, 2]).mean())  # the harmonic mean, unsmoothed
+    np.testing.assert_allclose(found.rows[2], expected, rtol=1e-9)
+    assert found.unreliable == 0
