@@ -247,11 +247,12 @@ class Potential:
         return self._batched("values", lambda p, v: p._evaluate(v)[2], u)
 
     def replay(self, key: str, collect: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
-        """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front."""
+        """What `collect(trace)` takes from the model's trace at u (S, D), an enumerated one where sites are
+        summed out, stacked in front.
+        """
 
         def run(potential: Potential, one: Tensor) -> dict[str, Tensor]:
-            with Substitute(one):
-                return collect(poutine.trace(potential.model).get_trace(**potential.data))
+            return collect(potential._traced(Substitute(one)))
 
         return self._batched(key, run, u)
 
