@@ -122,6 +122,9 @@ class _Tape(TorchDispatchMode):
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
+        if func is aten.log_sigmoid_backward.default and args[0].shape != args[1].shape:
+            with self:  # torch makes the result in the shape of the gradient, and warns as it resizes it
+                args = args[0].expand(args[1].shape), *args[1:]
         tensors = _tensors((args, kwargs))
         self._check_filled(func, tensors)
         constant = all(map(self._is_constant, tensors))
