@@ -231,8 +231,7 @@ def _single(potential: Potential) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
         def single(u: Tensor) -> tuple[Tensor, Tensor]:
             with local_parameters(), eager():
-                value, grad = potential.value_and_grad_at(u)
-            return value.detach(), grad.detach()
+                return potential.value_and_grad_by_autograd(u)
 
         return single
 

@@ -196,7 +196,8 @@ class Potential:
         grad, value = torch.func.grad_and_value(self._log_density)(u)
         return value, grad
 
-    def _value_and_grad_by_autograd(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad_by_autograd(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of a program that torch.func cannot transform, such as one that packs sequences."""
         with torch.enable_grad():
             at = u.detach().requires_grad_()
             value = self._log_density(at)
@@ -376,7 +377,7 @@ class Potential:
         what torch.func cannot transform may be the reason.
         """
         if function is Potential.value_and_grad_at:
-            function = Potential._value_and_grad_by_autograd
+            function = Potential.value_and_grad_by_autograd
 
         def loop(u: Tensor) -> Any:
             with local_parameters(), precision(self.dtype), eager():

@@ -11,6 +11,8 @@ from pyro.ops.indexing import Vindex
 from tests.programs.laws.handlers import by
 from tests.programs.laws.program import Program
 
+DRAWN = {"by_mode": False, "unsampled": "is discrete, so it has no unconstrained scale"}
+"""Of models whose guide draws a discrete site, or sums over it."""
 POSITIVE, SIMPLEX = dist.constraints.positive, dist.constraints.simplex
 Y = torch.tensor([-2.1, -1.7, 0.2, 1.9, 2.4])
 PARALLEL, SEQUENTIAL = {"enumerate": "parallel"}, {"enumerate": "sequential"}
@@ -126,16 +128,16 @@ ENUMERATION = (
             by_continuous(with_constants, sites=["mean"]), DATA, plates=0, single=True),
     Program("DiscreteHMM", "`dist.DiscreteHMM`", by(vectorised_markov), DATA),
     Program("guide sums", "`config_enumerate` on the guide", lambda: (unmarked, guide_sums), DATA,
-            by_mode=False,
+            **DRAWN,
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("guide draws", "a discrete site drawn by the guide", lambda: (unmarked, guide_draws), DATA,
-            by_mode=False),
+            **DRAWN),
     Program("guide draws, TraceGraph", "the same by `TraceGraph_ELBO`", lambda: (unmarked, guide_draws),
             DATA, "reference",
-            "TraceGraph_ELBO", by_mode=False, objective=TraceGraph_ELBO),
+            "TraceGraph_ELBO", **DRAWN, objective=TraceGraph_ELBO),
     Program("sequential sum", '`infer={"enumerate": "sequential"}`', lambda: (in_turn, in_turn_guide), DATA,
-            by_mode=False, objective=lambda: TraceEnum_ELBO(max_plate_nesting=0)),
-    Program("AutoDiscreteParallel", "`AutoDiscreteParallel`", with_discrete, DATA, by_mode=False,
+            **DRAWN, objective=lambda: TraceEnum_ELBO(max_plate_nesting=0)),
+    Program("AutoDiscreteParallel", "`AutoDiscreteParallel`", with_discrete, DATA, **DRAWN,
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("summed twice", "a site marked in the model and in the guide", lambda: (mixture, guide_sums),
             DATA, "refused",

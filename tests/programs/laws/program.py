@@ -29,6 +29,7 @@ class Program:
         whole: the arguments by which its plates hold all rows, where they draw some.
         single: whether it runs in single precision, for a constant that it reads.
         by_mode: whether laplace runs on it: latents are continuous, or summed out, and few.
+        unsampled: a part of the sentence in which nuts refuses it; empty where it runs.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Program:
     whole: Mapping[str, Any] = field(default_factory=dict)
     single: bool = False
     by_mode: bool = True
+    unsampled: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
