@@ -34,8 +34,8 @@ LEAST_DRAWS = 4
 ACCEPT, CAREFUL = 0.9, 0.99
 GRADIENTS_PER_DRAW = 10
 NO_START = (
-    "nuts finds no place to begin: near the start log p(x, u) or its gradient is not finite, or is 0 in a direction "
-    "in which the density is flat. Give every latent site a prior, and a density that is finite around it."
+    "nuts finds no place to begin: near the start log p(x, u) or its gradient is not finite, or the density "
+    "is flat in a direction. Give every latent site a prior, and a density that is finite around it."
 )
 PATIENCE = 0.2
 """Seconds between two looks at whether Ctrl-C was pressed."""
@@ -63,9 +63,9 @@ def nuts(
     samples once more: with 4,000 draws where chains disagree or are too short, with shorter steps
     (0.99) and twice the adaptation where some diverged. `notes['runs']` says how often it sampled.
 
-    A latent value that the model masks and nothing else reads (of rows that obs_mask= observes, of steps after
-    the end of a sequence) has no posterior: on the unconstrained scale its density is multiplied by N(0, 1), of
-    which lp has no part. `notes['without_density']` counts such numbers.
+    A latent value that the model masks and nothing else reads (of rows that obs_mask= observes, of steps
+    after the end of a sequence) has no posterior: on the unconstrained scale its density is multiplied by
+    N(0, 1), of which lp has no part. `notes['without_density']` counts such numbers.
 
     Ctrl-C keeps the draws made so far, as many of each chain as chains of equal length have, of the run
     that made more; before there are four of each it raises KeyboardInterrupt.
@@ -74,7 +74,8 @@ def nuts(
     or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
 
     Raises:
-        ModelError: the model cannot be recorded; its density is zero everywhere tried, or flat in a direction.
+        ModelError: the model cannot be recorded; its density is zero everywhere tried, or flat in a
+            direction.
         DataError, SettingError: as `svi`.
     """
     check_whole(tune=(tune, 10, MOST))
@@ -90,10 +91,7 @@ def nuts(
         start = find_start(potential)
         gradient = _gradient(potential, chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW)
         flat = without_density(potential, start.center)
-        if flat.any():
-            run.noted["without_density"] = int(flat.sum())
-            start, gradient = _bounded(start, gradient, flat)
-    density = _for_nutpie(potential, start, gradient)
+    density = _for_nutpie(potential, *_bounded(start, gradient, flat))
     settings = {
         "draws": draws or DRAWS,
         "tune": tune,
@@ -110,7 +108,7 @@ def nuts(
     if u.shape[1] < LEAST_DRAWS:
         raise KeyboardInterrupt
     status, notes = _ended(u, diverging)
-    notes |= made
+    notes |= made | ({"without_density": int(flat.sum())} if bool(flat.any()) else {})
     position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
     return run.fit(status, sites=sites, draws=position, notes=notes)
 
@@ -183,20 +181,24 @@ def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tens
 
 def without_density(potential: Potential, at: Tensor) -> Tensor:
     """Which coordinates (D,) of sites that the model masks log p(x, z) does not depend on, at a position."""
-    masked = [potential.nodes[site.name]["mask"] is not None for site in potential.sites]
+    masks = [potential.nodes[site.name]["mask"] for site in potential.sites]
+    masked = [mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks]
     sizes = torch.tensor([site.size for site in potential.sites])
     places = torch.tensor(masked).repeat_interleave(sizes).to(at.device)
     if bool(places.any()):
         steps = torch.eye(len(at), dtype=at.dtype, device=at.device)[places]
-        before, after = potential(torch.stack([at]))[0], potential(at + steps)[0]
-        places[places.clone()] = after == before
+        log_joint = potential(torch.cat([at[None], at + steps]))[0]
+        rounding = 100 * torch.finfo(at.dtype).eps  # rows of a batch may be summed in another order
+        places[places.clone()] = log_joint[1:].isclose(log_joint[0], rtol=rounding, atol=rounding)
     return places
 
 
 def _bounded(
     start: Start, gradient: Callable[[Tensor], tuple[Tensor, Tensor]], flat: Tensor
 ) -> tuple[Start, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-    """Start and density times N(0, 1) in the coordinates that are flat."""
+    """Start and density times N(0, 1) in the coordinates that are flat; as they are without such ones."""
+    if not bool(flat.any()):
+        return start, gradient
 
     def bounded(u: Tensor) -> tuple[Tensor, Tensor]:
         value, grad = gradient(u)

@@ -141,7 +141,9 @@ def log_likelihoods(
 
     which add up to their log density. A plate whose rows share a site that is summed out has size 1.
     """
-    nodes = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    nodes = {
+        n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)
+    }
     logs = {n: scale_and_mask(_log_prob(s), mask=s["mask"]) for n, s in nodes.items()
             if n in observed or depth is not None}  # fmt: skip
     found = {n: logs[n] for n in observed}
@@ -150,7 +152,9 @@ def log_likelihoods(
     trace.symbolize_dims()
     symbols: dict[str, str] = trace.plate_to_symbol
     summed = set(trace.symbol_to_dim) - set(symbols.values())
-    packed = {n: pack(v, nodes[n]["infer"]["_dim_to_symbol"]) for n, v in logs.items() if v.dim() > depth}
+    packed = {
+        n: pack(v, nodes[n]["infer"]["_dim_to_symbol"]) for n, v in logs.items() if v.dim() > depth
+    }
     plates = {n: [f for f in nodes[n]["cond_indep_stack"] if f.vectorized] for n in packed}
     ordinals = {n: frozenset(symbols[f.name] for f in frames) for n, frames in plates.items()}
     for group in _connected({n: summed.intersection(v._pyro_dims) for n, v in packed.items()}):
@@ -184,14 +188,16 @@ def _in_turn(
         nonlocal dims
         tree: OrderedDict[Any, list[Any]] = OrderedDict()
         for name, term in terms.items():
-            counted = term
+            counted: Any = term
             if name in names:
-                counted = torch.where(count > names.index(name), term, torch.zeros_like(term))
+                here = count > names.index(name)
+                counted = torch.where(here, term, torch.zeros_like(term))
                 counted._pyro_dims = term._pyro_dims
             tree.setdefault(ordinals[name], []).append(counted)
         ((found,),) = contract_tensor_tree(tree, summed).values()
         dims = found._pyro_dims
-        return found[...]  # type: ignore[no-any-return]
+        plain: Tensor = found[...]
+        return plain
 
     if not names:
         return []

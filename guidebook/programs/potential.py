@@ -121,7 +121,8 @@ class Potential:
         for seed in (0, 1):
             with random_state(seed):
                 before = torch.get_rng_state()
-                found.append(float(self._log_joint(self._traced(Substitute()))))
+                origin = Substitute(depth=self.plate_nesting)
+                found.append(float(self._log_joint(self._traced(origin))))
                 if self.device.type == "cpu" and torch.equal(before, torch.get_rng_state()):
                     return  # nothing was drawn
         rounded = math.isclose(*found, rel_tol=1e-6)  # sums on a GPU are taken in any order
@@ -164,7 +165,7 @@ class Potential:
 
     def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
-        substitute = Substitute(u, [site.size for site in self.sites])
+        substitute = Substitute(u, [site.size for site in self.sites], self.plate_nesting)
         trace = self._traced(substitute)
         values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
         log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
@@ -253,7 +254,7 @@ class Potential:
         """
 
         def run(potential: Potential, one: Tensor) -> dict[str, Tensor]:
-            return collect(potential._traced(Substitute(one)))
+            return collect(potential._traced(Substitute(one, depth=potential.plate_nesting)))
 
         return self._batched(key, run, u)
 

@@ -122,9 +122,7 @@ class _Tape(TorchDispatchMode):
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
-        if func is aten.log_sigmoid_backward.default and args[0].shape != args[1].shape:
-            with self:  # torch makes the result in the shape of the gradient, and warns as it resizes it
-                args = args[0].expand(args[1].shape), *args[1:]
+        args = self._whole_gradient(func, args)
         tensors = _tensors((args, kwargs))
         self._check_filled(func, tensors)
         constant = all(map(self._is_constant, tensors))
@@ -157,6 +155,15 @@ class _Tape(TorchDispatchMode):
             for part in _tensors(result):
                 self.numbers.pop(_memory(part), None)
         return self._noted(result, node, constant)
+
+    def _whole_gradient(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, the gradient that logsigmoid is given in the shape of its input: torch makes the
+        result in that of the gradient, and warns as it resizes it.
+        """
+        if func is not aten.log_sigmoid_backward.default or args[0].shape == args[1].shape:
+            return args
+        with self:
+            return args[0].expand(args[1].shape), *args[1:]
 
     def _noted(self, result: Any, node: torch.fx.Node, constant: bool) -> Any:
         """The result of an operation, with its node; whether it is the same at every evaluation."""

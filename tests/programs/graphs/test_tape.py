@@ -261,7 +261,9 @@ def test_an_operation_without_a_dtype_is_given_none():
 def test_rows_of_a_taped_gradient_of_logsigmoid_are_taken_down_without_a_warning(capfd):
     """The gradient that the graph begins with is one for all rows."""
     rows = torch.stack([X, 2 * X])
-    single = taped(torch.func.grad(lambda x: torch.nn.functional.logsigmoid(x).sum()), X, simplify=True)
+    single = taped(
+        torch.func.grad(lambda x: torch.nn.functional.logsigmoid(x).sum()), X, simplify=True
+    )
     graph = taped(torch.func.vmap(single), rows)
     torch.testing.assert_close(graph(rows), (-rows).sigmoid())
     assert capfd.readouterr().err == ""

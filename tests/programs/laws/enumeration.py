@@ -1,5 +1,7 @@
 """Discrete latents: summed out in the model or in the guide, in Markov chains, or drawn by the guide."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,7 +13,10 @@ from pyro.ops.indexing import Vindex
 from tests.programs.laws.handlers import by
 from tests.programs.laws.program import Program
 
-DRAWN = {"by_mode": False, "unsampled": "is discrete, so it has no unconstrained scale"}
+DRAWN: dict[str, Any] = {
+    "by_mode": False,
+    "unsampled": "is discrete, so it has no unconstrained scale",
+}
 """Of models whose guide draws a discrete site, or sums over it."""
 POSITIVE, SIMPLEX = dist.constraints.positive, dist.constraints.simplex
 Y = torch.tensor([-2.1, -1.7, 0.2, 1.9, 2.4])
@@ -71,6 +76,15 @@ def chains_in_plate(y):
 
 
 @config_enumerate
+def of_labels(y):
+    """The prior of a latent depends on a label."""
+    with pyro.plate("row", len(y)):
+        z = pyro.sample("z", dist.Categorical(torch.tensor([0.4, 0.6])))
+        level = pyro.sample("level", dist.Normal(torch.tensor([-1.0, 1.0])[z], 1.0))
+        pyro.sample("y", dist.Normal(level, 0.7), obs=y)
+
+
+@config_enumerate
 def with_constants(y):
     """Constants of single precision, which meet the density only in the sum."""
     mean = pyro.sample("mean", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
@@ -124,6 +138,8 @@ ENUMERATION = (
     Program("markov in a plate", "`pyro.markov` in a plate, `Vindex`",
             by_continuous(chains_in_plate, sites=["mean", "stay"]), {"y": torch.stack([Y, -Y], 1)},
             plates=1),
+    Program("latent of a label", "a latent whose prior depends on a site that is summed out",
+            by_continuous(of_labels, sites=["level"]), DATA, plates=1),
     Program("constants in float32", "a constant of single precision outside of the model",
             by_continuous(with_constants, sites=["mean"]), DATA, plates=0, single=True),
     Program("DiscreteHMM", "`dist.DiscreteHMM`", by(vectorised_markov), DATA),

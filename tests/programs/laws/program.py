@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+UNRECORDED = "nuts needs a model that can be recorded"
 How = Literal["captured", "reference", "refused"]
 
 

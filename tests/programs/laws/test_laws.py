@@ -84,10 +84,8 @@ def test_its_log_likelihood_is_that_of_pyros_trace(
 
 
 def test_its_judgement_is_a_verdict_with_a_reason(
-    program: Program, fit: gb.Fit, comparison: gb.Comparison | GuidebookError
+    program: Program, fit: gb.Fit, comparison: gb.Comparison
 ) -> None:
-    if isinstance(comparison, GuidebookError):
-        raise comparison
     row = comparison.table.loc["fit"]
     assert row["verdict"] in ("trust", "reweight", "reject")
     assert comparison.verdicts["fit"].value == row["verdict"]
@@ -95,10 +93,8 @@ def test_its_judgement_is_a_verdict_with_a_reason(
 
 
 def test_its_page_names_its_sites(
-    program: Program, fit: gb.Fit, comparison: gb.Comparison | GuidebookError, tmp_path: Path
+    program: Program, fit: gb.Fit, comparison: gb.Comparison, tmp_path: Path
 ) -> None:
-    if isinstance(comparison, GuidebookError):
-        raise comparison
     page = Reader(comparison.to_html(tmp_path / "page.html").read_text(encoding="utf-8"))
     assert [page.tags.count(tag) for tag in ("html", "head", "title", "body")] == [1, 1, 1, 1]
     assert comparison.table.loc["fit"]["verdict"] in page.text
@@ -110,7 +106,9 @@ def test_nuts_draws_have_the_log_joint_of_pyros_trace(
     program: Program, pyros: PyrosOwn, fit: gb.Fit, sampled: gb.Fit | GuidebookError
 ) -> None:
     if isinstance(sampled, GuidebookError):
-        raise sampled
+        assert program.unsampled and program.unsampled in str(sampled)
+        return
+    assert not program.unsampled
     tree = sampled.posterior()
     lp = tree["sample_stats"]["lp"].values[0]
     assert np.isfinite(lp).all()
