@@ -12,7 +12,10 @@ from pyro.poutine.trace_struct import Trace
 from torch.distributions import Distribution
 from torch.distributions.utils import lazy_property
 
-from guidebook.scope import random_state
+from guidebook.programs.data import as_tensors, find_device
+from guidebook.programs.owned import dtype_of, parameters_of
+from guidebook.programs.sites import Substitute
+from guidebook.scope import local_parameters, precision, random_state
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,20 @@ class Structure:
 
 
 def structure_of(model: Callable[..., Any] | None, data: Mapping[str, Any] | None) -> Structure:
-    """The structure of `model(**data)`.
+    """The structure of `model(**data)`, the data in the precision of the model's parameters.
 
-    Runs the model twice, with its own random state and parameter store: neither the caller's random
-    numbers nor `pyro.get_param_store()` change.
+    Runs the model twice at one position, so that a prior without draws will do, with its own random state
+    and parameter store: neither the caller's random numbers nor `pyro.get_param_store()` change.
     """
     if model is None:
         return Structure(reason="the comparison was made from files, which do not carry the model")
-    arguments = dict(data or {})
+    dtype = dtype_of(model, None)
+    device = next((p.device for p in parameters_of(model)), None)
     try:
-        with random_state(0), pyro.get_param_store().scope(), torch.no_grad():
+        arguments = as_tensors(data or {}, dtype, device or find_device(None, data or {}))
+        with (
+            local_parameters(), precision(dtype), random_state(0), torch.no_grad(), Substitute(),
+        ):  # fmt: skip
             trace = pyro.poutine.trace(model).get_trace(**arguments)
             relations = get_model_relations(
                 model, model_kwargs=arguments, include_deterministic=True

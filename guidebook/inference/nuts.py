@@ -8,6 +8,7 @@ Vehtari et al. 2021, "Rank-normalization, folding, and localization: an improved
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ LEAST_DRAWS = 4
 """Of each chain, which R-hat splits in two."""
 ACCEPT, CAREFUL = 0.9, 0.99
 GRADIENTS_PER_DRAW = 10
+NO_START = (
+    "nuts finds no place to begin: near the start log p(x, u) or its gradient is not finite, or the density "
+    "is flat in a direction. Give every latent site a prior, and a density that is finite around it."
+)
 PATIENCE = 0.2
 """Seconds between two looks at whether Ctrl-C was pressed."""
 
@@ -58,6 +63,10 @@ def nuts(
     samples once more: with 4,000 draws where chains disagree or are too short, with shorter steps
     (0.99) and twice the adaptation where some diverged. `notes['runs']` says how often it sampled.
 
+    A latent value that the model masks and nothing else reads (of rows that obs_mask= observes, of steps
+    after the end of a sequence) has no posterior: on the unconstrained scale its density is multiplied by
+    N(0, 1), of which lp has no part. `notes['without_density']` counts such numbers.
+
     Ctrl-C keeps the draws made so far, as many of each chain as chains of equal length have, of the run
     that made more; before there are four of each it raises KeyboardInterrupt.
 
@@ -65,7 +74,8 @@ def nuts(
     or those of a trained model, `svi(model, guide, data).model`; notes['held_parameters'] names them.
 
     Raises:
-        ModelError: the model cannot be recorded, or its density is zero everywhere tried.
+        ModelError: the model cannot be recorded; its density is zero everywhere tried, or flat in a
+            direction.
         DataError, SettingError: as `svi`.
     """
     check_whole(tune=(tune, 10, MOST))
@@ -81,7 +91,8 @@ def nuts(
         with said("nuts: finding where to start", shown=progress):
             start = find_start(potential)
         gradient = _gradient(potential, chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW)
-    density = _for_nutpie(potential, start, gradient)
+        flat = without_density(potential, start.center)
+    density = _for_nutpie(potential, *_bounded(start, gradient, flat))
     settings = {
         "draws": draws or DRAWS,
         "tune": tune,
@@ -98,7 +109,7 @@ def nuts(
     if u.shape[1] < LEAST_DRAWS:
         raise KeyboardInterrupt
     status, notes = _ended(u, diverging)
-    notes |= made
+    notes |= made | ({"without_density": int(flat.sum())} if bool(flat.any()) else {})
     position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
     return run.fit(status, sites=sites, draws=position, notes=notes)
 
@@ -169,6 +180,41 @@ def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tens
     return compile_graph(graph, [example])
 
 
+def without_density(potential: Potential, at: Tensor) -> Tensor:
+    """Which coordinates (D,) of sites that the model masks log p(x, z) does not depend on, at a position."""
+    masks = [potential.nodes[site.name]["mask"] for site in potential.sites]
+    masked = [mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks]
+    sizes = torch.tensor([site.size for site in potential.sites])
+    places = torch.tensor(masked).repeat_interleave(sizes).to(at.device)
+    if bool(places.any()):
+        steps = torch.eye(len(at), dtype=at.dtype, device=at.device)[places]
+        log_joint = potential(torch.cat([at[None], at + steps]))[0]
+        rounding = 100 * torch.finfo(at.dtype).eps  # rows of a batch may be summed in another order
+        places[places.clone()] = log_joint[1:].isclose(log_joint[0], rtol=rounding, atol=rounding)
+    return places
+
+
+def _bounded(
+    start: Start, gradient: Callable[[Tensor], tuple[Tensor, Tensor]], flat: Tensor
+) -> tuple[Start, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    """Start and density times N(0, 1) in the coordinates that are flat; as they are without such ones."""
+    if not bool(flat.any()):
+        return start, gradient
+
+    def bounded(u: Tensor) -> tuple[Tensor, Tensor]:
+        value, grad = gradient(u)
+        held = u * flat
+        return value - 0.5 * held.square().sum(), grad - held
+
+    center = start.center.where(~flat, start.center.new_zeros(()))
+    if start.factor.dim() == 1:
+        factor = start.factor.where(~flat, start.factor.new_ones(()))
+    else:
+        eye = torch.eye(len(flat), dtype=center.dtype, device=center.device)
+        factor = start.factor.where(~(flat[:, None] | flat), eye)
+    return replace(start, center=center, factor=factor), bounded
+
+
 def _for_nutpie(
     potential: Potential, start: Start, gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> Any:
@@ -215,6 +261,11 @@ def _sampled(run: Run, compiled: Any, **settings: Any) -> tuple[np.ndarray, np.n
                     trace = sampler.abort() if steps.stopped else sampler.wait(timeout=PATIENCE)
                 except TimeoutError:
                     continue
+        except RuntimeError as error:
+            sampler.cancel()
+            if "initial" not in str(error):
+                raise
+            raise ModelError(NO_START) from error
         except BaseException:
             sampler.cancel()
             raise

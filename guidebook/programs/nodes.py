@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from pyro import poutine
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceEnum_ELBO
+from pyro.ops.contract import contract_tensor_tree
+from pyro.ops.packed import pack, unpack
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -118,5 +121,89 @@ def sum_out(
 
 def scaled_log_prob(node: Any) -> Tensor:
     """The site's log density with its mask and plate scale."""
-    log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
-    return scale_and_mask(log_prob, node["scale"], node["mask"])
+    return scale_and_mask(_log_prob(node), node["scale"], node["mask"])
+
+
+def _log_prob(node: Any) -> Tensor:
+    log_prob: Tensor = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
+    return log_prob
+
+
+def log_likelihoods(
+    trace: Any, observed: Collection[str], depth: int | None = None
+) -> dict[str, Tensor]:
+    r"""log p(x_i | z) of every value of the observed sites, 0 where it is masked; nothing scales it.
+
+    `depth`: of the plates, where discrete sites are summed out and the trace is an enumerated one. Observed
+    sites x_1, x_2, ... that hang on the same of those have, in the order of the model,
+
+    .. math:: \log p(x_k \mid x_1, ..., x_{k-1}, z),
+
+    which add up to their log density. A plate whose rows share a site that is summed out has size 1.
+    """
+    nodes = {
+        n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)
+    }
+    logs = {n: scale_and_mask(_log_prob(s), mask=s["mask"]) for n, s in nodes.items()
+            if n in observed or depth is not None}  # fmt: skip
+    found = {n: logs[n] for n in observed}
+    if depth is None:
+        return found
+    trace.symbolize_dims()
+    symbols: dict[str, str] = trace.plate_to_symbol
+    summed = set(trace.symbol_to_dim) - set(symbols.values())
+    packed = {
+        n: pack(v, nodes[n]["infer"]["_dim_to_symbol"]) for n, v in logs.items() if v.dim() > depth
+    }
+    plates = {n: [f for f in nodes[n]["cond_indep_stack"] if f.vectorized] for n in packed}
+    ordinals = {n: frozenset(symbols[f.name] for f in frames) for n, frames in plates.items()}
+    for group in _connected({n: summed.intersection(v._pyro_dims) for n, v in packed.items()}):
+        names = [n for n in packed if n in group and n in found]
+        values = _in_turn({n: packed[n] for n in packed if n in group}, ordinals, names, summed)
+        for name, value in zip(names, values, strict=True):
+            rank = -min((f.dim for f in plates[name]), default=0)
+            whole = unpack(value, trace.symbol_to_dim)
+            found[name] = whole.reshape([1] * (rank - whole.dim()) + list(whole.shape))
+    return found
+
+
+def _connected(dims: Mapping[str, set[str]]) -> list[set[str]]:
+    """The names in groups; in a group each shares a dimension with another, different groups share none."""
+    groups: list[set[str]] = []
+    for name, own in dims.items():
+        joined = [g for g in groups if any(own & dims[other] for other in g)]
+        groups = [g for g in groups if g not in joined] + [{name}.union(*joined)]
+    return groups
+
+
+def _in_turn(
+    terms: Mapping[str, Any], ordinals: Mapping[str, Any], names: list[str], summed: set[str]
+) -> list[Tensor]:
+    """What each of `names` adds to the sum over `summed` of all terms, packed: the sums with its first 0, 1,
+    2, ... in place are taken side by side.
+    """
+    dims = ""
+
+    def total(count: Tensor) -> Tensor:
+        nonlocal dims
+        tree: OrderedDict[Any, list[Any]] = OrderedDict()
+        for name, term in terms.items():
+            counted: Any = term
+            if name in names:
+                here = count > names.index(name)
+                counted = torch.where(here, term, torch.zeros_like(term))
+                counted._pyro_dims = term._pyro_dims
+            tree.setdefault(ordinals[name], []).append(counted)
+        ((found,),) = contract_tensor_tree(tree, summed).values()
+        dims = found._pyro_dims
+        plain: Tensor = found[...]
+        return plain
+
+    if not names:
+        return []
+    device = terms[names[0]].device
+    totals = torch.func.vmap(total)(torch.arange(len(names) + 1, device=device))
+    added = list((totals[1:] - totals[:-1]).unbind())
+    for one in added:
+        one._pyro_dims = dims  # type: ignore[attr-defined]
+    return added

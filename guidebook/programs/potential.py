@@ -107,7 +107,8 @@ class Potential:
         found = []
         for seed in (0, 1):
             with random_state(seed):
-                found.append(float(self._log_joint(self._traced(Substitute()))))
+                origin = Substitute(depth=self.plate_nesting)
+                found.append(float(self._log_joint(self._traced(origin))))
         rounded = math.isclose(*found, rel_tol=1e-6)  # sums on a GPU are taken in any order
         if not rounded and not math.isnan(found[0]):
             raise ModelError(
@@ -139,7 +140,7 @@ class Potential:
 
     def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """log p(x, z), log |det dz/du| and the values of the sites at u (D,)."""
-        substitute = Substitute(u, [site.size for site in self.sites])
+        substitute = Substitute(u, [site.size for site in self.sites], self.plate_nesting)
         trace = self._traced(substitute)
         values = substitute.values | {n: trace.nodes[n]["value"] for n in self.derived}
         log_det = sum((d.sum() for d in substitute.log_dets.values()), u.new_zeros(()))
@@ -215,11 +216,12 @@ class Potential:
         return self._recordings.batched(self, "values", lambda p, v: p._evaluate(v)[2], u)
 
     def replay(self, key: str, collect: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
-        """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front."""
+        """What `collect(trace)` takes from the model's trace at u (S, D), an enumerated one where sites are
+        summed out, stacked in front.
+        """
 
         def run(potential: Potential, one: Tensor) -> dict[str, Tensor]:
-            with Substitute(one):
-                return collect(poutine.trace(potential.model).get_trace(**potential.data))
+            return collect(potential._traced(Substitute(one, depth=potential.plate_nesting)))
 
         return self._recordings.batched(self, key, run, u)
 

@@ -70,12 +70,15 @@ class Substitute(Messenger):
     log |det dT/du| in the site's batch shape. Sites that are enumerated are left to Pyro's enumeration.
     """
 
-    def __init__(self, position: Tensor | None = None, sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, position: Tensor | None = None, sizes: Sequence[int] = (), depth: int | None = None
+    ) -> None:
         """`sizes`: of the slices, where they are known: taken at once, their gradients are put together
-        at once, where many slices would each fill a vector of the length of u.
+        at once, where many slices would each fill a vector of the length of u. `depth`: of the plates, where
+        Pyro's enumeration has dimensions left of them, which a distribution has and its value has not.
         """
         super().__init__()
-        self.position = position
+        self.position, self.depth = position, depth
         fits = position is not None and sum(sizes) == len(position)  # not where it is of more rows
         self._pieces = list(position.split(list(sizes))) if fits and position is not None else []
         self.values: dict[str, Tensor] = {}
@@ -91,7 +94,7 @@ class Substitute(Messenger):
         if msg["is_observed"] or site_is_subsample(msg) or is_enumerated(msg):
             return
         transform = bijection(msg["fn"].support)
-        shape = transform.inverse_shape(msg["fn"].shape())
+        shape = transform.inverse_shape(self._shape(msg["fn"]))
         if self.position is None:  # a look at the model: every free coordinate at zero
             flat = torch.zeros(shape, device=_device(msg["fn"]))
             if msg["fn"].support.is_discrete:
@@ -106,6 +109,12 @@ class Substitute(Messenger):
         self.log_dets[msg["name"]] = log_abs_det(transform, flat, value, msg["fn"].event_dim)
         msg["value"] = value
         msg["done"] = True
+
+    def _shape(self, fn: Any) -> torch.Size:
+        batch = tuple(fn.batch_shape)
+        if self.depth is not None:
+            batch = batch[max(0, len(batch) - self.depth) :]
+        return torch.Size((*batch, *fn.event_shape))
 
     def _slice(self, size: int) -> Tensor:
         assert self.position is not None

@@ -1,5 +1,6 @@
 """A model's structure: its sites, priors and plates, or the reason why there is none."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -101,3 +102,29 @@ def test_the_users_state_is_left_alone() -> None:
     found(learned)
     torch.testing.assert_close(torch.rand(3), expected)
     assert len(pyro.get_param_store()) == 0
+
+
+def test_a_network_reads_data_in_its_own_precision() -> None:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 1).double()
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> None:
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+            with pyro.plate("row", len(x)):
+                pyro.sample("y", dist.Normal(self.linear(x).squeeze(-1) + shift, 1.0), obs=y)
+
+    data = {"x": np.ones((3, 2), np.float32), "y": np.zeros(3, np.float32)}
+    assert [site.name for site in found(Network(), **data).sites] == ["shift", "y"]
+
+
+def test_a_flat_prior_and_rows_that_a_plate_draws_are_no_hindrance() -> None:
+    def drawn(y: torch.Tensor) -> None:
+        flat = dist.ImproperUniform(dist.constraints.real, (), ())
+        level = pyro.sample("level", flat)
+        for i in pyro.plate("row", len(y), subsample_size=2):
+            pyro.sample(f"y_{int(i)}", dist.Normal(level, 1.0), obs=y[i])
+
+    sites = found(drawn, y=torch.zeros(5)).sites
+    assert [site.name for site in sites] == ["level", *(f"y_{i}" for i in range(5))]

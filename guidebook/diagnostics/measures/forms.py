@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyro.poutine.util import site_is_subsample
+from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from torch import Tensor
 
 from guidebook.diagnostics.measures.identities import Bound, bound, scored
@@ -24,7 +24,6 @@ from guidebook.errors import GuidebookError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 from guidebook.programs.labels import log_labellings
-from guidebook.programs.nodes import scaled_log_prob
 
 DRAWS = 2000
 
@@ -78,16 +77,13 @@ def summed_out(
     assert log_q is not None
     u, log_q = u[0], log_q[0].double()
     log_joint, log_det = (t.double() for t in potential(u))
-    names = {site.name for site in fit.sites}
     copies = log_labellings(fit.model)
 
     def prior_of(trace: Any) -> dict[str, Tensor]:
-        terms = [
-            scaled_log_prob(node).sum()
-            for name, node in trace.nodes.items()
-            if name in names and not site_is_subsample(node)
-        ]
-        return {"prior": sum(terms[1:], terms[0])}
+        kept = trace.copy()
+        for name in potential.observed:
+            kept.remove_node(name)
+        return {"prior": TraceEinsumEvaluator(kept, True, potential.plate_nesting).log_prob(kept)}
 
     prior = potential.replay("prior of the continuous sites", prior_of, u)["prior"].double()
     likelihood = log_joint - prior

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro.distributions.util import scale_and_mask
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from guidebook.diagnostics.numerics.psis import smoothed_rows
 from guidebook.errors import GuidebookError
 from guidebook.inference.fits.datatree import replicated
 from guidebook.inference.fits.fit import Fit
+from guidebook.programs.nodes import log_likelihoods
 from guidebook.programs.potential import Potential
 from guidebook.scope import quiet
 
@@ -122,11 +122,7 @@ def _log_likelihood(potential: Potential, u: Tensor, dim: int, count: int) -> np
     """log p(y_i | z_s), (S, N), of all that is observed in row i; None where a site has no such rows."""
 
     def collect(trace: Any) -> dict[str, Tensor]:
-        nodes = {n: trace.nodes[n] for n in potential.observed}
-        return {
-            n: scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
-            for n, node in nodes.items()
-        }
+        return log_likelihoods(trace, potential.observed)
 
     total = np.zeros((len(u), count))
     for value in potential.replay("log likelihood of rows", collect, u).values():

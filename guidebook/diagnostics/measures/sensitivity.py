@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SENSITIVE = 0.05
 MOST_MARGINALS = 500
+PARTS = ("prior", "likelihood")
+ROUNDED = 1e-10
+"""Relatively, what the same density differs by from draw to draw."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Sensitivity:
 def sensitivity(fit: Fit, tree: xr.DataTree) -> Sensitivity | None:
     """The sensitivities of equally weighted draws (1, S) of a fit, with their positions.
 
-    None where they do not apply: discrete sites that are summed out, or more than 500 marginals.
+    To a part of the density that is the same at all draws it is 0. None where they do not apply: discrete
+    sites that are summed out, more than 500 marginals, or both parts are the same.
     """
     import arviz_base
     import xarray as xr
@@ -73,10 +77,16 @@ def sensitivity(fit: Fit, tree: xr.DataTree) -> Sensitivity | None:
         "prior and likelihood", lambda trace: prior_and_likelihood(trace, latent), u
     )
     given = xr.DataTree.from_dict({"/posterior": posterior})
-    for group, part in (("log_prior", "prior"), ("log_likelihood", "likelihood")):
+    moving = []
+    for part in PARTS:
         values = parts[part].double().cpu().numpy()[None]
-        given[group] = xr.DataTree(arviz_base.dict_to_dataset({"all": values}))
-    found = [psense(given, group=part) for part in ("prior", "likelihood")]
+        given[f"log_{part}"] = xr.DataTree(arviz_base.dict_to_dataset({"all": values}))
+        if np.ptp(values) > ROUNDED * (1 + np.abs(values).max()):
+            moving.append(part)
+    if not moving:
+        return None
+    known = {part: psense(given, group=part) for part in moving}
+    found = [known.get(part, xr.zeros_like(known[moving[0]])) for part in PARTS]
     table = arviz_base.dataset_to_dataframe(
         xr.concat(found, dim="component"), sample_dims=["component"]
     )

@@ -128,7 +128,8 @@ class Approximation:
         """
         if self.model is None:
             raise DataError(_NO_JOINT)
-        with precision(self.dtype):  # of data without a floating-point number, too
+        # of data without a floating-point number, too; and a look at the model draws what is summed out
+        with precision(self.dtype), random_state(0):
             found = Potential(self.model, self.tensors, self.sites)
         check_all_rows(found.nodes)
         return found

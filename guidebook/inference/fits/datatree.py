@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from guidebook.errors import DataError, GuideError
@@ -20,6 +19,7 @@ from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import eager, recording
 from guidebook.programs.labels import log_labellings
+from guidebook.programs.nodes import log_likelihoods
 from guidebook.programs.sites import Substitute, coordinate_names
 from guidebook.programs.values.labelled import Labelled
 from guidebook.scope import alone, local_parameters, precision, random_state
@@ -97,19 +97,18 @@ def _without_joint(approximation: Approximation, draws: int, seed: int) -> dict[
 
 
 def _assembled(
-    groups: dict[str, Arrays], dims: dict[str, list[str]], coords: dict[str, Any]
+    groups: dict[str, Arrays], dims: dict[str, dict[str, list[str]]], coords: dict[str, Any]
 ) -> xr.DataTree:
     import xarray as xr
-    from arviz_base import dict_to_dataset, from_dict
+    from arviz_base import dict_to_dataset
 
-    drawn = {k: v for k, v in groups.items() if k not in DATA_GROUPS and v}
-    tree = from_dict(drawn, dims=dims, coords=coords)
-    for name in DATA_GROUPS:
-        if groups.get(name):
-            own: Any = {k: dims[k] for k in groups[name] if k in dims}
-            made = dict_to_dataset(groups[name], dims=own, coords=coords, sample_dims=[])
-            tree[name] = xr.DataTree(made)
-    return tree
+    made = {}
+    for name, values in sorted(groups.items(), key=lambda group: group[0] in DATA_GROUPS):
+        if values:
+            of_draws: Any = [] if name in DATA_GROUPS else ["chain", "draw"]
+            own: Any = dims[name]
+            made[name] = dict_to_dataset(values, dims=own, coords=coords, sample_dims=of_draws)
+    return xr.DataTree.from_dict(made)
 
 
 def _add_record(tree: xr.DataTree, approximation: Approximation, record: Record) -> None:
@@ -150,7 +149,9 @@ def _numpy(value: Tensor) -> np.ndarray:
 
 def _data_groups(approximation: Approximation) -> dict[str, Arrays]:
     potential = approximation.potential
-    with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
+    with (
+        local_parameters(), precision(potential.dtype), random_state(0), torch.no_grad(), Substitute(),
+    ):  # fmt: skip
         trace = poutine.trace(potential.model).get_trace(**potential.data)
     observed = {n: _seen(trace.nodes[n]).detach().cpu().numpy() for n in potential.observed}
     seen = {id(trace.nodes[n]["value"]) for n in potential.observed}
@@ -191,21 +192,26 @@ def _row_labels(approximation: Approximation) -> dict[str, Any]:
     return found
 
 
-def _dimensions(approximation: Approximation, groups: dict[str, Arrays]) -> dict[str, list[str]]:
-    """ArviZ dimension names: those of the plates, then {site}_dim_{i}."""
+def _dimensions(
+    approximation: Approximation, groups: dict[str, Arrays]
+) -> dict[str, dict[str, list[str]]]:
+    """ArviZ dimension names by group: those of the plates, then {site}_dim_{i}."""
     sites = approximation.sites
     events = {site.name: site.event_dim for site in sites}
     plates = {s.name: tuple((name, dim) for name, dim, _ in s.plates) for s in sites}
+    sizes: dict[str, int] = {}
     if approximation.has_joint:  # of observed and deterministic sites too
-        plates = approximation.potential.plates
-    dims: dict[str, list[str]] = {}
+        plates, sizes = approximation.potential.plates, approximation.potential.plate_sizes
+    dims: dict[str, dict[str, list[str]]] = {}
     for group, values in groups.items():
+        own = dims[group] = {}
         for name, value in values.items():
             shape = value.shape if group in DATA_GROUPS else value.shape[2:]
             if plates.get(name):
-                dims[name] = _labels(name, shape, plates[name], events.get(name))
+                frames = [(_dimension(plate), dim, sizes.get(plate)) for plate, dim in plates[name]]
+                own[name] = _labels(name, shape, frames, events.get(name))
     if "unconstrained" in groups:
-        dims |= {"position": [COORDINATE], "gradient": [COORDINATE]}
+        dims["unconstrained"] = {"position": [COORDINATE], "gradient": [COORDINATE]}
     return dims
 
 
@@ -215,16 +221,18 @@ def _dimension(plate: str) -> str:
 
 
 def _labels(
-    name: str, shape: tuple[int, ...], plates: tuple[tuple[str, int], ...], event: int | None
+    name: str, shape: tuple[int, ...], plates: list[tuple[str, int, int | None]], event: int | None
 ) -> list[str]:
-    """The dimensions of one site; without its event dimensions, all left of its plates' are."""
+    """The dimensions of one site; without its event dimensions, all left of its plates' are. Those of plates,
+    each (dimension, dim, size), that were summed over are not the plates' any more.
+    """
     if event is None:
-        event = max(0, len(shape) + min(dim for _, dim in plates))
+        event = max(0, len(shape) + min(dim for _, dim, _ in plates))
     labels = [f"{name}_dim_{i}" for i in range(len(shape))]
-    for plate, dim in plates:
+    for plate, dim, size in plates:
         place = len(shape) - event + dim
-        if 0 <= place < len(shape):
-            labels[place] = _dimension(plate)
+        if 0 <= place < len(shape) and size in (None, shape[place]):
+            labels[place] = plate
     return labels
 
 
@@ -232,11 +240,7 @@ def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor
     potential = approximation.potential
 
     def collect(trace: Any) -> dict[str, Tensor]:
-        nodes = {n: trace.nodes[n] for n in potential.observed}
-        return {
-            n: scale_and_mask(node["fn"].log_prob(node["value"]), mask=node["mask"])
-            for n, node in nodes.items()
-        }
+        return log_likelihoods(trace, potential.observed, potential.plate_nesting)
 
     return potential.replay("log_likelihood", collect, u)
 
@@ -244,7 +248,9 @@ def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor
 def replicated(approximation: Approximation, u: Tensor, seed: int) -> dict[str, Tensor]:
     """Replicated data: the model at the draws with its observed arguments left out."""
     potential = approximation.potential
-    with local_parameters(), precision(potential.dtype), torch.no_grad(), Substitute():
+    with (
+        local_parameters(), precision(potential.dtype), random_state(0), torch.no_grad(), Substitute(),
+    ):  # fmt: skip
         trace = poutine.trace(potential.model).get_trace(**potential.data)
     values = {id(trace.nodes[n]["value"]): n for n in potential.observed}
     given = {k for k, v in potential.data.items() if id(v) in values or k in potential.observed}

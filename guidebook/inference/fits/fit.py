@@ -91,6 +91,11 @@ class Fit:
         (engine, status, ...); on request log_likelihood and posterior_predictive. Chains and
         particles are kept as they are, whatever `draws`; only a density has log_q.
 
+        log_likelihood is log p(x_i | z) of every observed value, 0 where the model masks it, without the
+        scale of plates and handlers. Where discrete sites are summed out, observed sites that hang on the
+        same of them have log p(x_k | x_1, ..., x_{k-1}, z), in the order of the model; rows that share such a
+        site have one value together, in the plates outside of it.
+
         Raises:
             SettingError: `draws` is not a whole number of at least 1, `seed` of at least 0.
             DataError: model or data are needed and were not loaded; or no argument of the model can

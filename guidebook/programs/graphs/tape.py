@@ -122,7 +122,7 @@ class _Tape(TorchDispatchMode):
                 taken_apart = func.decompose(*args, **kwargs)
             if taken_apart is not NotImplemented:
                 return taken_apart
-        args = self._widened(args) if func is aten.log_sigmoid_backward.default else args
+        args = self._whole_gradient(func, args)
         tensors = _tensors((args, kwargs))
         self._check_filled(func, tensors)
         constant = all(map(self._is_constant, tensors))
@@ -156,11 +156,11 @@ class _Tape(TorchDispatchMode):
                 self.numbers.pop(_memory(part), None)
         return self._noted(result, node, constant)
 
-    def _widened(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The gradient of a result in the shape of what it is of, where one stands for all rows of a vmap:
-        log_sigmoid_backward makes its own result in the shape of the gradient, and resizes it with a warning.
+    def _whole_gradient(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, the gradient that logsigmoid is given in the shape of its input: torch makes the
+        result in that of the gradient, and warns as it resizes it.
         """
-        if args[0].shape == args[1].shape:
+        if func is not aten.log_sigmoid_backward.default or args[0].shape == args[1].shape:
             return args
         with self:
             return args[0].expand(args[1].shape), *args[1:]

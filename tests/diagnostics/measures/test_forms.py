@@ -3,8 +3,11 @@
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from scipy.stats import norm
 
 import guidebook as gb
 from guidebook.diagnostics.measures.forms import elbo_forms, residual
@@ -59,3 +62,19 @@ def test_models_without_discrete_sites_have_forms_too():
         assert abs(off) < 5 * math.hypot(one.evidence_form.se, one.energy_form.se) + 1e-6, name
         assert abs(residual(one).value) < 5 * residual(one).se + 1e-6
     assert torch.get_default_dtype() is torch.float32  # as it was
+
+
+def test_a_continuous_site_that_depends_on_one_summed_out_is_in_the_prior():
+    """Draw by draw log p(x | mean) is what does not depend on the label: equal up to rounding."""
+
+    def two_sides(y):
+        side = pyro.sample("side", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        mean = pyro.sample("mean", dist.Normal(2 * side - 1, 1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(mean, 0.7), obs=y)
+
+    y = np.array([0.4, -0.2, 1.1])
+    fit = gb.laplace(two_sides, {"y": y})
+    mean = fit.approximation.draw(200, 0)[0][0].numpy()  # (200, 1)
+    found = elbo_forms({"laplace": fit}, draws=200)["laplace"].data_term.value
+    assert found == pytest.approx(norm.logpdf(y, mean, 0.7).sum(1).mean(), rel=1e-10)

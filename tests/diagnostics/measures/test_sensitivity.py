@@ -92,3 +92,14 @@ def test_too_many_marginals_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -
     assert sensitivity(fit, tree) is not None
     monkeypatch.setattr("guidebook.diagnostics.measures.sensitivity.MOST_MARGINALS", 0)
     assert sensitivity(fit, tree) is None
+
+
+def test_to_a_likelihood_without_latents_it_is_nothing() -> None:
+    def apart(y: torch.Tensor) -> None:
+        pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(0.0, 1.0).expand([3]).to_event(1), obs=y)
+
+    fit = gb.laplace(apart, {"y": Y})
+    found = sensitivity(fit, fit.posterior(500, seed=1))
+    assert found is not None and found.names == ("mu",)
+    assert found.likelihood == 0 and found.prior > 0.1

@@ -9,7 +9,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from tests.programs.laws.handlers import DATA, X, Y, by, line
-from tests.programs.laws.program import Program
+from tests.programs.laws.program import UNRECORDED, Program
 
 
 def of_shape(y, shape):
@@ -82,7 +82,8 @@ ARGUMENTS = (
     Program("ragged list", "a list of tensors of different lengths", by(of_lists), {"groups": RAGGED}),
     Program("PackedSequence", "a `PackedSequence`", by(of_packed),
             {"sequences": pack_sequence([r.double() for r in RAGGED], enforce_sorted=False)},
-            "reference", "pad_packed_sequence", by_mode=False, note="`pad_packed_sequence` inside the model"),
+            "reference", "pad_packed_sequence", unsampled=UNRECORDED,
+            note="`pad_packed_sequence` inside the model"),
     Program("empty covariates", "a matrix without columns", by(of_covariates, AutoNormal),
             {"x": torch.zeros(5, 0), "y": Y}),
     Program("missing values", "NaN that the model masks", by(with_missing), {"y": MISSING}),

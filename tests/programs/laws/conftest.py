@@ -40,6 +40,9 @@ SHORT = {
 }  # fmt: skip
 """One or more of every kind, in every run of the suite; the others are marked slow."""
 
+LIGHT = {"pyro.module", "guide sums", "LocScaleReparam"}
+"""What takes longest, judgement, page and nuts, is of these alone in every run."""
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -64,12 +67,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """All laws of one program run together; those about fits leave out what is refused."""
     if "program" not in metafunc.fixturenames:
         return
-    about_fits = "fit" in metafunc.fixturenames
-    by_mode = "at_mode" in metafunc.fixturenames
-    chosen = [p for p in PROGRAMS.values() if p.how != "refused" or not (about_fits or by_mode)]
+    asked = set(metafunc.fixturenames)
+    by_mode = "at_mode" in asked
+    chosen = [p for p in PROGRAMS.values() if p.how != "refused" or not asked & {"fit", "at_mode"}]
     chosen = [p for p in chosen if p.by_mode or not by_mode]
+    short = LIGHT if asked & {"comparison", "sampled"} else SHORT
     rows = [
-        pytest.param(p, id=p.name, marks=[] if p.name in SHORT else [pytest.mark.slow])
+        pytest.param(p, id=p.name, marks=[] if p.name in short else [pytest.mark.slow])
         for p in chosen
     ]
     metafunc.parametrize("program", rows, scope="session")
@@ -108,8 +112,14 @@ def tree(fit: gb.Fit) -> xr.DataTree:
 
 @pytest.fixture(scope="session")
 def draws(program: Program, fit: gb.Fit, tree: xr.DataTree) -> list[dict[str, torch.Tensor]]:
-    """Every draw as Pyro would have it: labels whole numbers, all else in the fit's precision."""
-    found: list[dict[str, torch.Tensor]] = [{} for _ in range(DRAWS)]
+    return as_pyro_has_them(program, fit, tree)
+
+
+def as_pyro_has_them(
+    program: Program, fit: gb.Fit, tree: xr.DataTree
+) -> list[dict[str, torch.Tensor]]:
+    """Every draw: labels whole numbers, all else in the fit's precision."""
+    found: list[dict[str, torch.Tensor]] = [{} for _ in tree["posterior"]["draw"]]
     for site in fit.sites:
         label = isinstance(site.support, constraints.integer_interval)
         values = np.asarray(tree["posterior"][site.name].values[0])
@@ -123,3 +133,17 @@ def at_mode(program: Program) -> gb.Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parameters are held
         return gb.laplace(made(program)[0], program.data)
+
+
+@pytest.fixture(scope="session")
+def comparison(fit: gb.Fit) -> gb.Comparison:
+    return gb.compare({"fit": fit}, seed=1, effort="quick")
+
+
+@pytest.fixture(scope="session")
+def sampled(program: Program, fit: gb.Fit) -> gb.Fit | GuidebookError:
+    """A few draws by nuts of the trained model, or the refusal."""
+    try:
+        return gb.nuts(fit.model, program.data, draws=DRAWS + 1, tune=20, chains=1, progress=False)
+    except GuidebookError as refusal:
+        return refusal

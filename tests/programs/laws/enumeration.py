@@ -1,5 +1,7 @@
 """Discrete latents: summed out in the model or in the guide, in Markov chains, or drawn by the guide."""
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,6 +13,11 @@ from pyro.ops.indexing import Vindex
 from tests.programs.laws.handlers import by
 from tests.programs.laws.program import Program
 
+DRAWN: dict[str, Any] = {
+    "by_mode": False,
+    "unsampled": "is discrete, so it has no unconstrained scale",
+}
+"""Of models whose guide draws a discrete site, or sums over it."""
 POSITIVE, SIMPLEX = dist.constraints.positive, dist.constraints.simplex
 Y = torch.tensor([-2.1, -1.7, 0.2, 1.9, 2.4])
 PARALLEL, SEQUENTIAL = {"enumerate": "parallel"}, {"enumerate": "sequential"}
@@ -69,6 +76,15 @@ def chains_in_plate(y):
 
 
 @config_enumerate
+def of_labels(y):
+    """The prior of a latent depends on a label."""
+    with pyro.plate("row", len(y)):
+        z = pyro.sample("z", dist.Categorical(torch.tensor([0.4, 0.6])))
+        level = pyro.sample("level", dist.Normal(torch.tensor([-1.0, 1.0])[z], 1.0))
+        pyro.sample("y", dist.Normal(level, 0.7), obs=y)
+
+
+@config_enumerate
 def with_constants(y):
     """Constants of single precision, which meet the density only in the sum."""
     mean = pyro.sample("mean", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
@@ -122,20 +138,22 @@ ENUMERATION = (
     Program("markov in a plate", "`pyro.markov` in a plate, `Vindex`",
             by_continuous(chains_in_plate, sites=["mean", "stay"]), {"y": torch.stack([Y, -Y], 1)},
             plates=1),
+    Program("latent of a label", "a latent whose prior depends on a site that is summed out",
+            by_continuous(of_labels, sites=["level"]), DATA, plates=1),
     Program("constants in float32", "a constant of single precision outside of the model",
             by_continuous(with_constants, sites=["mean"]), DATA, plates=0, single=True),
     Program("DiscreteHMM", "`dist.DiscreteHMM`", by(vectorised_markov), DATA),
     Program("guide sums", "`config_enumerate` on the guide", lambda: (unmarked, guide_sums), DATA,
-            by_mode=False,
+            **DRAWN,
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("guide draws", "a discrete site drawn by the guide", lambda: (unmarked, guide_draws), DATA,
-            by_mode=False),
+            **DRAWN),
     Program("guide draws, TraceGraph", "the same by `TraceGraph_ELBO`", lambda: (unmarked, guide_draws),
             DATA, "reference",
-            "TraceGraph_ELBO", by_mode=False, objective=TraceGraph_ELBO),
+            "TraceGraph_ELBO", **DRAWN, objective=TraceGraph_ELBO),
     Program("sequential sum", '`infer={"enumerate": "sequential"}`', lambda: (in_turn, in_turn_guide), DATA,
-            by_mode=False, objective=lambda: TraceEnum_ELBO(max_plate_nesting=0)),
-    Program("AutoDiscreteParallel", "`AutoDiscreteParallel`", with_discrete, DATA, by_mode=False,
+            **DRAWN, objective=lambda: TraceEnum_ELBO(max_plate_nesting=0)),
+    Program("AutoDiscreteParallel", "`AutoDiscreteParallel`", with_discrete, DATA, **DRAWN,
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("summed twice", "a site marked in the model and in the guide", lambda: (mixture, guide_sums),
             DATA, "refused",

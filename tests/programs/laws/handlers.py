@@ -6,7 +6,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 
-from tests.programs.laws.program import Program
+from tests.programs.laws.program import UNRECORDED, Program
 
 X = torch.tensor([-1.2, -0.4, 0.1, 0.8, 1.5])
 Y = torch.tensor([-2.0, -0.7, 0.4, 1.9, 2.8])
@@ -146,6 +146,7 @@ HANDLERS = (
         DATA,
         "reference",
         "sets the seed of torch's random",
+        unsampled=UNRECORDED,
     ),
     Program("broadcast", "`poutine.broadcast`", by(widened), DATA),
     Program("block", "`poutine.block` in a guide", in_two_parts, DATA),

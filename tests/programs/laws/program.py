@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+UNRECORDED = "nuts needs a model that can be recorded"
 How = Literal["captured", "reference", "refused"]
 
 
@@ -29,6 +30,7 @@ class Program:
         whole: the arguments by which its plates hold all rows, where they draw some.
         single: whether it runs in single precision, for a constant that it reads.
         by_mode: whether laplace runs on it: latents are continuous, or summed out, and few.
+        unsampled: a part of the sentence in which nuts refuses it; empty where it runs.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Program:
     whole: Mapping[str, Any] = field(default_factory=dict)
     single: bool = False
     by_mode: bool = True
+    unsampled: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from tests.programs.laws.program import Program
@@ -65,14 +67,29 @@ class PyrosOwn:
     guide: Any
     store: Any
 
-    def log_joint(self, values: Mapping[str, Tensor]) -> float:
-        """log p(x, z) at values of the latent sites; discrete sites of the model are summed out."""
-        with self._as_trained():
+    def log_joint(self, values: Mapping[str, Tensor], unseen: Collection[str] = ()) -> float:
+        """log p(x, z) at values of the latent sites, discrete sites of the model summed out; x without the
+        unseen sites.
+        """
+        with self._as_trained(), Unseen(unseen):
             held = poutine.condition(self.model, data=dict(values))
             if self.program.plates is None:
                 return float(poutine.trace(held).get_trace(**self.arguments).log_prob_sum())
             sums = TraceEnum_ELBO(max_plate_nesting=self.program.plates)
             return -float(sums.loss(held, lambda **_: None, **self.arguments))
+
+    def log_likelihood(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
+        """log p(x_i | z) of every observed site, whatever scales it; where discrete sites of the model are
+        summed out one number a site, log p of it given the observed sites before.
+        """
+        with self._as_trained():
+            held = poutine.condition(self.model, data=dict(values))
+            nodes = poutine.trace(held).get_trace(**self.arguments).nodes
+            names = [n for n, site in nodes.items() if n not in values and _is_data(site)]
+            if self.program.plates is None:
+                return {n: _unscaled(nodes[n]) for n in names}
+        sums = [self.log_joint(values, names[i:]) for i in range(len(names) + 1)]
+        return dict(zip(names, np.diff(sums), strict=True))
 
     def log_q(self, values: Mapping[str, Tensor]) -> float | None:
         """log q(z); None of a guide whose sites follow from auxiliary ones, or are points."""
@@ -102,6 +119,28 @@ class PyrosOwn:
                 if isinstance(module, torch.nn.Module):
                     module.eval()
             yield
+
+
+class Unseen(Messenger):
+    """Leaves sites out of the density."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            msg["mask"] = False
+
+
+def _is_data(site: Mapping[str, Any]) -> bool:
+    """Whether a site is observed; not where it only holds what follows from others."""
+    follows = getattr(site.get("fn"), "_mask", None) is False
+    return site["type"] == "sample" and site["is_observed"] and not follows
+
+
+def _unscaled(site: Mapping[str, Any]) -> Tensor:
+    return scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
 
 
 def objective_of(program: Program) -> Any:

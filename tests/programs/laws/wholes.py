@@ -14,6 +14,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.nn.functional import softplus
 
+from tests.programs.laws.enumeration import DRAWN
 from tests.programs.laws.program import Program
 
 POSITIVE = constraints.positive
@@ -268,7 +269,7 @@ WHOLES = (
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1), by_mode=False),
     Program("semi-supervised, no labels", "semi-supervised VAE, labels summed in the guide",
             semi_supervised, {"x": BITS},
-            objective=lambda: TraceEnum_ELBO(max_plate_nesting=1), by_mode=False),
+            objective=lambda: TraceEnum_ELBO(max_plate_nesting=1), **DRAWN),
     Program("topics", "ProdLDA: `BatchNorm1d`, `Multinomial`", topics, DOCS, "reference",
             "track_running_stats=False",
             note="batch normalisation that runs in training mode",
