@@ -18,6 +18,7 @@ RANK = {
     "programs": 2,
     "programs/batches": 3,
     "programs/start": 3,
+    "programs/native": 3,
     "datasets": 3,
     "models/energy": 3,
     "models/decoders": 3,

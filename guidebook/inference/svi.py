@@ -110,7 +110,10 @@ def svi(
         restarts: independent fits from scattered starts in one vectorised step; the best is kept
             and R-hat across them enters the status.
         compile: "auto" compiles the captured step where that pays; True always; "graph" never but
-            captures; False takes the reference path, pyro.infer.SVI.
+            captures; False takes the reference path, pyro.infer.SVI. "native" runs many compiled steps at a
+            time without Python, for fits of small models and many thousand steps on a CPU; its first steps
+            are checked against single ones, and it warns and runs as True where it cannot be made or
+            differs (`guidebook.inference.gradient.native`). notes has `compiled` and `native`.
         progress: a bar with the objective and, for guides of a normal q(z | x), how many of its
             dimensions are active; a fit that ends without any warns, notes['active_dimensions'] has
             the number and that of all.

@@ -67,9 +67,9 @@ class Settings:
         check_whole(steps=(self.steps, 1, MOST))
         check_whole(restarts=(self.restarts, 1, MOST // self.steps))  # a history each
         check_optimiser(self.optim)
-        if self.compile not in (True, False, "auto", "graph"):
+        if self.compile not in (True, False, "auto", "graph", "native"):
             raise SettingError(
-                f"compile={self.compile!r} is unknown: give 'auto', True, 'graph' or False."
+                f"compile={self.compile!r} is unknown: give 'auto', True, 'native', 'graph' or False."
             )
 
 

@@ -27,7 +27,6 @@ from guidebook.inference.gradient.chosen import chosen_optimiser, default_optimi
 from guidebook.inference.gradient.course import still_falls
 from guidebook.inference.gradient.held_out import Bounds
 from guidebook.inference.gradient.problem import (
-    LOOK_EVERY,
     Outcome,
     Problem,
     Settings,
@@ -97,7 +96,7 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
                     break
                 step.follow()
                 steps.plan(course.end)
-            done = advance(step, done, min(course.until, done + LOOK_EVERY), steps)
+            done = advance(step, done, min(course.until, done + step.at_once), steps)
             interrupted = steps.stopped
             due = time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS
             if path and (due or interrupted or done == course.until):
@@ -111,6 +110,9 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
 
 def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
     """Takes the steps from `done` until `upto` or Ctrl-C; returns how many are done."""
+    if step.native is not None:
+        step.native.advance(step, done, upto, step.course.halves)
+        return upto
     state, call, rows = step.inputs(), step.call, step.problem.rows
     fixed, halves = step.tensors(step.problem.data), step.course.halves
     with torch.no_grad():
@@ -201,7 +203,11 @@ def _outcome(step: Step, done: int, interrupted: bool) -> Outcome:
     """The best restart's averaged parameters in model and guide, its history and its status."""
     problem, state, course = step.problem, step.state, step.course
     history = state["history"][:done]
-    notes: dict[str, Any] = {"compiled": step.compiled, "path": "captured"}
+    notes: dict[str, Any] = {
+        "compiled": step.compiled,
+        "native": step.native is not None,
+        "path": "captured",
+    }
     if not bool(state["alive"].any()):
         values, notes["nan"] = _stopped(step, history)
         return Outcome(problem.model, problem.guide, values, Status.STOPPED_BY_NAN, notes)

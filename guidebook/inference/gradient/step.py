@@ -22,7 +22,8 @@ from torch import Tensor
 
 from guidebook.errors import SettingError
 from guidebook.inference.gradient.course import Course
-from guidebook.inference.gradient.problem import Problem
+from guidebook.inference.gradient.native import NativeLoop, native_loop
+from guidebook.inference.gradient.problem import LOOK_EVERY, Problem
 from guidebook.inference.objectives.given import differentiable
 from guidebook.inference.objectives.schedules import schedule_table
 from guidebook.inference.optimisers.optimiser import Optimiser
@@ -108,18 +109,27 @@ class Step:
             self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
             check_repeats(self._first_loss)
         self.compiled, self._asked = False, compile
+        self.native: NativeLoop | None = None
         self.call = interpreted(self.graph)
         self.compile_where_it_pays(steps)
 
     def compile_where_it_pays(self, steps: int) -> None:
         """Compiles the graph where that pays for so many steps, unless it is done or was ruled out."""
-        worth = self._asked is True or (
+        worth = self._asked in (True, "native") or (
             self._asked == "auto" and worth_compiling(self.graph, steps, self.problem.device)
         )
         if worth and not self.compiled:
+            self.compiled = True
+            self.native = native_loop(self) if self._asked == "native" else None
+            if self.native is not None:
+                return
             example = [*self.inputs(), *self.tensors(self.problem.data)]
             self.call = compile_graph(self.graph, [t.clone() for t in example])
-            self.compiled = True
+
+    @property
+    def at_once(self) -> int:
+        """Steps between two looks at the clock, at Ctrl-C and at the bar."""
+        return LOOK_EVERY if self.native is None else self.native.at_once
 
     def _fresh_state(self, flat: Tensor) -> dict[str, Tensor]:
         rows = flat.expand(self.restarts, -1).clone()

@@ -1,0 +1,81 @@
+"""What does a step cost in the compiled loop, compile="native", against the compiled step called from Python?
+
+python -m benchmarks.native          # a minute or two
+"""
+
+from benchmarks import timing
+
+CORE = timing.one_core()  # before torch counts the cores
+
+import statistics
+import threading
+import time
+import warnings
+from typing import Any
+
+import pyro
+import torch
+
+import guidebook as gb
+from benchmarks.captured import captured_block, captured_step
+from benchmarks.speed import CASES
+from benchmarks.timing import Block
+from guidebook.inference.fits.running import Steps
+from guidebook.inference.gradient.native import native_loop
+from guidebook.inference.gradient.run import advance
+from guidebook.inference.gradient.step import Step
+from guidebook.models.hierarchical import eight_schools
+
+AT_ONCE = 5000
+
+
+def native_block(step: Step) -> Block:
+    """Blocks of steps of the loop, from the first of the course on."""
+    done = 0
+    never = Steps(step.steps, 0, threading.Event(), None)
+
+    def block() -> float:
+        nonlocal done
+        start = time.perf_counter()
+        advance(step, done, done + AT_ONCE, never)
+        taken = time.perf_counter() - start
+        done += AT_ONCE
+        if not bool(step.state["alive"].all()):
+            raise RuntimeError("the objective is not finite: nothing moved, nothing was measured")
+        return taken / AT_ONCE
+
+    return block
+
+
+def row(name: str, given: tuple[Any, ...], rounds: int) -> list[str]:
+    with pyro.get_param_store().scope():
+        compiled, native = (captured_step(*given) for _ in range(2))
+        begun = time.perf_counter()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            native.native = native_loop(native)
+        made = time.perf_counter() - begun
+        if native.native is None:
+            return [name, "", "", "", str(told[-1].message).partition("(")[2][:60]]
+        blocks = {"compiled": captured_block(compiled, 500), "native": native_block(native)}
+        seconds = timing.interleaved(blocks, rounds)
+    medians = [timing.shown(statistics.median(seconds[kind])) for kind in blocks]
+    gain = timing.ratio(seconds, "compiled", "native")
+    return [name, *medians, f"{gain:.1f}", f"{made:.1f} s"]
+
+
+def main() -> None:
+    given = timing.arguments(__doc__)
+    torch.set_num_threads(1)
+    print(f"{timing.machine()}; pinned to core {CORE}\n")
+    data, rounds = gb.datasets.eight_schools(), 3 if given.quick else 9
+    cases = {c.name: (c.model, c.guide(), c.data(), c.objective()) for c in CASES}
+    for name in ("mean_field", "full_rank", "low_rank", "flow"):
+        guide = getattr(gb.guides, name)(eight_schools)
+        cases[f"gb.guides.{name}, 16 particles"] = (eight_schools, guide, data)
+    rows = [row(name, case, rounds) for name, case in cases.items()]
+    timing.table(["a step", "compiled", "native", "ratio", "made in"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""The captured step in a compiled loop of many steps: kernels, normals, averages, without Python.
+
+The numbers that torch.randn would draw are drawn in the loop, one for one, and torch's generator is left
+where its own calls would leave it. Before a loop is used its first steps are taken in both ways: by the
+loop, and step by step, with normals by torch.randn, which must give the same bits; and the first by the
+operations of the graph themselves, which must agree to rounding (a fused sum has another order). What
+differs, or cannot be compiled, is not used: a new version of torch may cost speed, never correctness.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from guidebook.programs.native.library import CannotCompile, library
+from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowered
+from guidebook.programs.native.source import source_of, with_loop
+
+if TYPE_CHECKING:
+    from guidebook.inference.gradient.step import Step
+
+TRIED = 6
+"""Steps that are taken in both ways."""
+SECONDS_AT_ONCE, LEAST_AT_ONCE, MOST_AT_ONCE = 0.05, 50, 5_000
+SIGN = 1e-6
+"""Parts of the largest gradient below which the sign of another is not asked."""
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+class _Loop(ctypes.Structure):
+    _fields_ = [
+        ("generator", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("begin", "upto", "start", "middle", "size")),
+        *((name, ctypes.c_void_p) for name in ("flat", "first", "second", "gradient")),
+    ]
+
+
+class NativeLoop:
+    """The loop of one step.
+
+    Attributes:
+        at_once: steps that take about a twentieth of a second, so that Ctrl-C and the bar have their turn.
+
+    Raises:
+        CannotLower, CannotCompile: it cannot be made, or does not do what the step does.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.at_once = LEAST_AT_ONCE
+        real = step.state["flat"].dtype
+        example = [*step.inputs(), *step.tensors(step.problem.data)]
+        if real not in REAL or not all(t.is_contiguous() for t in example):
+            raise CannotLower(f"its parameters are {real}, or not contiguous")
+        plan = lowered(step.graph, example)
+        if not _whole(plan.results[0].shape, plan.results[0].stride):
+            raise CannotLower("its gradient is not contiguous")
+        self._plan, self._held = plan, held_by(step.graph)
+        sources = [
+            (with_loop(source_of(plan, light=light), plan, real), not light)
+            for light in (True, False)
+        ]
+        self._library = library(sources)
+        self._check(step)
+
+    def advance(self, step: Step, done: int, upto: int, halves: tuple[int, int]) -> None:
+        """Takes the steps from `done` until `upto`."""
+        begun, state, rows = time.perf_counter(), step.inputs(), step.problem.rows
+        if rows is None:
+            self._steps(step.state, [*state, *step.tensors(step.problem.data)], done, upto, halves)
+        else:
+            for k in range(done, upto):
+                batch = [t.contiguous() for t in step.tensors(rows.batch(k))]
+                self._steps(step.state, [*state, *batch], k, k + 1, halves)
+        each = (time.perf_counter() - begun) / max(1, upto - done)
+        self.at_once = int(min(MOST_AT_ONCE, max(LEAST_AT_ONCE, SECONDS_AT_ONCE / max(each, 1e-9))))
+
+    def _steps(
+        self, state: dict[str, Tensor], given: Sequence[Tensor], begin: int, upto: int,
+        halves: tuple[int, int],
+    ) -> None:  # fmt: skip
+        generator = torch.get_rng_state()
+        asked = _Loop(
+            generator.data_ptr(), begin, upto, *halves, state["flat"].numel(),
+            *(state[name].data_ptr() for name in ("flat", "first", "second", "gradient")),
+        )  # fmt: skip
+        if self._library.loop(_pointers([*given, *self._held]), ctypes.byref(asked)):
+            raise IndexError("an index of the recorded step is out of bounds")
+        if self._plan.normals:
+            torch.set_rng_state(generator)
+
+    def _check(self, step: Step) -> None:
+        """CannotLower where the loop does not do what the step does."""
+        data = [t.clone() for t in step.tensors(step.problem.data)]
+        count = min(TRIED, step.course.budget)
+        halves = count // 3, 2 * count // 3  # steps of every kind
+        before = torch.get_rng_state()
+
+        def tried(take: Callable[[dict[str, Tensor], list[Tensor]], Any]) -> tuple[Any, ...]:
+            torch.set_rng_state(before)
+            state = {name: value.clone() for name, value in step.state.items()}
+            result = take(state, [*(state[name] for name in step.moving), *data])
+            return result, state, torch.get_rng_state()
+
+        try:
+            _, loop, after = tried(lambda s, given: self._steps(s, given, 0, count, halves))
+            _, single, expected = tried(
+                lambda s, given: [self._one(s, given, k, halves) for k in range(count)]
+            )
+            names = *step.moving, "first", "second", "gradient"
+            same = all(_same(loop[name], single[name]) for name in names)
+            if not (same and torch.equal(after, expected)):
+                raise CannotLower("the loop and single steps differ")
+            fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
+            with torch.no_grad():
+                grad, other, _ = tried(lambda _, given: step.graph(*given))
+        finally:
+            torch.set_rng_state(before)
+        self._check_first(step, (fused, one), (grad, other))
+
+    def _check_first(
+        self, step: Step, fused: tuple[Tensor, dict[str, Tensor]], plain: tuple[Any, ...]
+    ) -> None:
+        """CannotLower where the kernels differ from the operations of the graph, after one step.
+
+        Where a gradient is nothing but rounding its sign is, too, and by it the first move of Adam.
+        """
+        (one, state), (other, expected) = fused, plain
+        near = ROUNDING[one.dtype]
+        scale = other.abs().max()
+        told = other.abs() > SIGN * scale
+        if not torch.allclose(one, other, rtol=near, atol=near * float(scale), equal_nan=True):
+            raise CannotLower("its kernels and its operations differ in the gradient")
+        for name in step.moving:
+            a, b = state[name], expected[name]
+            if a.shape == told.shape:
+                a, b = a[told], b[told]
+            if not torch.allclose(a.double(), b.double(), rtol=near, atol=near, equal_nan=True):
+                raise CannotLower(f"its kernels and its operations differ in {name}")
+
+    def _one(
+        self,
+        state: dict[str, Tensor],
+        given: Sequence[Tensor],
+        k: int,
+        halves: tuple[int, int],
+    ) -> Tensor:
+        """One step with normals by torch.randn, averaged by torch; its gradient."""
+        drawn = [torch.randn(count, dtype=self._plan.dtype) for _, count in self._plan.normals]
+        grad = self._run(given, drawn)
+        start, middle = halves
+        if start <= k < middle:
+            state["first"].lerp_(state["flat"], 1 / (k - start + 1))
+        elif k >= middle:
+            state["second"].lerp_(state["flat"], 1 / (k - middle + 1))
+            state["gradient"].lerp_(grad, 1 / (k - middle + 1))
+        return grad
+
+    def _run(self, given: Sequence[Tensor], drawn: Sequence[Tensor]) -> Tensor:
+        normals = torch.cat(list(drawn)) if drawn else torch.zeros(1)
+        results = [
+            torch.empty_strided(r.shape, r.stride, dtype=r.dtype) for r in self._plan.results
+        ]
+        arguments = _pointers([*given, *self._held]), normals.data_ptr(), _pointers(results)
+        if self._library.run(arguments[0], ctypes.c_void_p(arguments[1]), arguments[2]):
+            raise CannotLower("an index is out of bounds")
+        return results[0]
+
+
+def native_loop(step: Step) -> NativeLoop | None:
+    """The loop of a step; None, with a warning that says why, where there is none that does what it does."""
+    try:
+        return NativeLoop(step)
+    except (CannotLower, CannotCompile) as error:
+        warnings.warn(
+            f"compile='native': the step has no native loop ({error}), and runs as with compile=True.",
+            stacklevel=2,
+        )
+        return None
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _whole(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    return torch.empty_strided(shape, stride, device="meta").is_contiguous()

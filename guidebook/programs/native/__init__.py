@@ -1,0 +1,1 @@
+"""A recorded graph as native code: its fused kernels in one library, called without Python."""

@@ -1,0 +1,292 @@
+"""A recorded graph lowered to kernels: what each computes, and on which memory they are called.
+
+Inductor fuses the operations of a graph into C++ kernels and calls them from a Python function. Here that
+function runs once, on the example, with kernels that only note what they are given: from then on the calls
+are known, and nobody needs the function. Products of small matrices and triangular systems, which Inductor
+leaves to libraries, are noted as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from guidebook.programs.graphs.recorded import reason
+from guidebook.scope import quiet, random_state
+
+SETTINGS: dict[str, Any] = {
+    "fallback_random": True,  # the random numbers of torch, drawn by calls that are seen
+    "size_asserts": False,
+    "alignment_asserts": False,
+    "cpp.vec_isa_ok": True,
+    "cpp_cache_precompile_headers": False,
+    "cpp.threads": 1,
+    "force_disable_caches": True,  # what is found there has its kernels already
+    "cpp.simdlen": 1,  # no vector headers: kernels of small tensors are as fast
+}
+aten = torch.ops.aten
+NORMALS = aten.randn.default
+MOST_SOLVED = 100_000
+"""Multiplications of triangular systems up to which a plain loop is no slower than calling a library."""
+
+
+class CannotLower(Exception):
+    """The graph needs more than kernels and standard normals; the message says what."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes from `offset` on of an argument of the graph, or of the scratch memory."""
+
+    argument: int | None
+    offset: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a result of the graph lies, and what it is."""
+
+    place: Place
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kernels of a graph and their calls.
+
+    Attributes:
+        sources: of each kernel the types of its arguments, and its C++ code, a function `kernel`.
+        calls: the number of a kernel or the name of a function of `algebra.h`, and for each argument a
+            place, or a whole number.
+        normals: where standard normals are written before the calls, how many, in the graph's order.
+        dtype: of the normals. scratch: bytes of memory. results: those of the graph.
+    """
+
+    sources: tuple[tuple[tuple[str, ...], str], ...]
+    calls: tuple[tuple[int | str, tuple[Place | int, ...]], ...]
+    normals: tuple[tuple[Place, int], ...]
+    dtype: torch.dtype
+    scratch: int
+    results: tuple[Result, ...]
+
+
+def lowered(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
+    """The plan of a graph, at arguments of the shapes of the example, and of its constants.
+
+    The constants (`held_by`) come after the arguments of the graph.
+
+    Raises:
+        CannotLower: it has an operation that no kernel does, on a device without these kernels, ....
+    """
+    import torch._inductor as inductor
+    import torch._inductor.config as inductor_config
+    from torch._inductor.async_compile import AsyncCompile
+
+    given = [t.clone() for t in example]
+    if any(t.device.type != "cpu" for t in given):
+        raise CannotLower("its tensors are not on the CPU")
+    noted = _Noted()
+
+    def bound(_: Any, types: Sequence[str], source: str) -> Callable[..., None]:
+        noted.sources.append((tuple(types), source))
+        return noted.kernel(len(noted.sources) - 1)
+
+    open_graph = _with_constants_as_arguments(graph)
+    arguments: list[Any] = [*given, *(t.clone() for t in held_by(graph))]
+    try:
+        with (
+            quiet(),
+            inductor_config.patch(SETTINGS),
+            mock.patch.object(AsyncCompile, "cpp_pybinding", bound),
+        ):
+            function = inductor.compile(open_graph, arguments)
+            with random_state(0), torch.no_grad(), noted:
+                results = function(*arguments)
+    except CannotLower:
+        raise
+    except Exception as error:
+        raise CannotLower(reason(error)) from error
+    if not noted.sources:
+        raise CannotLower("it has no kernels")
+    return noted.plan(arguments, results)
+
+
+def held_by(graph: torch.fx.GraphModule) -> list[Tensor]:
+    """The constants of a graph, in the order in which a plan takes them."""
+    return [getattr(graph, name) for name in _held_names(graph)]
+
+
+def _held_names(graph: torch.fx.GraphModule) -> list[str]:
+    names = (str(n.target) for n in graph.graph.nodes if n.op == "get_attr")
+    return list(dict.fromkeys(names))
+
+
+def _with_constants_as_arguments(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The graph that takes its constants as its last arguments: the code is then the same for all values."""
+    copied = torch.fx.Graph()
+    values: dict[torch.fx.Node, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = copied.node_copy(node, values.__getitem__)
+    constants = {name: copied.placeholder(f"held_{i}") for i, name in enumerate(_held_names(graph))}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = constants[str(node.target)]
+        elif node.op != "placeholder":
+            values[node] = copied.node_copy(node, values.__getitem__)
+    return torch.fx.GraphModule(graph, copied)
+
+
+Call = tuple[str, tuple[Any, ...]]
+
+
+def _product(result: Tensor, a: Tensor, b: Tensor, out: Tensor | None = None) -> Call:
+    """result (m, n) = a (m, k) b (k, n), or of a batch in front."""
+    return _product_and_sum(result, result, a, b, beta=0)
+
+
+def _product_and_sum(
+    result: Tensor, added: Tensor, a: Tensor, b: Tensor, *, alpha: int = 1, beta: int = 1,
+    out: Tensor | None = None,
+) -> Call:  # fmt: skip
+    """result (m, n) = alpha a (m, k) b (k, n) + beta added, or of a batch in front."""
+    if alpha != 1 or beta not in (0, 1):
+        raise CannotLower(f"it has a product with factors {alpha} and {beta}")
+    (m, n), k = result.shape[-2:], a.shape[-1]
+    whole = result, a, b, added.expand(result.shape)
+    strides = [s for t in whole for s in (_stride_of_batch(t), *t.stride()[-2:])]
+    sizes = result.shape[:-2].numel(), m, n, k
+    return f"product<{_real(result)}>", (result, a, b, added, *sizes, *strides, beta)
+
+
+def _solution(
+    result: Tensor, a: Tensor, b: Tensor, *, upper: bool, left: bool = True,
+    unitriangular: bool = False, out: Tensor | None = None,
+) -> Call:  # fmt: skip
+    """result (n, m) of a (n, n) result = b (n, m), or of a batch in front; of result a = b where a is not
+    on the left.
+    """
+    n, batch = a.shape[-1], result.shape[:-2].numel()
+    m = result.shape[-1] if left else result.shape[-2]
+    work = batch * n * n * m
+    if unitriangular or work > MOST_SOLVED:
+        raise CannotLower(f"it solves triangular systems of {work:,} multiplications")
+    whole = b.expand(result.shape), a
+    strides = []
+    for t in (result, *reversed(whole)):
+        ends = t.stride()[-2:] if left else reversed(t.stride()[-2:])  # else the transposed system
+        strides += [_stride_of_batch(t), *ends]
+    upper = upper if left else not upper
+    return f"solution<{_real(result)}>", (result, a, b, int(upper), batch, n, m, *strides)
+
+
+def _running_sum(
+    result: Tensor, a: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None
+) -> Call:
+    """The sums of a up to each place of a dimension."""
+    if a.dtype != result.dtype or not a.is_contiguous() or not result.is_contiguous():
+        raise CannotLower("it has a running sum of another type, or not in one piece")
+    n = a.shape[dim]
+    inner = a.shape[dim % a.dim() + 1 :].numel()
+    return f"running_sum<{_real(result)}>", (result, a, a.numel() // (n * inner), n, inner)
+
+
+def _stride_of_batch(tensor: Tensor) -> int:
+    """From one matrix of a batch to the next; 0 where there is one for all."""
+    if tensor.shape[:-2].numel() == 1:
+        return 0
+    flat = tensor.flatten(0, -3)
+    if flat.data_ptr() != tensor.data_ptr():
+        raise CannotLower("it has a batch of matrices in several strides")
+    return flat.stride(0)
+
+
+def _real(tensor: Tensor) -> str:
+    if tensor.dtype not in REAL:
+        raise CannotLower(f"it has a product of {tensor.dtype}")
+    return REAL[tensor.dtype]
+
+
+REAL = {torch.float64: "double", torch.float32: "float"}
+ALGEBRA: dict[Any, Callable[..., Call]] = {
+    aten.addmm.out: _product_and_sum,
+    aten.addmm.default: _product_and_sum,
+    aten.baddbmm.out: _product_and_sum,
+    aten.cumsum.default: _running_sum,
+    aten.cumsum.out: _running_sum,
+    aten.mm.out: _product,
+    aten.bmm.out: _product,
+    aten.mm.default: _product,
+    aten.bmm.default: _product,
+    aten.linalg_solve_triangular.default: _solution,
+    aten.linalg_solve_triangular.out: _solution,
+}
+
+
+class _Noted(TorchDispatchMode):
+    """What happens while the function runs: calls of kernels, normals drawn; anything else is refused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[tuple[tuple[str, ...], str]] = []
+        self.calls: list[tuple[int | str, tuple[Any, ...]]] = []
+        self.normals: list[Tensor] = []
+
+    def kernel(self, number: int) -> Callable[..., None]:
+        def note(*arguments: Any) -> None:
+            self.calls.append((number, arguments))  # which keeps their memory from being used again
+
+        return note
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = operation(*args, **kwargs)
+        if operation is NORMALS:
+            self.normals.append(result)
+        elif operation in ALGEBRA:
+            self.calls.append(ALGEBRA[operation](result, *args, **kwargs))
+        else:
+            raise CannotLower(f"it calls {operation}")
+        return result
+
+    def plan(self, arguments: Sequence[Tensor], results: Any) -> Plan:
+        own = {t.untyped_storage().data_ptr(): i for i, t in enumerate(arguments)}
+        starts: dict[int, int] = {}
+        end = 0
+
+        def place(tensor: Tensor) -> Place:
+            nonlocal end
+            storage = tensor.untyped_storage()
+            base, offset = storage.data_ptr(), int(tensor.storage_offset()) * tensor.element_size()
+            if base in own:
+                return Place(own[base], offset)
+            if base not in starts:
+                starts[base], end = end, end + -(-storage.nbytes() // 64) * 64
+            return Place(None, starts[base] + offset)
+
+        calls = tuple(
+            (k, tuple(place(a) if isinstance(a, Tensor) else int(a) for a in given))
+            for k, given in self.calls
+        )
+        kinds = {t.dtype for t in self.normals} or {torch.float64}
+        if len(kinds) > 1:
+            raise CannotLower("its random numbers are of several precisions")
+        leaves = results if isinstance(results, (list, tuple)) else [results]
+        return Plan(
+            tuple(self.sources),
+            calls,
+            tuple((place(t), t.numel()) for t in self.normals),
+            kinds.pop(),
+            max(end, 64),
+            tuple(Result(place(t), tuple(t.shape), t.stride(), t.dtype) for t in leaves),
+        )

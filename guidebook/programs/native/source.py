@@ -1,0 +1,199 @@
+"""The C++ of a plan: its kernels, one function that calls them, and the loops around it.
+
+    int run(char** given, const char* normals, char** results)       once
+    int loop(char** given, const Loop*)          many steps of `svi`, with normals and averages
+    int log_density(ulong, const double*, double*, double*, const void*)    what nutpie calls
+
+Scratch memory is each thread's own. 0 is success; 1 that a kernel found an index out of bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from guidebook.programs.native.lowered import REAL, Place, Plan
+
+NORMALS, ALGEBRA = (Path(__file__).with_name(name) for name in ("normals.h", "algebra.h"))
+HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
+PRELUDE = r"""
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+static thread_local std::atomic<int>* inductor_cpu_integer_div_error_flag = nullptr;
+static inline void inductor_cpu_throw_if_integer_div_error(std::atomic<int>& e) {
+  if (e.load(std::memory_order_relaxed)) throw std::runtime_error("division by zero");
+}
+#define TORCH_CHECK(condition, ...) if (!(condition)) throw std::runtime_error("check")
+#define AOTI_TORCH_CHECK TORCH_CHECK
+namespace c10 {
+template <typename T> static inline T div_floor_integer(T a, T b) {
+  const T q = a / b;
+  return (a < 0) != (b < 0) && a % b != 0 ? q - 1 : q;
+}
+template <typename T, typename U> static inline T convert(U u) { return static_cast<T>(u); }
+}
+template <typename T> static inline T max_propagate_nan(T a, T b) { return std::isnan(a) || a > b ? a : b; }
+template <typename T> static inline T min_propagate_nan(T a, T b) { return std::isnan(a) || a < b ? a : b; }
+"""
+"""What kernels of small tensors use of torch's header, which takes many seconds to read."""
+
+AROUND = r"""
+#include <cstring>
+struct Scratch {
+  char* at;
+  Scratch() : at(static_cast<char*>(std::aligned_alloc(64, SCRATCH))) { std::memset(at, 0, SCRATCH); }
+  ~Scratch() { std::free(at); }
+};
+static char* scratch() { static thread_local Scratch mine; return mine.at; }
+
+extern "C" int run(char** given, const char* normals, char** results) {
+  char* s = scratch();
+  try {
+    place_normals(given, s, normals);
+    once(given, s);
+    take_results(given, s, results);
+    return 0;
+  } catch (...) { return 1; }
+}
+"""
+LOOP = r"""
+template <typename T> static inline void lerp(T* mean, const T* value, int64_t n, T weight) {
+  const bool low = std::abs(weight) < T(0.5);
+  for (int64_t i = 0; i < n; i++) {
+    const T gap = value[i] - mean[i];
+    mean[i] = low ? mean[i] + weight * gap : value[i] - gap * (T(1) - weight);
+  }
+}
+struct Loop {
+  Generator* generator;
+  int64_t from, upto, start, middle, size;
+  REAL* flat; REAL* first; REAL* second; REAL* gradient;
+};
+extern "C" int loop(char** given, const Loop* l) {
+  char* s = scratch();
+  try {
+    for (int64_t k = l->from; k < l->upto; k++) {
+      draw_normals(given, s, l->generator);
+      once(given, s);
+      if (k < l->start) continue;
+      if (k < l->middle) { lerp(l->first, l->flat, l->size, REAL(1.0 / (k - l->start + 1))); continue; }
+      const REAL weight = REAL(1.0 / (k - l->middle + 1));
+      lerp(l->second, l->flat, l->size, weight);
+      lerp(l->gradient, reinterpret_cast<const REAL*>(FIRST_RESULT), l->size, weight);
+    }
+    return 0;
+  } catch (...) { return 1; }
+}
+"""
+DENSITY = r"""
+extern "C" int log_density(unsigned long n, const double* u, double* slope, double* value, const void* all) {
+  char* s = scratch();
+  char* given[ARGUMENTS];
+  std::memcpy(given, all, sizeof given);
+  REAL position[DIMENSION];
+  for (unsigned long i = 0; i < DIMENSION; i++) position[i] = REAL(u[i]);
+  given[0] = reinterpret_cast<char*>(position);
+  try { once(given, s); } catch (...) { return 1; }
+  *value = *reinterpret_cast<const REAL*>(FIRST_RESULT);
+  const REAL* found = reinterpret_cast<const REAL*>(SECOND_RESULT);
+  bool fine = std::isfinite(*value);
+  for (unsigned long i = 0; i < DIMENSION; i++) {
+    slope[i] = found[i];
+    fine = fine && std::isfinite(found[i]);
+  }
+  return fine ? 0 : 2;
+}
+"""
+
+
+def source_of(plan: Plan, *, light: bool) -> str:
+    """The C++ of a plan; `light`: without torch's header, of whose contents few kernels need any."""
+    parts = [PRELUDE if light else HEADER]
+    for k, (_, code) in enumerate(plan.sources):
+        body = code.replace(HEADER, "")
+        parts.append(re.sub(r'extern "C"\s+void\s+kernel\(', f"static void kernel_{k}(", body))
+    parts.append(ALGEBRA.read_text(encoding="utf-8"))
+    parts.append("static inline void once(char** given, char* s) {")
+    parts += [f"  {_call(plan, *call)};" for call in plan.calls]
+    parts.append("}")
+    parts += _normals(plan)
+    return "\n".join(parts).replace("SCRATCH", str(plan.scratch))
+
+
+def _call(plan: Plan, function: int | str, arguments: tuple[Place | int, ...]) -> str:
+    if isinstance(function, str):
+        real = function.partition("<")[2].rstrip(">")
+        return f"{function}({', '.join(_argument(real + '*', a) for a in arguments)})"
+    kinds = plan.sources[function][0]
+    words = [_argument(kind, a) for kind, a in zip(kinds, arguments, strict=True)]
+    return f"kernel_{function}({', '.join(words)})"
+
+
+def _argument(kind: str, given: Place | int) -> str:
+    if isinstance(given, int):
+        return str(given)
+    return f"reinterpret_cast<{kind}>({_pointer(given)})"
+
+
+def _pointer(place: Place) -> str:
+    base = "s" if place.argument is None else f"given[{place.argument}]"
+    return f"{base} + {place.offset}"
+
+
+def _normals(plan: Plan) -> list[str]:
+    """Writes the normals of one run where the kernels read them, and takes the results out."""
+    size = torch.empty((), dtype=plan.dtype).element_size()
+    lines, offset = [], 0
+    for place, count in plan.normals:
+        lines.append(f"  std::memcpy({_pointer(place)}, normals + {offset}, {count * size});")
+        offset += count * size
+    taken = []
+    for k, result in enumerate(plan.results):
+        reach = sum((n - 1) * by for n, by in zip(result.shape, result.stride, strict=True)) + 1
+        size = reach * torch.empty((), dtype=result.dtype).element_size()
+        taken.append(f"  std::memcpy(results[{k}], {_pointer(result.place)}, {size});")
+    return [
+        "#include <cstring>",
+        "static inline void place_normals(char** given, char* s, const char* normals) {",
+        *lines,
+        "}",
+        "static inline void take_results(char** given, char* s, char** results) {",
+        *taken,
+        "}",
+        AROUND,
+    ]
+
+
+def with_loop(source: str, plan: Plan, real: torch.dtype) -> str:
+    """The source with the loop of a step whose first result is the gradient."""
+    first = f"({_pointer(plan.results[0].place)})"
+    drawn = [
+        f"  fill(g, reinterpret_cast<{REAL[plan.dtype]}*>({_pointer(place)}), {count});"
+        for place, count in plan.normals
+    ]
+    draw = ["static inline void draw_normals(char** given, char* s, Generator* g) {", *drawn, "}"]
+    loop = LOOP.replace("REAL", REAL[real]).replace("FIRST_RESULT", first)
+    return "\n".join([source, NORMALS.read_text(encoding="utf-8"), *draw, loop])
+
+
+def with_density(source: str, plan: Plan, real: torch.dtype, dimension: int, given: int) -> str:
+    """The source with the density of a graph of u (D,) -> log p(x, u), gradient."""
+    first, second = (f"({_pointer(result.place)})" for result in plan.results)
+    words = {
+        "REAL": REAL[real],
+        "FIRST_RESULT": first,
+        "SECOND_RESULT": second,
+        "DIMENSION": str(dimension),
+        "ARGUMENTS": str(given),
+    }
+    text = DENSITY
+    for word, meaning in words.items():
+        text = text.replace(word, meaning)
+    return source + text

@@ -1,0 +1,345 @@
+"""The compiled loop of many steps: the step's numbers, torch's random numbers, and what it does without."""
+
+import ctypes
+import math
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from scipy.linalg import solve_triangular
+
+import guidebook as gb
+from guidebook.errors import SettingError
+from guidebook.inference.gradient import native
+from guidebook.programs.native import library as kept
+from guidebook.programs.native import source
+from guidebook.programs.native.library import CannotCompile, library
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 3))
+Y = X @ [1.0, -1.0, 0.5] + RNG.normal(size=60)
+
+
+def regression(x, y, size=None):
+    weights = pyro.sample("weights", dist.Normal(torch.zeros(3).to(x), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(torch.ones(()).to(x)))
+    with pyro.plate("row", size or len(y), subsample_size=len(y)):
+        pyro.sample("y", dist.Normal(x @ weights, scale), obs=y)
+
+
+def flat(x, y):
+    weights = pyro.sample("weights", dist.Normal(torch.zeros(3).to(x), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(torch.ones(()).to(x)))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(x @ weights, scale), obs=y)
+
+
+def without_root(x, y):
+    """Its density is not a number once the weight is negative."""
+    weight = pyro.sample("weight", dist.Normal(torch.zeros(()).to(x), 1.0))
+    pyro.factor("f", -(weight + 0.5).sqrt() - 3.0 * weight)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """One folder of libraries for these tests."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield Path(os.environ["XDG_CACHE_HOME"]) / "guidebook"
+    os.environ.pop("XDG_CACHE_HOME")
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+def fitted(model, guide, compile, data=None, steps=120, **options):
+    data = {"x": X, "y": Y} if data is None else data
+    return gb.svi(
+        model, guide(model), data, steps=steps, compile=compile, progress=False, **options
+    )
+
+
+CASES = {
+    "AutoNormal": (flat, AutoNormal, {}),
+    "AutoMultivariateNormal": (flat, AutoMultivariateNormal, {}),
+    "whitened": (flat, gb.guides.full_rank, {}),
+    "restarts": (flat, AutoNormal, {"restarts": 3}),
+    "batches": (regression, AutoNormal, {"batch_size": 20}),
+    "schedule": (flat, AutoNormal, {"optim": pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.02}, "gamma": 0.99})}),
+    "momentum": (flat, AutoNormal, {"optim": pyro.optim.SGD({"lr": 1e-4, "momentum": 0.9})}),
+}  # fmt: skip
+
+
+DEAR = {"AutoMultivariateNormal", "restarts", "schedule", "momentum"}
+SOME = [pytest.param(c, marks=pytest.mark.slow) if c in DEAR else c for c in CASES]
+
+
+@pytest.mark.parametrize("case", SOME)
+def test_its_steps_are_those_of_the_recorded_graph(case: str) -> None:
+    """Under the same random numbers, to what a sum in another order leaves after 120 steps."""
+    model, guide, options = CASES[case]
+    ours, plain = (fitted(model, guide, how, **options) for how in ("native", "graph"))
+    assert ours.notes["native"] and not plain.notes["native"]
+    np.testing.assert_allclose(ours.history, plain.history, rtol=1e-6)
+    assert ours.status is plain.status
+    means = (f.posterior(200, seed=1)["posterior"]["weights"].mean() for f in (ours, plain))
+    np.testing.assert_allclose(*means, atol=1e-5)
+
+
+def test_many_steps_at_once_are_the_steps_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, however many are taken between two looks at the clock."""
+    monkeypatch.setattr(native, "MOST_AT_ONCE", 7)
+    monkeypatch.setattr(native, "LEAST_AT_ONCE", 7)
+    some = fitted(flat, AutoNormal, "native")
+    monkeypatch.setattr(native, "MOST_AT_ONCE", 1000)
+    monkeypatch.setattr(native, "LEAST_AT_ONCE", 1000)
+    np.testing.assert_array_equal(some.history, fitted(flat, AutoNormal, "native").history)
+
+
+def test_a_density_that_is_no_number_ends_it_at_the_same_step() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours, plain = (
+            fitted(without_root, AutoNormal, how, steps=400) for how in ("native", "graph")
+        )
+    assert ours.status is plain.status is gb.Status.STOPPED_BY_NAN
+    assert len(ours.history) == len(plain.history) < 400
+    assert ours.notes["nan"] == plain.notes["nan"]
+
+
+def test_an_interrupted_fit_continues_from_its_checkpoint(tmp_path, monkeypatch) -> None:
+    """To the same bits, between the loop and itself."""
+    whole = fitted(flat, AutoNormal, "native", steps=300)
+    monkeypatch.setattr(native, "MOST_AT_ONCE", 50)
+    advance = native.NativeLoop.advance
+    count = []
+
+    def interrupted(self, step, done, upto, halves):
+        advance(self, step, done, upto, halves)
+        count.append(upto)
+        if len(count) == 3:
+            os.kill(os.getpid(), 2)
+
+    monkeypatch.setattr(native.NativeLoop, "advance", interrupted)
+    path = tmp_path / "fit.checkpoint"
+    first = fitted(flat, AutoNormal, "native", steps=300, checkpoint=path)
+    assert first.status is gb.Status.INTERRUPTED and len(first.history) < 300
+    monkeypatch.setattr(native.NativeLoop, "advance", advance)
+    second = fitted(flat, AutoNormal, "native", steps=300, checkpoint=path)
+    np.testing.assert_array_equal(second.history, whole.history)
+
+
+# what it falls back from -------------------------------------------------------------------------------
+
+
+def falls_back(words: str) -> None:
+    with pytest.warns(UserWarning, match=words):
+        fit = fitted(flat, AutoNormal, "native", steps=9)
+    assert fit.notes["native"] is False and fit.notes["compiled"]
+
+
+@pytest.fixture
+def as_recorded(monkeypatch):
+    """What runs instead is not compiled: that is not what is tried here."""
+    monkeypatch.setattr("guidebook.inference.gradient.step.compile_graph", lambda graph, _: graph)
+
+
+@pytest.mark.usefixtures("as_recorded")
+def test_without_a_compiler_it_runs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept.shutil, "which", lambda _: None)
+    falls_back("there is no C\\+\\+ compiler")
+
+
+@pytest.mark.usefixtures("as_recorded")
+@pytest.mark.parametrize(("script", "words"), [
+    ("echo 'error: no memory' >&2; exit 1", "the compiler failed: error: no memory"),
+    ("case $1 in --version) ;; *) sleep 60;; esac", "took more than 1 s"),
+])  # fmt: skip
+def test_a_compiler_that_fails_or_hangs(script, words, tmp_path, monkeypatch) -> None:
+    fake = tmp_path / "g++"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(kept.shutil, "which", lambda _: str(fake))
+    monkeypatch.setattr(kept, "SECONDS", 1.0)
+    begun = time.monotonic()
+    falls_back(words)
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.usefixtures("as_recorded")
+@pytest.mark.parametrize(("right", "wrong", "words"), [
+    ("angle = 2.0", "angle = 2.001", "the loop and single steps differ"),
+    ("(k - l->start + 1)", "(k - l->start + 2)", "the loop and single steps differ"),
+    ("tmp0 * tmp", "tmp0 + tmp", "its kernels and its operations differ"),
+])  # fmt: skip
+def test_a_loop_that_does_something_else_is_not_used(right, wrong, words, monkeypatch) -> None:
+    """As one written for another version of torch."""
+    real = native.library
+
+    def altered(sources):
+        assert all(right in text for text, _ in sources)
+        return real([(text.replace(right, wrong), torchs) for text, torchs in sources])
+
+    monkeypatch.setattr(native, "library", altered)
+    falls_back(words)
+
+
+@pytest.mark.usefixtures("as_recorded")
+def test_what_no_kernel_does_is_named() -> None:
+    def wishart(x, y):
+        pyro.sample("c", dist.LKJCholesky(3, 1.0))
+        flat(x, y)
+
+    with pytest.warns(UserWarning, match="no native loop"):
+        fitted(wishart, AutoNormal, "native", steps=3)
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(SettingError, match="give 'auto', True, 'native', 'graph' or False"):
+        fitted(flat, AutoNormal, "c")
+
+
+# its parts ---------------------------------------------------------------------------------------------
+
+PARTS = """
+extern "C" void f64(Generator* g, double* x, int64_t n) { fill(g, x, n); }
+extern "C" void f32(Generator* g, float* x, int64_t n) { fill(g, x, n); }
+extern "C" void prod(double* c, const double* a, const double* b, const double* d, const int64_t* s) {
+  product<double>(c, a, b, d, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12],
+                  s[13], s[14], s[15], s[16]);
+}
+extern "C" void solve(double* x, const double* a, const double* b, const int64_t* s) {
+  solution<double>(x, a, b, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12]);
+}
+extern "C" void sums(double* x, const double* a, const int64_t* s) {
+  running_sum<double>(x, a, s[0], s[1], s[2]);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def parts(cache):
+    text = [source.PRELUDE, *(p.read_text() for p in (source.ALGEBRA, source.NORMALS)), PARTS]
+    return library([("\n".join(text), False)])
+
+
+def at(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def whole(*numbers):
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_its_normals_are_those_of_torch(parts, dtype) -> None:
+    """Number for number, with the generator left in the same state. Of 16 and more in single precision torch
+    has approximations of its own, which the loop is refused for.
+    """
+    draw = parts.f64 if dtype == torch.float64 else parts.f32
+    sizes = [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 100, 1000]
+    before = torch.get_rng_state()
+    try:
+        for seed, size in enumerate(sizes if dtype == torch.float64 else sizes[:5]):
+            torch.manual_seed(seed)
+            torch.randn(seed % 3)
+            state = torch.get_rng_state()
+            for _ in range(700 // size + 2):
+                expected, found = torch.randn(size, dtype=dtype), torch.empty(size, dtype=dtype)
+                draw(at(state), at(found), ctypes.c_int64(size))
+                assert torch.equal(found, expected)
+            assert torch.equal(state, torch.get_rng_state())
+    finally:
+        torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("beta", [0, 1])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 4, 5), (20, 30, 40)])
+def test_products_in_any_strides(parts, m, n, k, beta) -> None:
+    for turned in range(4):
+        a = torch.randn(2, m, k).double() if turned & 1 else torch.randn(2, k, m).double().mT
+        b = torch.randn(2, k, n).double() if turned & 2 else torch.randn(2, n, k).double().mT
+        c, d = torch.full((2, m, n), math.nan).double(), torch.randn(2, m, n).double()
+        strides = [s for t in (c, a, b, d) for s in t.stride()]
+        parts.prod(at(c), at(a), at(b), at(d), whole(2, m, n, k, *strides, beta))
+        torch.testing.assert_close(c, a @ b + beta * d, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("upper", [0, 1])
+def test_triangular_systems_and_running_sums(parts, upper) -> None:
+    a = torch.randn(5, 5).double() + 4 * torch.eye(5)
+    b, x = torch.randn(2, 5, 3).double(), torch.empty(2, 5, 3).double()
+    parts.solve(
+        at(x), at(a), at(b), whole(upper, 2, 5, 3, *x.stride(), 0, *a.stride(), *b.stride())
+    )
+    for one, right in zip(x, b, strict=True):
+        expected = solve_triangular(a.numpy(), right.numpy(), lower=not upper)
+        np.testing.assert_allclose(one, expected, rtol=1e-10)
+    sums = torch.empty_like(b)
+    parts.sums(at(sums), at(b), whole(2, 5, 3))
+    torch.testing.assert_close(sums, b.cumsum(1))
+
+
+# the libraries on disk -----------------------------------------------------------------------------------
+
+TRIVIAL = 'extern "C" void use_blas(void*, void*) {} extern "C" int answer() { return %d; }'
+
+
+def test_a_damaged_library_is_made_again(cache: Path) -> None:
+    assert library([(TRIVIAL % 1, False)]).answer() == 1
+    (made,) = (p for p in cache.glob("*.so") if b"answer" in p.read_bytes())
+    other = made.read_bytes()[: made.stat().st_size // 2]
+    made.unlink()  # the library in memory stays
+    made.write_bytes(other)
+    assert library([(TRIVIAL % 1, False)]).answer() == 1
+    assert made.read_bytes() != other
+
+
+def test_the_oldest_go_where_they_are_too_many(cache: Path, monkeypatch) -> None:
+    library([(TRIVIAL % 2, False)])
+    monkeypatch.setattr(kept, "MOST_BYTES", 20_000)
+    library([(TRIVIAL % 3, False)])
+    left = list(cache.glob("*.so"))
+    assert 1 <= len(left) <= 2 and not list(cache.glob("tmp*"))
+
+
+def test_a_folder_that_cannot_be_written_is_not_needed(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert library([(TRIVIAL % 4, False)]).answer() == 4
+
+
+def test_the_first_source_that_compiles_is_taken(cache) -> None:
+    assert library([("int x = ;", False), (TRIVIAL % 5, False)]).answer() == 5
+    with pytest.raises(CannotCompile, match="error"):
+        library([("int x = ;", False)])
+
+
+def test_threads_and_processes_may_make_the_same_at_once(cache) -> None:
+    found = []
+    text = TRIVIAL % 6
+    threads = [
+        threading.Thread(target=lambda: found.append(library([(text, False)]).answer()))
+        for _ in range(4)
+    ]
+    code = "from guidebook.programs.native.library import library; "
+    code += f"print(library([({text!r}, False)]).answer())"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [6] * 4 and other.communicate(timeout=60)[0].strip() == "6"
+    assert not list(cache.glob("tmp*"))
