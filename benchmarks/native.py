@@ -21,7 +21,6 @@ from benchmarks.captured import captured_block, captured_step
 from benchmarks.speed import CASES
 from benchmarks.timing import Block
 from guidebook.inference.fits.running import Steps
-from guidebook.inference.gradient.native import native_loop
 from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
 from guidebook.models.hierarchical import eight_schools
@@ -53,7 +52,7 @@ def row(name: str, given: tuple[Any, ...], rounds: int) -> list[str]:
         begun = time.perf_counter()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            native.native = native_loop(native)
+            native.native = native._native_loop()
         made = time.perf_counter() - begun
         if native.native is None:
             return [name, "", "", "", str(told[-1].message).partition("(")[2][:60]]

@@ -100,11 +100,8 @@ def nuts(
         "target_accept": target_accept or ACCEPT,
         "progress_bar": progress,
     }
-    free = {
-        name
-        for name, value in (("draws", draws), ("target_accept", target_accept))
-        if value is None
-    }
+    given = {"draws": draws, "target_accept": target_accept}
+    free = {name for name, value in given.items() if value is None}
     u, diverging, made = _run_or_two(run, density, settings, free)
     if u.shape[1] < LEAST_DRAWS:
         raise KeyboardInterrupt

@@ -113,7 +113,7 @@ def svi(
             captures; False takes the reference path, pyro.infer.SVI. "native" runs many compiled steps at a
             time without Python, for fits of small models and many thousand steps on a CPU; its first steps
             are checked against single ones, and it warns and runs as True where it cannot be made or
-            differs (`guidebook.inference.gradient.native`). notes has `compiled` and `native`.
+            differs (`guidebook.programs.native.loop`). notes has `compiled` and `native`.
         progress: a bar with the objective and, for guides of a normal q(z | x), how many of its
             dimensions are active; a fit that ends without any warns, notes['active_dimensions'] has
             the number and that of all.

@@ -111,7 +111,10 @@ def run_captured(step: Step, settings: Settings) -> Outcome:
 def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
     """Takes the steps from `done` until `upto` or Ctrl-C; returns how many are done."""
     if step.native is not None:
-        step.native.advance(step, done, upto, step.course.halves)
+        problem = step.problem
+        moves = problem.rows is not None
+        data = (lambda k: step.tensors(problem.batch(k))) if moves else step.tensors(problem.data)
+        step.native.advance(done, upto, step.course.halves, data)
         return upto
     state, call, rows = step.inputs(), step.call, step.problem.rows
     fixed, halves = step.tensors(step.problem.data), step.course.halves

@@ -14,6 +14,7 @@ the parameters that produced it are still there to be looked at.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from guidebook.errors import SettingError
 from guidebook.inference.gradient.course import Course
-from guidebook.inference.gradient.native import NativeLoop, native_loop
 from guidebook.inference.gradient.problem import LOOK_EVERY, Problem
 from guidebook.inference.objectives.given import differentiable
 from guidebook.inference.objectives.schedules import schedule_table
@@ -31,6 +31,9 @@ from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import CannotRecord, check_repeats, record
+from guidebook.programs.native.library import CannotCompile
+from guidebook.programs.native.loop import NativeLoop
+from guidebook.programs.native.lowered import CannotLower
 from guidebook.programs.owned import Joined
 from guidebook.scope import subsampling
 
@@ -120,11 +123,24 @@ class Step:
         )
         if worth and not self.compiled:
             self.compiled = True
-            self.native = native_loop(self) if self._asked == "native" else None
+            if self._asked == "native":
+                self.native = self._native_loop()
             if self.native is not None:
                 return
             example = [*self.inputs(), *self.tensors(self.problem.data)]
             self.call = compile_graph(self.graph, [t.clone() for t in example])
+
+    def _native_loop(self) -> NativeLoop | None:
+        """The loop of this step; None, with a warning that says why, where none does what the step does."""
+        data = self.tensors(self.problem.data)
+        try:
+            return NativeLoop(self.graph, self.state, self.moving, data, self.course.budget)
+        except (CannotLower, CannotCompile) as error:
+            warnings.warn(
+                f"compile='native': the step has no native loop ({error}), and runs as with compile=True.",
+                stacklevel=2,
+            )
+            return None
 
     @property
     def at_once(self) -> int:

@@ -21,8 +21,8 @@ from scipy.linalg import solve_triangular
 
 import guidebook as gb
 from guidebook.errors import SettingError
-from guidebook.inference.gradient import native
 from guidebook.programs.native import library as kept
+from guidebook.programs.native import loop as native
 from guidebook.programs.native import source
 from guidebook.programs.native.library import CannotCompile, library
 
@@ -125,8 +125,8 @@ def test_an_interrupted_fit_continues_from_its_checkpoint(tmp_path, monkeypatch)
     advance = native.NativeLoop.advance
     count = []
 
-    def interrupted(self, step, done, upto, halves):
-        advance(self, step, done, upto, halves)
+    def interrupted(self, done, upto, halves, data):
+        advance(self, done, upto, halves, data)
         count.append(upto)
         if len(count) == 3:
             os.kill(os.getpid(), 2)

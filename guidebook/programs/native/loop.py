@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from guidebook.programs.native.library import CannotCompile, library
+from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowered
 from guidebook.programs.native.source import source_of, with_loop
-
-if TYPE_CHECKING:
-    from guidebook.inference.gradient.step import Step
 
 TRIED = 6
 """Steps that are taken in both ways."""
@@ -42,7 +38,12 @@ class _Loop(ctypes.Structure):
 
 
 class NativeLoop:
-    """The loop of one step.
+    """The loop of one step, a graph that updates its state in place and returns the gradient.
+
+    Arguments:
+        graph: of the tensors of the state that are named in `moving`, then those of `data`.
+        state: with `flat`, the parameters, and `first`, `second`, `gradient`, their averages.
+        budget: steps that the state has room for.
 
     Attributes:
         at_once: steps that take about a twentieth of a second, so that Ctrl-C and the bar have their turn.
@@ -51,32 +52,46 @@ class NativeLoop:
         CannotLower, CannotCompile: it cannot be made, or does not do what the step does.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(
+        self,
+        graph: torch.fx.GraphModule,
+        state: dict[str, Tensor],
+        moving: Sequence[str],
+        data: Sequence[Tensor],
+        budget: int,
+    ) -> None:
         self.at_once = LEAST_AT_ONCE
-        real = step.state["flat"].dtype
-        example = [*step.inputs(), *step.tensors(step.problem.data)]
+        self._state, self._moving = state, moving
+        real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
         if real not in REAL or not all(t.is_contiguous() for t in example):
             raise CannotLower(f"its parameters are {real}, or not contiguous")
-        plan = lowered(step.graph, example)
+        plan = lowered(graph, example)
         if not _whole(plan.results[0].shape, plan.results[0].stride):
             raise CannotLower("its gradient is not contiguous")
-        self._plan, self._held = plan, held_by(step.graph)
-        sources = [
-            (with_loop(source_of(plan, light=light), plan, real), not light)
-            for light in (True, False)
-        ]
-        self._library = library(sources)
-        self._check(step)
+        self._plan, self._held = plan, held_by(graph)
+        self._library = library(
+            [
+                (with_loop(source_of(plan, light=light), plan, real), not light)
+                for light in (True, False)
+            ]
+        )
+        self._check(graph, data, min(TRIED, budget))
 
-    def advance(self, step: Step, done: int, upto: int, halves: tuple[int, int]) -> None:
-        """Takes the steps from `done` until `upto`."""
-        begun, state, rows = time.perf_counter(), step.inputs(), step.problem.rows
-        if rows is None:
-            self._steps(step.state, [*state, *step.tensors(step.problem.data)], done, upto, halves)
-        else:
+    def advance(
+        self,
+        done: int,
+        upto: int,
+        halves: tuple[int, int],
+        data: Callable[[int], list[Tensor]] | list[Tensor],
+    ) -> None:
+        """Takes the steps from `done` until `upto`; `data` may be a function of the step."""
+        begun, given = time.perf_counter(), [self._state[name] for name in self._moving]
+        if callable(data):
             for k in range(done, upto):
-                batch = [t.contiguous() for t in step.tensors(rows.batch(k))]
-                self._steps(step.state, [*state, *batch], k, k + 1, halves)
+                batch = [t.contiguous() for t in data(k)]
+                self._steps(self._state, [*given, *batch], k, k + 1, halves)
+        else:
+            self._steps(self._state, [*given, *data], done, upto, halves)
         each = (time.perf_counter() - begun) / max(1, upto - done)
         self.at_once = int(min(MOST_AT_ONCE, max(LEAST_AT_ONCE, SECONDS_AT_ONCE / max(each, 1e-9))))
 
@@ -94,17 +109,16 @@ class NativeLoop:
         if self._plan.normals:
             torch.set_rng_state(generator)
 
-    def _check(self, step: Step) -> None:
+    def _check(self, graph: torch.fx.GraphModule, given: Sequence[Tensor], count: int) -> None:
         """CannotLower where the loop does not do what the step does."""
-        data = [t.clone() for t in step.tensors(step.problem.data)]
-        count = min(TRIED, step.course.budget)
+        data = [t.clone() for t in given]
         halves = count // 3, 2 * count // 3  # steps of every kind
         before = torch.get_rng_state()
 
         def tried(take: Callable[[dict[str, Tensor], list[Tensor]], Any]) -> tuple[Any, ...]:
             torch.set_rng_state(before)
-            state = {name: value.clone() for name, value in step.state.items()}
-            result = take(state, [*(state[name] for name in step.moving), *data])
+            state = {name: value.clone() for name, value in self._state.items()}
+            result = take(state, [*(state[name] for name in self._moving), *data])
             return result, state, torch.get_rng_state()
 
         try:
@@ -112,20 +126,18 @@ class NativeLoop:
             _, single, expected = tried(
                 lambda s, given: [self._one(s, given, k, halves) for k in range(count)]
             )
-            names = *step.moving, "first", "second", "gradient"
+            names = *self._moving, "first", "second", "gradient"
             same = all(_same(loop[name], single[name]) for name in names)
             if not (same and torch.equal(after, expected)):
                 raise CannotLower("the loop and single steps differ")
             fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
             with torch.no_grad():
-                grad, other, _ = tried(lambda _, given: step.graph(*given))
+                grad, other, _ = tried(lambda _, given: graph(*given))
         finally:
             torch.set_rng_state(before)
-        self._check_first(step, (fused, one), (grad, other))
+        self._check_first((fused, one), (grad, other))
 
-    def _check_first(
-        self, step: Step, fused: tuple[Tensor, dict[str, Tensor]], plain: tuple[Any, ...]
-    ) -> None:
+    def _check_first(self, fused: tuple[Tensor, dict[str, Tensor]], plain: tuple[Any, ...]) -> None:
         """CannotLower where the kernels differ from the operations of the graph, after one step.
 
         Where a gradient is nothing but rounding its sign is, too, and by it the first move of Adam.
@@ -136,7 +148,7 @@ class NativeLoop:
         told = other.abs() > SIGN * scale
         if not torch.allclose(one, other, rtol=near, atol=near * float(scale), equal_nan=True):
             raise CannotLower("its kernels and its operations differ in the gradient")
-        for name in step.moving:
+        for name in self._moving:
             a, b = state[name], expected[name]
             if a.shape == told.shape:
                 a, b = a[told], b[told]
@@ -170,18 +182,6 @@ class NativeLoop:
         if self._library.run(arguments[0], ctypes.c_void_p(arguments[1]), arguments[2]):
             raise CannotLower("an index is out of bounds")
         return results[0]
-
-
-def native_loop(step: Step) -> NativeLoop | None:
-    """The loop of a step; None, with a warning that says why, where there is none that does what it does."""
-    try:
-        return NativeLoop(step)
-    except (CannotLower, CannotCompile) as error:
-        warnings.warn(
-            f"compile='native': the step has no native loop ({error}), and runs as with compile=True.",
-            stacklevel=2,
-        )
-        return None
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
