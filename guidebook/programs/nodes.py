@@ -10,7 +10,10 @@ from pyro import poutine
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceEnum_ELBO
-from pyro.poutine.util import site_is_subsample
+from pyro.infer.traceenum_elbo import _compute_model_factors
+from pyro.ops import packed
+from pyro.ops.contract import contract_to_tensor
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from guidebook.errors import ModelError
@@ -112,8 +115,60 @@ def sum_out(
         return
     kept = (n for n, s in nodes.items() if not (s["is_observed"] or n in summed))
     values = {n: nodes[n]["value"] for n in kept if not site_is_subsample(nodes[n])}
-    conditioned = poutine.condition(model, data=values)
+    rows = trace.copy()  # the rows that a plate of the guide drew are those of the model's
+    for name in [n for n, s in nodes.items() if not site_is_subsample(s)]:
+        rows.remove_node(name)
+    conditioned = poutine.replay(poutine.condition(model, data=values), trace=rows)
     TraceEnum_ELBO(max_plate_nesting=depth).loss(conditioned, lambda **_: None, **data)
+
+
+def summed_log_joint(trace: Any) -> Tensor:
+    """log p(x, z) of a trace whose enumerated sites y are summed out, as TraceEnum_ELBO sums them:
+
+        sum of log p of all that no y enters  +  s log sum_y p(y) prod p(x' | y)^m.
+
+    A mask m leaves out densities inside of the sum, and not p(y): a y that counts for nothing sums to one.
+    The scale s is around the sum: a power of a mixture is the power of the whole. ValueError of Pyro where
+    the scales of what is summed differ.
+
+    Source: Obermeyer et al. 2019, "Tensor variable elimination for plated factor graphs".
+    """
+    _, costs, factors, _, dims, scale = _factors(trace)
+    apart = sum(term.sum() for terms in costs.values() for term in terms)
+    summed: Tensor = apart + scale * contract_to_tensor(factors, dims)
+    return summed
+
+
+def summed_log_likelihood(trace: Any, observed: Collection[str]) -> dict[str, Tensor]:
+    """log p(x' | z) of observed sites, in the shape of their plates, masked and without scale.
+
+    Rows of x' are independent given z where x' is all that the y enter and every y is in its plates.
+    Elsewhere, as in a Markov chain, sites have no density of their own: they are left out.
+    """
+    trace, _, factors, ordering, dims, _ = _factors(trace)
+    nodes = {n: node for n, node in trace.nodes.items() if node["type"] == "sample"}
+    summed = {n for n, s in nodes.items() if s["infer"].get("_enumerate_dim") is not None}
+    entered = {n for n, s in nodes.items() if dims & set(s["packed"]["log_prob"]._pyro_dims)}
+    found = {
+        n: scale_and_mask(nodes[n]["unscaled_log_prob"], mask=nodes[n]["mask"])
+        for n in observed
+        if n not in entered
+    }
+    for name in entered - summed:
+        place = ordering[name]
+        if entered - summed == {name} and all(ordering[n] >= place for n in summed):
+            row = contract_to_tensor(factors, dims, target_ordinal=place)
+            node = nodes[name]
+            shape = node["value"].shape[: node["value"].dim() - node["fn"].event_dim]
+            found[name] = packed.unpack(row, trace.symbol_to_dim).expand(shape)
+    return found
+
+
+def _factors(trace: Any) -> tuple[Any, ...]:
+    trace = prune_subsample_sites(trace)
+    trace.compute_log_prob()
+    trace.pack_tensors()
+    return trace, *_compute_model_factors(trace, poutine.Trace())
 
 
 def scaled_log_prob(node: Any) -> Tensor:

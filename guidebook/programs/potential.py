@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from guidebook.programs.nodes import (
     plate_nesting,
     sample_nodes,
     scaled_log_prob,
+    summed_log_joint,
 )
 from guidebook.programs.recordings import Recordings, hessian_graph, with_inputs
 from guidebook.programs.sites import (
@@ -154,8 +154,7 @@ class Potential:
 
     def _log_joint(self, trace: Any) -> Tensor:
         if self.plate_nesting is not None:
-            summed: Tensor = TraceEinsumEvaluator(trace, True, self.plate_nesting).log_prob(trace)
-            return summed
+            return summed_log_joint(trace)
         log_joint = torch.zeros((), dtype=self.dtype, device=self.device)
         for node in trace.nodes.values():
             if node["type"] == "sample" and not site_is_subsample(node):
@@ -214,10 +213,16 @@ class Potential:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
         return self._recordings.batched(self, "values", lambda p, v: p._evaluate(v)[2], u)
 
-    def replay(self, key: str, collect: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
-        """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front."""
+    def replay(
+        self, key: str, collect: Callable[..., Any], u: Tensor, *, enumerated: bool = False
+    ) -> dict[str, Tensor]:
+        """What `collect(trace)` takes from the model's trace at u (S, D), stacked in front; sites that are
+        summed out hold all of their values (`enumerated`), or one.
+        """
 
         def run(potential: Potential, one: Tensor) -> dict[str, Tensor]:
+            if enumerated:
+                return collect(potential._traced(Substitute(one)))
             with Substitute(one):
                 return collect(poutine.trace(potential.model).get_trace(**potential.data))
 

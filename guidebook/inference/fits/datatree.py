@@ -20,6 +20,7 @@ from guidebook.inference.fits.status import Record
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.graphs.recorded import eager, recording
 from guidebook.programs.labels import log_labellings
+from guidebook.programs.nodes import summed_log_likelihood
 from guidebook.programs.sites import Substitute, coordinate_names
 from guidebook.programs.values.labelled import Labelled
 from guidebook.scope import alone, local_parameters, precision, random_state
@@ -230,6 +231,13 @@ def _labels(
 
 def _log_likelihood(approximation: Approximation, u: Tensor) -> dict[str, Tensor]:
     potential = approximation.potential
+    if potential.plate_nesting is not None:
+        return potential.replay(
+            "log_likelihood",
+            lambda t: summed_log_likelihood(t, potential.observed),
+            u,
+            enumerated=True,
+        )
 
     def collect(trace: Any) -> dict[str, Tensor]:
         nodes = {n: trace.nodes[n] for n in potential.observed}
