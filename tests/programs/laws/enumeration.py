@@ -140,6 +140,19 @@ def guide_sums(y):
         pyro.sample("z", dist.Categorical(shares))
 
 
+@config_enumerate
+def guide_sums_with_constants(y):
+    """Shares of single precision, which meet what they weigh only in the sum."""
+    pyro.sample(
+        "weights",
+        dist.Dirichlet(pyro.param("share", torch.tensor([2.0, 3.0]), constraint=POSITIVE)),
+    )
+    with pyro.plate("component", 2):
+        pyro.sample("mean", dist.Normal(pyro.param("locs", torch.tensor([-1.5, 1.5])), 0.3))
+    with pyro.plate("row", len(y)):
+        pyro.sample("z", dist.Categorical(IN_SINGLE[0]))
+
+
 def guide_draws(y):
     poutine.infer_config(guide_sums, config_fn=lambda _: {"enumerate": None})(y)
 
@@ -174,6 +187,9 @@ ENUMERATION = (
     Program("DiscreteHMM", "`dist.DiscreteHMM`", by(vectorised_markov), DATA),
     Program("guide sums", "`config_enumerate` on the guide", lambda: (unmarked, guide_sums), DATA,
             by_mode=False,
+            objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
+    Program("constants in float32, guide", "the same, a constant of single precision in the guide",
+            lambda: (unmarked, guide_sums_with_constants), DATA, single=True, by_mode=False,
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("guide draws", "a discrete site drawn by the guide", lambda: (unmarked, guide_draws), DATA,
             by_mode=False),

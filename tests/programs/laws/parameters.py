@@ -3,6 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import DenseNN, PyroModule, PyroParam, PyroSample, pyro_method
@@ -158,6 +159,39 @@ def of_module(make):
     return made
 
 
+class Centre(PyroModule):
+    """A normal q of the slope, its centre a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = PyroParam(torch.tensor(0.4))
+        self.scale = PyroParam(torch.tensor(0.3), constraint=POSITIVE)
+
+    def forward(self, x, y=None):
+        pyro.sample("slope", dist.Normal(self.loc, self.scale))
+
+
+def not_shown():
+    """A guide of two halves, of which the first stays as it is."""
+    first = Centre()
+
+    def model(x, y=None):
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        noisy(x, None if y is None else y - shift)
+
+    def guide(x, y=None):
+        with poutine.block(hide_types=["param"]):
+            first(x)
+            scale = pyro.param("width", torch.tensor(0.3), constraint=POSITIVE)
+        pyro.sample("shift", dist.Normal(pyro.param("at", torch.tensor(0.2)), scale))
+
+    return model, guide
+
+
+def without_its_parameter():
+    return noisy, AutoNormal(poutine.block(noisy, expose=["slope"]))
+
+
 PARAMETERS = (
     Program("pyro.param", "`pyro.param` in the model", by(noisy), DATA),
     Program("guide by hand", "`pyro.param` in the guide, lazily made", lambda: (noisy, by_hand), DATA),
@@ -168,5 +202,9 @@ PARAMETERS = (
     Program("PyroParam", "`PyroParam`, `PyroSample` of a function", of_module(Scaled), DATA),
     Program("pyro_method", "`pyro_method`: model and guide of one module", methods, DATA),
     Program("to_pyro_module_", "`to_pyro_module_`: a Bayesian network", bayesian_network, TABLE),
+    Program("hidden parameters", '`poutine.block(hide_types=["param"])`', not_shown, DATA,
+            note="they stay as they are, as Pyro's do"),
+    Program("block exposes a site", "`poutine.block(expose=)` of a model with parameters",
+            without_its_parameter, DATA),
     Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE),
 )  # fmt: skip
