@@ -328,6 +328,9 @@ class _Reads(Messenger):
 
         return process
 
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["fn"] = _as_now(msg["fn"])
+
     def _pyro_param(self, msg: Any) -> None:
         name, statements = msg["name"], self.statements
         initial = _initial(msg)
@@ -357,6 +360,30 @@ class _Reads(Messenger):
         msg["value"] = statements.value(name)
         msg["done"] = True
         msg["stop"] = True
+
+
+def _as_now(fn: Any) -> Any:
+    """The distribution with the tensors that its learnt transforms have now: its log_prob is asked for after
+    the run, when a network has its own again.
+    """
+    base, transforms = getattr(fn, "base_dist", None), getattr(fn, "transforms", ())
+    inner = base if base is None else _as_now(base)
+    if inner is base and not any(isinstance(t, nn.Module) for t in transforms):
+        return fn
+    twin = copy.copy(fn)
+    twin.base_dist = inner
+    if transforms:
+        twin.transforms = [_snapshot(t) if isinstance(t, nn.Module) else t for t in transforms]
+    return twin
+
+
+def _snapshot(network: nn.Module) -> nn.Module:
+    """A copy of the network that has the same tensors."""
+    kept: dict[int, Any] = {}
+    for module in network.modules():
+        for group in (module._parameters, module._buffers, vars(module)):
+            kept |= {id(v): v for v in group.values() if isinstance(v, (Tensor, tuple))}
+    return copy.deepcopy(network, kept)
 
 
 def _initial(msg: Any) -> Any:

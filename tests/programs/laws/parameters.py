@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
+from pyro.distributions.transforms import affine_coupling
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import DenseNN, PyroModule, PyroParam, PyroSample, pyro_method
 from pyro.nn.module import to_pyro_module_
@@ -188,6 +189,20 @@ def not_shown():
     return model, guide
 
 
+def learnt_prior():
+    """A density that reads its network when it is asked, after the run."""
+    flow = affine_coupling(2, hidden_dims=[3])
+
+    def model(x, y=None):
+        pyro.module("flow", flow)
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        line = pyro.sample("line", dist.TransformedDistribution(base, [flow]))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(line[0] + line[1] * x, 0.7), obs=y)
+
+    return model, AutoNormal(model)
+
+
 def without_its_parameter():
     return noisy, AutoNormal(poutine.block(noisy, expose=["slope"]))
 
@@ -206,5 +221,7 @@ PARAMETERS = (
             note="they stay as they are, as Pyro's do"),
     Program("block exposes a site", "`poutine.block(expose=)` of a model with parameters",
             without_its_parameter, DATA),
+    Program("learnt prior", "a flow of `pyro.distributions.transforms` as prior, by `pyro.module`",
+            learnt_prior, DATA),
     Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE),
 )  # fmt: skip
