@@ -379,11 +379,17 @@ def _as_now(fn: Any) -> Any:
 
 def _snapshot(network: nn.Module) -> nn.Module:
     """A copy of the network that has the same tensors."""
-    kept: dict[int, Any] = {}
-    for module in network.modules():
-        for group in (module._parameters, module._buffers, vars(module)):
-            kept |= {id(v): v for v in group.values() if isinstance(v, (Tensor, tuple))}
-    return copy.deepcopy(network, kept)
+    kept = {id(t): t for module in network.modules() for t in _tensors(vars(module))}
+    return copy.deepcopy(network, dict[int, Any](kept))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those of containers, not of modules inside."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)
 
 
 def _initial(msg: Any) -> Any:

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.distributions.transforms import affine_coupling
+from pyro.distributions.transforms import affine_autoregressive
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import DenseNN, PyroModule, PyroParam, PyroSample, pyro_method
 from pyro.nn.module import to_pyro_module_
@@ -191,7 +191,7 @@ def not_shown():
 
 def learnt_prior():
     """A density that reads its network when it is asked, after the run."""
-    flow = affine_coupling(2, hidden_dims=[3])
+    flow = affine_autoregressive(2, hidden_dims=[3])
 
     def model(x, y=None):
         pyro.module("flow", flow)
