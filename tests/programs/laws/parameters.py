@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.distributions.transforms import affine_autoregressive
+from pyro.distributions.transforms import affine_autoregressive, conditional_affine_coupling
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import DenseNN, PyroModule, PyroParam, PyroSample, pyro_method
 from pyro.nn.module import to_pyro_module_
@@ -203,6 +203,22 @@ def learnt_prior():
     return model, AutoNormal(model)
 
 
+def learnt_likelihood():
+    """The same, given what it depends on."""
+    flow = conditional_affine_coupling(2, 1, hidden_dims=[3])
+
+    def model(x, y=None):
+        pyro.module("flow", flow)
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        with pyro.plate("row", len(x)):
+            given = flow.condition((slope * x).unsqueeze(-1))
+            pairs = None if y is None else torch.stack([x, y], -1)
+            pyro.sample("pair", dist.TransformedDistribution(base, [given]), obs=pairs)
+
+    return model, AutoNormal(model)
+
+
 def without_its_parameter():
     return noisy, AutoNormal(poutine.block(noisy, expose=["slope"]))
 
@@ -223,5 +239,7 @@ PARAMETERS = (
             without_its_parameter, DATA),
     Program("learnt prior", "a flow of `pyro.distributions.transforms` as prior, by `pyro.module`",
             learnt_prior, DATA),
+    Program("learnt likelihood", "a conditional flow as likelihood, by `pyro.module`", learnt_likelihood,
+            DATA),
     Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE),
 )  # fmt: skip
