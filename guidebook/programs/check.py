@@ -81,6 +81,14 @@ def check_same_sites(model: Any, guide: Any, data: Mapping[str, Any], names: set
             return
 
 
+def check_sum(model: Any, guide: Any, objective: Any, data: Mapping[str, Any]) -> None:
+    """Evaluates once an objective that sums over sites of the guide. What fails in the sum alone, as a
+    product of tensors of two precisions, fails here.
+    """
+    with torch.no_grad(), validation(False), random_state(0), _Readable(model, data, guide):
+        objective.loss(model, guide, **data)
+
+
 def check_model(model: Any, data: Mapping[str, Any]) -> None:
     """Runs the model once at the origin, validation on, for engines without a guide.
 

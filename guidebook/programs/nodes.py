@@ -11,9 +11,10 @@ from pyro import poutine
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceEnum_ELBO
-from pyro.ops.contract import contract_tensor_tree
+from pyro.infer.traceenum_elbo import _compute_model_factors
+from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
 from pyro.ops.packed import pack, unpack
-from pyro.poutine.util import site_is_subsample
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
 from guidebook.errors import ModelError
@@ -115,13 +116,45 @@ def sum_out(
         return
     kept = (n for n, s in nodes.items() if not (s["is_observed"] or n in summed))
     values = {n: nodes[n]["value"] for n in kept if not site_is_subsample(nodes[n])}
-    conditioned = poutine.condition(model, data=values)
+    rows = trace.copy()  # the rows that a plate of the guide drew are those of the model's
+    for name in [n for n, s in nodes.items() if not site_is_subsample(s)]:
+        rows.remove_node(name)
+    conditioned = poutine.replay(poutine.condition(model, data=values), trace=rows)
     TraceEnum_ELBO(max_plate_nesting=depth).loss(conditioned, lambda **_: None, **data)
+
+
+def summed_log_joint(trace: Any) -> Tensor:
+    """log p(x, z) of a trace whose enumerated sites y are summed out, as TraceEnum_ELBO sums them:
+
+        sum of log p of all that no y enters  +  s log sum_y p(y) prod p(x' | y)^m.
+
+    A mask m leaves out densities inside of the sum, and not p(y): a y that counts for nothing sums to one.
+    The scale s is around the sum: a power of a mixture is the power of the whole. ValueError of Pyro where
+    the scales of what is summed differ.
+
+    Source: Obermeyer et al. 2019, "Tensor variable elimination for plated factor graphs".
+    """
+    _, costs, factors, _, dims, scale = _factors(trace)
+    apart = sum(term.sum() for terms in costs.values() for term in terms)
+    summed: Tensor = apart + scale * contract_to_tensor(factors, dims)
+    return summed
+
+
+def _factors(trace: Any) -> tuple[Any, ...]:
+    trace = prune_subsample_sites(trace)
+    trace.compute_log_prob()
+    trace.pack_tensors()
+    return trace, *_compute_model_factors(trace, poutine.Trace())
 
 
 def scaled_log_prob(node: Any) -> Tensor:
     """The site's log density with its mask and plate scale."""
     return scale_and_mask(_log_prob(node), node["scale"], node["mask"])
+
+
+def _is_summed(node: Any) -> bool:
+    """Whether all values of the site are there, to be summed over: a mask does not count them."""
+    return node["infer"].get("_enumerate_dim") is not None
 
 
 def _log_prob(node: Any) -> Tensor:
@@ -144,8 +177,8 @@ def log_likelihoods(
     nodes = {
         n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)
     }
-    logs = {n: scale_and_mask(_log_prob(s), mask=s["mask"]) for n, s in nodes.items()
-            if n in observed or depth is not None}  # fmt: skip
+    logs = {n: scale_and_mask(_log_prob(s), mask=None if _is_summed(s) else s["mask"])
+            for n, s in nodes.items() if n in observed or depth is not None}  # fmt: skip
     found = {n: logs[n] for n in observed}
     if depth is None:
         return found

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from guidebook.programs.nodes import (
     plate_nesting,
     sample_nodes,
     scaled_log_prob,
+    summed_log_joint,
 )
 from guidebook.programs.recordings import Recordings, hessian_graph, with_inputs
 from guidebook.programs.sites import (
@@ -155,8 +155,7 @@ class Potential:
 
     def _log_joint(self, trace: Any) -> Tensor:
         if self.plate_nesting is not None:
-            summed: Tensor = TraceEinsumEvaluator(trace, True, self.plate_nesting).log_prob(trace)
-            return summed
+            return summed_log_joint(trace)
         log_joint = torch.zeros((), dtype=self.dtype, device=self.device)
         for node in trace.nodes.values():
             if node["type"] == "sample" and not site_is_subsample(node):

@@ -16,14 +16,19 @@ import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import pyro
 import torch
 from pyro.nn import PyroModule
+from pyro.poutine import runtime
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import constraints, transform_to
+from torch.distributions import Transform, constraints, transform_to
+from torch.distributions.transforms import _InverseTransform
 
 from guidebook.errors import GuideError
 from guidebook.scope import replaced
@@ -131,6 +136,24 @@ class Statements(nn.Module):
         """The buffer of this name."""
         return self.get_buffer(f"kept_{self.kept.index(name)}")
 
+    def hidden(self, name: str) -> bool:
+        """Whether a statement about this parameter is inside of a pyro.poutine.block that hides it: Pyro
+        trains what it sees, here or elsewhere in the pair, and leaves the rest as it is.
+        """
+        frames = runtime._PYRO_STACK
+        ours = [i for i, f in enumerate(frames) if getattr(f, "statements", None) is self]
+        if not ours or name in self.shared.parameters:
+            return False
+        blocks = [f for f in frames[ours[-1] :] if isinstance(f, BlockMessenger)]
+        said = {"type": "param", "name": name, "is_observed": False, "infer": {}, "fn": None}
+        return any(block.hide_fn(said) for block in blocks)
+
+    def held(self, name: str, value: Any) -> Tensor:
+        """The value of a parameter that is not trained."""
+        if name not in self.kept:
+            self.keep(name, value)
+        return self.buffer(name).detach()  # a tensor of its own: PyroParam writes a reference on it
+
     def meets(self, owner: Any = None) -> None:
         """Takes the tensors of all networks of the pair: what one program registers, the other reads, too."""
         with self.reading(owner=owner):
@@ -150,8 +173,8 @@ class Statements(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """Constrained values and buffers by name; `restore` reads them."""
-        found = {name: self.value(name).detach() for name in self.names}
-        return found | {name: self.buffer(name) for name in self.kept}
+        found = {name: self.buffer(name) for name in self.kept}
+        return found | {name: self.value(name).detach() for name in self.names}
 
     def restore(
         self, values: Mapping[str, Tensor], constrained: Mapping[str, constraints.Constraint]
@@ -197,8 +220,11 @@ class Statements(nn.Module):
             for name, (ref, _) in list(self.shared.networks.items()):
                 if (network := ref()) is not None and id(network) not in inside:
                     lend(name, network, own=False)
-            stack.enter_context(_Reads(self, own))
-            with replaced((pyro, "module", module), (PyroModule, "__call__", call)):
+            reads = stack.enter_context(_Reads(self, own))
+            with replaced(
+                (pyro, "module", module), (PyroModule, "__call__", call),
+                (BlockMessenger, "_process_message", reads.behind(BlockMessenger._process_message)),
+            ):  # fmt: skip
                 yield
 
     @contextlib.contextmanager
@@ -227,6 +253,9 @@ class Statements(nn.Module):
             full = named(first.setdefault(id(parameter), key))
             if full not in self.names:
                 if not parameter.requires_grad:
+                    continue
+                if self.hidden(full):
+                    put("_parameters", key, self.held(full, parameter))
                     continue
                 self.shared.parameters.setdefault(
                     full, (self.shared.of(parameter, full), constraints.real)
@@ -282,9 +311,32 @@ class _Reads(Messenger):
             return False
         return any(initial is p for p in self.own.parameters())
 
+    def behind(self, usual: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        """A pyro.poutine.block as it is, whose hidden statements read what the pair has of the name, or else
+        a value that is not trained.
+        """
+
+        def process(block: Any, msg: Any) -> None:
+            usual(block, msg)
+            initial = _initial(msg) if msg["type"] == "param" else None
+            hides = msg["type"] == "param" and msg["stop"] and not msg["done"]
+            if not hides or self._is_of_a_module(msg, initial):
+                return
+            name, statements = msg["name"], self.statements
+            if name in statements.names or name in statements.shared.parameters:
+                self._pyro_param(msg)
+            elif name in statements.kept or initial is not None:
+                made = initial() if callable(initial) and name not in statements.kept else initial
+                msg["value"], msg["done"] = statements.held(name, made), True
+
+        return process
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["fn"] = _as_now(msg["fn"])
+
     def _pyro_param(self, msg: Any) -> None:
         name, statements = msg["name"], self.statements
-        initial = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
+        initial = _initial(msg)
         if self._names_its_own(initial):
             statements.answered = True
             if msg["kwargs"].get("constraint", constraints.real) is constraints.real:
@@ -311,6 +363,78 @@ class _Reads(Messenger):
         msg["value"] = statements.value(name)
         msg["done"] = True
         msg["stop"] = True
+
+
+def _as_now(fn: Any) -> Any:
+    """The distribution with the tensors that its learnt transforms have now: its log_prob is asked for after
+    the run, when a network has its own again.
+    """
+    base, transforms = getattr(fn, "base_dist", None), list(getattr(fn, "transforms", ()))
+    inner, made = base if base is None else _as_now(base), _at_present(transforms)
+    if inner is base and made is transforms:
+        return fn
+    twin = copy.copy(fn)
+    twin.base_dist = inner
+    if transforms:
+        twin.transforms = made
+    return twin
+
+
+def _at_present(part: Any) -> Any:
+    """A transform, or what one calls, with copies of its networks; itself where it has none."""
+    if isinstance(part, nn.Module):
+        return _snapshot(part)
+    if isinstance(part, MethodType) and isinstance(part.__self__, nn.Module):
+        return MethodType(part.__func__, _snapshot(part.__self__))
+    if isinstance(part, partial):
+        func = _at_present(part.func)
+        return part if func is part.func else partial(func, *part.args, **part.keywords)
+    if isinstance(part, list):
+        made = [_at_present(one) for one in part]
+        return made if any(a is not b for a, b in zip(made, part, strict=True)) else part
+    if isinstance(part, _InverseTransform):
+        return part if (forward := _at_present(part._inv)) is part._inv else forward.inv
+    if not isinstance(part, Transform):
+        return part
+    held = {key: _at_present(value) for key, value in vars(part).items() if key != "_inv"}
+    if all(held[key] is vars(part)[key] for key in held):
+        return part
+    twin = copy.copy(part)
+    vars(twin).update(held)
+    return twin
+
+
+def _snapshot(network: nn.Module) -> nn.Module:
+    """A copy of the network, and of those that its attributes call, that has the same tensors."""
+    return copy.deepcopy(network, dict[int, Any]((id(t), t) for t in _tensors(network, set())))
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Those of modules, of containers and of partial calls; a module may hold a method of its own."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    inside: list[Any] = []
+    if isinstance(value, nn.Module):
+        inside = [v for m in value.modules() for k, v in vars(m).items() if k != "_modules"]
+    elif isinstance(value, dict):
+        inside = list(value.values())
+    elif isinstance(value, (list, tuple)):
+        inside = list(value)
+    elif isinstance(value, partial):
+        inside = [value.func, value.args, value.keywords]
+    elif isinstance(value, MethodType):
+        inside = [value.__self__]
+    for one in inside:
+        yield from _tensors(one, seen)
+
+
+def _initial(msg: Any) -> Any:
+    """The initial value of a pyro.param statement, or None."""
+    return msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from guidebook.errors import DataError, GuideError
+from guidebook.errors import DataError, GuideError, ModelError
 from guidebook.programs.data import as_tensors, find_device
 from guidebook.programs.graphs.recorded import eager, recording
 from guidebook.programs.labels import canonical_positions, exchangeable, log_q_of_labelled
@@ -159,6 +159,7 @@ class Approximation:
 
         Raises:
             DataError: the fit was loaded without its model or its data.
+            ModelError: every latent site is summed out.
         """
         if self.draws is not None:
             flat = canonical_positions(self.potential, self.draws.flatten(0, 1))
@@ -210,6 +211,12 @@ class Approximation:
 
     def _drawn(self, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """u (draw, D) as the guide gives it, and log q(u)."""
+        if not self.sites:
+            raise ModelError(
+                "Every latent site of the model is summed out, so there is no site to draw and no posterior "
+                "of one: what svi trained are the parameters of fit.model. Give those that should have a "
+                "posterior a prior, by pyro.sample in the place of pyro.param."
+            )
         is_density = self.kind == "density"  # asked outside the seed: it may run the guide
         dtype = dtype_of(self.model, self.guide)
         with local_parameters(), precision(dtype), random_state(seed), torch.no_grad():

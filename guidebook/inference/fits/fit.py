@@ -88,7 +88,9 @@ class Fit:
         unconstrained with position u and gradient d log p(x, u) / du, on which Stein's identities
         are checked; observed_data, NaN where the model masks it; constant_data; vi_fit with the
         objective per step, and as attributes what q is (kind, family, discrete) and how it was found
-        (engine, status, ...); on request log_likelihood and posterior_predictive. Chains and
+        (engine, status, ...); on request log_likelihood and posterior_predictive. Where sites are
+        summed out, log_likelihood has those observed sites alone whose rows are independent given z:
+        of a mixture, not of a Markov chain. Chains and
         particles are kept as they are, whatever `draws`; only a density has log_q.
 
         log_likelihood is log p(x_i | z) of every observed value, 0 where the model masks it, without the

@@ -24,12 +24,12 @@ from guidebook.inference.optimisers.given import check_optimiser
 from guidebook.inference.protocols.mode import StartsAtMode, defaults_of
 from guidebook.programs.batches.minibatches import MiniBatches
 from guidebook.programs.batches.source import Batches, Source
-from guidebook.programs.check import check_model, check_pair, check_same_sites
+from guidebook.programs.check import check_model, check_pair, check_same_sites, check_sum
 from guidebook.programs.data import number_of_rows, takes
 from guidebook.programs.nodes import partial_plates, plate_nesting, sample_nodes
 from guidebook.programs.owned import Joined
 from guidebook.programs.potential import Potential
-from guidebook.programs.sites import Site, latent_sites
+from guidebook.programs.sites import Site, is_enumerated, latent_sites
 from guidebook.programs.start.mode import find_start
 from guidebook.programs.values.arrays import arrays_in
 from guidebook.scope import subsampling
@@ -163,6 +163,9 @@ def prepare(
     if objective is None:
         depth = plate_nesting(nodes | {f"guide {name}": node for name, node in of_guide.items()})
         objective = Trace_ELBO() if depth is None else TraceEnum_ELBO(max_plate_nesting=depth)
+    if isinstance(objective, TraceEnum_ELBO) and any(map(is_enumerated, of_guide.values())):
+        with subsampling():
+            check_sum(joined.model, joined.guide, objective, tensors)
     problem = Problem(
         joined.model, joined.guide, (), tensors, rows, objective, particles, device, seed,
         subsampled=not (flat and partial_plates(nodes, latent=True)), source=source,

@@ -16,7 +16,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from guidebook.errors import SettingError
+from guidebook.errors import GuidebookError, ModelError, SettingError, line_of_user
 from guidebook.inference.fits.running import counted
 from guidebook.inference.fits.status import Status
 from guidebook.inference.gradient.activity import watch
@@ -41,6 +41,7 @@ def run_reference(problem: Problem, settings: Settings, default: Optimiser) -> O
 
     Raises:
         SettingError: with a checkpoint, which only the captured path writes.
+        ModelError: a step fails, with Pyro's or torch's message.
     """
     if settings.checkpoint is not None:
         raise SettingError(
@@ -130,12 +131,30 @@ def _stepper(
             stepper.loss_and_grads = problem.objective.at(**values).loss_and_grads
         if step > 0 and is_scheduler(optimiser):
             optimiser.step()
-        loss = float(stepper.step(**problem.batch(step)))
+        with _in_words(problem, step):
+            loss = float(stepper.step(**problem.batch(step)))
         if is_scheduler(optimiser):
             rates.append(max(one.get_last_lr()[0] for one in optimiser.optim_objs.values()))
         return loss
 
     return take
+
+
+@contextlib.contextmanager
+def _in_words(problem: Problem, step: int) -> Iterator[None]:
+    """Turns what fails in a step into an error of ours: model and guide have run on the data before."""
+    try:
+        yield
+    except (GuidebookError, MemoryError):
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split()).split(" Trace Shapes:")[0][:600].rstrip(".")
+        where = line_of_user(error) or "in the objective"
+        raise ModelError(
+            f"Step {step + 1} of pyro.infer.SVI fails, though model and guide run on the data: "
+            f"{type(error).__name__}: {message} ({where}). A step takes gradients besides: whatever leaves "
+            "torch, as .numpy(), needs .detach() before it, and the objective sites that it can score."
+        ) from error
 
 
 def _as_given(problem: Problem, settings: Settings) -> Any:

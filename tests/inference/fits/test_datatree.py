@@ -284,3 +284,24 @@ def test_draws_of_an_engine_are_shown_as_they_are(draws_are, made):
     np.testing.assert_allclose(tree["posterior"]["tau"], u[..., 1].exp(), rtol=1e-12)
     assert set(tree["sample_stats"].data_vars) == {"lp", "diverging"}
     assert int(tree["sample_stats"]["diverging"].sum()) == 1
+
+
+def labelled(y):
+    """A row belongs to one of two centres; scaled, which is no part of log p(y | z)."""
+    share = pyro.sample("share", dist.Beta(2.0, 2.0))
+    with pyro.plate("row", len(y)), pyro.poutine.scale(scale=0.5):
+        label = pyro.sample("label", dist.Bernoulli(share), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(4 * label - 2, 1.0), obs=y)
+
+
+def test_log_likelihood_of_a_mixture_sums_over_the_labels():
+    y = np.array([-2.5, -1.0, 0.3, 2.2])
+    tree = gb.laplace(labelled, {"y": y}).posterior(20, seed=1, log_likelihood=True)
+    share = tree["posterior"]["share"].values[0][:, None]
+    at = scipy.stats.norm(0, 1).pdf
+    expected = np.log((1 - share) * at(y + 2) + share * at(y - 2))
+    np.testing.assert_allclose(tree["log_likelihood"]["y"].values[0], expected, rtol=1e-10)
+    prior = scipy.stats.beta(2, 2).logpdf(share[:, 0])
+    np.testing.assert_allclose(
+        tree["sample_stats"]["lp"].values[0], prior + 0.5 * expected.sum(1), rtol=1e-10
+    )

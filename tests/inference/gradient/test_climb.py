@@ -12,7 +12,7 @@ from torch import nn
 
 import guidebook as gb
 from guidebook import Status
-from guidebook.errors import SettingError
+from guidebook.errors import ModelError, SettingError
 from guidebook.guides.autoguides.defaults import Defaults
 from guidebook.inference.gradient.problem import Settings
 from guidebook.inference.optimisers.adam import schedule
@@ -185,3 +185,37 @@ def test_restarts_and_checkpoints_need_a_recorded_step(tmp_path):
         fitted(False, restarts=2)
     with pytest.raises(SettingError, match="checkpoint= needs a step that is recorded"):
         fitted(False, checkpoint=tmp_path / "fit")
+
+
+def test_a_step_that_fails_where_a_run_does_not_names_the_line(recwarn):
+    """A run without gradients may leave torch; a step may not."""
+
+    def falls(seconds):
+        slope = pyro.sample("slope", dist.LogNormal(0.0, 1.0))
+        length = 1.0 / slope if slope.numpy() > 0.1 else torch.tensor(10.0)
+        pyro.sample("seconds", dist.Normal(length, 0.1), obs=seconds)
+
+    guide = pyro.infer.autoguide.AutoNormal(falls)
+    with pytest.raises(ModelError, match=r"Step 1 of pyro.infer.SVI .*slope.numpy\(\).*detach"):
+        gb.svi(falls, guide, {"seconds": np.array(1.1)}, steps=3, progress=False)
+
+
+def test_a_model_that_sums_all_out_is_trained_and_has_no_draws():
+    """A mixture of two centres that are parameters: pure maximum likelihood."""
+
+    def centres(y):
+        loc = pyro.param("loc", torch.tensor([-1.0, 1.0]))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Normal(loc[z], 0.5), obs=y)
+
+    y = np.array([-2.0, -1.6, 1.5, 2.1])
+    fit = gb.svi(centres, lambda y: None, {"y": y}, steps=5, compile="graph", progress=False)
+    near = np.exp(-0.5 * ((y[:, None] - np.array([-1.0, 1.0])) / 0.5) ** 2) / (
+        0.5 * math.sqrt(2 * math.pi)
+    )
+    assert fit.history[0] == pytest.approx(-np.log(near.mean(1)).sum(), rel=1e-10)
+    with pytest.raises(ModelError, match="Every latent site of the model is summed out"):
+        fit.posterior(5)
+    with pytest.raises(ModelError, match="no continuous latent site"):
+        gb.laplace(centres, {"y": y})

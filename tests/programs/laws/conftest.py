@@ -36,7 +36,8 @@ SHORT = {
     "vectorised particles", "RenyiELBO", "ReweightedWakeSleep", "MultiStepLR", "positional tuple",
     "DataFrame", "PackedSequence", "missing values", "no arguments", "Gaussian process",
     "semi-supervised, labels", "semi-supervised, no labels", "topics", "epidemic", "causal autoencoder",
-    "deep Markov model",
+    "deep Markov model", "masked steps", "tempered sum",
+    "rows of the guide", "hidden parameters", "learnt prior",
 }  # fmt: skip
 """One or more of every kind, in every run of the suite; the others are marked slow."""
 

@@ -23,6 +23,7 @@ Y = torch.tensor([-2.1, -1.7, 0.2, 1.9, 2.4])
 PARALLEL, SEQUENTIAL = {"enumerate": "parallel"}, {"enumerate": "sequential"}
 STAY = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
 IN_SINGLE = STAY.float()
+WORDS = torch.tensor([[0, 2, 1, 0], [0, 1, 1, 2], [0, 2, 2, 1]])
 
 
 def mixture(y, how=PARALLEL):
@@ -94,6 +95,45 @@ def with_constants(y):
         pyro.sample(f"y_{t}", dist.Normal(mean[z], 0.7), obs=y[t])
 
 
+@config_enumerate
+def of_two_lengths(y, length):
+    """Chains of different lengths side by side: what comes after an end is masked, its state too."""
+    mean = pyro.sample("mean", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
+    with pyro.plate("sequence", y.shape[1]):
+        z = torch.zeros((), dtype=torch.long)
+        for t in pyro.markov(range(len(y))):
+            with poutine.mask(mask=t < length):
+                z = pyro.sample(f"z_{t}", dist.Categorical(STAY[z]))
+                pyro.sample(f"y_{t}", dist.Normal(Vindex(mean)[..., z], 0.7), obs=y[t])
+
+
+def tempered(y):
+    """A power of the likelihood of a mixture: the power of the sum, not the sum of powers."""
+    with poutine.scale(scale=0.3):
+        mixture(y)
+
+
+@config_enumerate
+def documents(words, count=None):
+    """Words of documents, each a mixture of two topics."""
+    topics = pyro.sample("topics", dist.Dirichlet(torch.ones(2, 3)).to_event(1))
+    with pyro.plate("document", words.shape[1]) as rows:
+        share = pyro.sample("share", dist.Beta(2.0, 2.0))
+        with pyro.plate("word", len(words)):
+            topic = pyro.sample("topic", dist.Bernoulli(share))
+            table = Vindex(topics)[..., topic.long(), :]
+            pyro.sample("words", dist.Categorical(table), obs=words[:, rows])
+
+
+def some_documents(words, count=None):
+    """Documents are drawn by the guide alone; the model takes those."""
+    loc = pyro.param("loc", torch.tensor([[2.0, 1.0, 1.0], [1.0, 1.0, 2.0]]), constraint=POSITIVE)
+    pyro.sample("topics", dist.Dirichlet(loc).to_event(1))
+    shape = pyro.param("shape", torch.tensor(2.0), constraint=POSITIVE)
+    with pyro.plate("document", words.shape[1], subsample_size=count) as rows:
+        pyro.sample("share", dist.Beta(shape.expand(len(rows)), 2.0))
+
+
 def vectorised_markov(y):
     mean = pyro.sample("mean", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
     first = torch.tensor([0.5, 0.5])
@@ -114,6 +154,19 @@ def guide_sums(y):
     shares = pyro.param("shares", torch.full((len(y), 2), 0.5), constraint=SIMPLEX)
     with pyro.plate("row", len(y)):
         pyro.sample("z", dist.Categorical(shares))
+
+
+@config_enumerate
+def guide_sums_with_constants(y):
+    """Shares of single precision, which meet what they weigh only in the sum."""
+    pyro.sample(
+        "weights",
+        dist.Dirichlet(pyro.param("share", torch.tensor([2.0, 3.0]), constraint=POSITIVE)),
+    )
+    with pyro.plate("component", 2):
+        pyro.sample("mean", dist.Normal(pyro.param("locs", torch.tensor([-1.5, 1.5])), 0.3))
+    with pyro.plate("row", len(y)):
+        pyro.sample("z", dist.Categorical(IN_SINGLE[0]))
 
 
 def guide_draws(y):
@@ -140,11 +193,21 @@ ENUMERATION = (
             plates=1),
     Program("latent of a label", "a latent whose prior depends on a site that is summed out",
             by_continuous(of_labels, sites=["level"]), DATA, plates=1),
+    Program("masked steps", "`pyro.markov` under `poutine.mask`, chains of different lengths",
+            by_continuous(of_two_lengths, sites=["mean"]),
+            {"y": torch.stack([Y, -Y], 1), "length": torch.tensor([5, 3])}, plates=1),
+    Program("tempered sum", "`poutine.scale` around a sum", by_continuous(tempered), DATA, plates=1),
+    Program("rows of the guide", "`subsample_size=` in the guide alone",
+            lambda: (documents, some_documents), {"words": WORDS, "count": 2}, whole={"count": None},
+            plates=2, by_mode=False),
     Program("constants in float32", "a constant of single precision outside of the model",
             by_continuous(with_constants, sites=["mean"]), DATA, plates=0, single=True),
     Program("DiscreteHMM", "`dist.DiscreteHMM`", by(vectorised_markov), DATA),
     Program("guide sums", "`config_enumerate` on the guide", lambda: (unmarked, guide_sums), DATA,
             **DRAWN,
+            objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
+    Program("constants in float32, guide", "the same, a constant of single precision in the guide",
+            lambda: (unmarked, guide_sums_with_constants), DATA, single=True, by_mode=False,
             objective=lambda: TraceEnum_ELBO(max_plate_nesting=1)),
     Program("guide draws", "a discrete site drawn by the guide", lambda: (unmarked, guide_draws), DATA,
             **DRAWN),

@@ -3,7 +3,9 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
+from pyro.distributions.transforms import affine_autoregressive, conditional_affine_coupling
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import DenseNN, PyroModule, PyroParam, PyroSample, pyro_method
 from pyro.nn.module import to_pyro_module_
@@ -158,6 +160,69 @@ def of_module(make):
     return made
 
 
+class Centre(PyroModule):
+    """A normal q of the slope, its centre a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = PyroParam(torch.tensor(0.4))
+        self.scale = PyroParam(torch.tensor(0.3), constraint=POSITIVE)
+
+    def forward(self, x, y=None):
+        pyro.sample("slope", dist.Normal(self.loc, self.scale))
+
+
+def not_shown():
+    """A guide of two halves, of which the first stays as it is."""
+    first = Centre()
+
+    def model(x, y=None):
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        noisy(x, None if y is None else y - shift)
+
+    def guide(x, y=None):
+        with poutine.block(hide_types=["param"]):
+            first(x)
+            scale = pyro.param("width", torch.tensor(0.3), constraint=POSITIVE)
+        pyro.sample("shift", dist.Normal(pyro.param("at", torch.tensor(0.2)), scale))
+
+    return model, guide
+
+
+def learnt_prior():
+    """A density that reads its network when it is asked, after the run."""
+    flow = affine_autoregressive(2, hidden_dims=[3])
+
+    def model(x, y=None):
+        pyro.module("flow", flow)
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        line = pyro.sample("line", dist.TransformedDistribution(base, [flow]))
+        with pyro.plate("row", len(x)):
+            pyro.sample("y", dist.Normal(line[0] + line[1] * x, 0.7), obs=y)
+
+    return model, AutoNormal(model)
+
+
+def learnt_likelihood():
+    """The same, given what it depends on."""
+    flow = conditional_affine_coupling(2, 1, hidden_dims=[3])
+
+    def model(x, y=None):
+        pyro.module("flow", flow)
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        with pyro.plate("row", len(x)):
+            given = flow.condition((slope * x).unsqueeze(-1))
+            pairs = None if y is None else torch.stack([x, y], -1)
+            pyro.sample("pair", dist.TransformedDistribution(base, [given]), obs=pairs)
+
+    return model, AutoNormal(model)
+
+
+def without_its_parameter():
+    return noisy, AutoNormal(poutine.block(noisy, expose=["slope"]))
+
+
 PARAMETERS = (
     Program("pyro.param", "`pyro.param` in the model", by(noisy), DATA),
     Program("guide by hand", "`pyro.param` in the guide, lazily made", lambda: (noisy, by_hand), DATA),
@@ -168,5 +233,13 @@ PARAMETERS = (
     Program("PyroParam", "`PyroParam`, `PyroSample` of a function", of_module(Scaled), DATA),
     Program("pyro_method", "`pyro_method`: model and guide of one module", methods, DATA),
     Program("to_pyro_module_", "`to_pyro_module_`: a Bayesian network", bayesian_network, TABLE),
+    Program("hidden parameters", '`poutine.block(hide_types=["param"])`', not_shown, DATA,
+            note="they stay as they are, as Pyro's do"),
+    Program("block exposes a site", "`poutine.block(expose=)` of a model with parameters",
+            without_its_parameter, DATA),
+    Program("learnt prior", "a flow of `pyro.distributions.transforms` as prior, by `pyro.module`",
+            learnt_prior, DATA),
+    Program("learnt likelihood", "a conditional flow as likelihood, by `pyro.module`", learnt_likelihood,
+            DATA),
     Program("encoder", "`pyro.nn.DenseNN` in an `nn.Module`", lambda: (coded, Encoded()), TABLE),
 )  # fmt: skip
