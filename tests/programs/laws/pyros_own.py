@@ -67,11 +67,13 @@ class PyrosOwn:
     guide: Any
     store: Any
 
-    def log_joint(self, values: Mapping[str, Tensor], unseen: Collection[str] = ()) -> float:
+    def log_joint(
+        self, values: Mapping[str, Tensor], unseen: Collection[str] = (), scaled: bool = True
+    ) -> float:
         """log p(x, z) at values of the latent sites, discrete sites of the model summed out; x without the
         unseen sites.
         """
-        with self._as_trained(), Unseen(unseen):
+        with self._as_trained(), Unseen(unseen, scaled):
             held = poutine.condition(self.model, data=dict(values))
             if self.program.plates is None:
                 return float(poutine.trace(held).get_trace(**self.arguments).log_prob_sum())
@@ -88,7 +90,7 @@ class PyrosOwn:
             names = [n for n, site in nodes.items() if n not in values and _is_data(site)]
             if self.program.plates is None:
                 return {n: _unscaled(nodes[n]) for n in names}
-        sums = [self.log_joint(values, names[i:]) for i in range(len(names) + 1)]
+        sums = [self.log_joint(values, names[i:], scaled=False) for i in range(len(names) + 1)]
         return dict(zip(names, np.diff(sums), strict=True))
 
     def log_q(self, values: Mapping[str, Tensor]) -> float | None:
@@ -122,15 +124,17 @@ class PyrosOwn:
 
 
 class Unseen(Messenger):
-    """Leaves sites out of the density."""
+    """Leaves sites out of the density, and the scales of all, unless it is `scaled`."""
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], scaled: bool) -> None:
         super().__init__()
-        self.names = names
+        self.names, self.scaled = names, scaled
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             msg["mask"] = False
+        if not self.scaled:
+            msg["scale"] = 1.0
 
 
 def _is_data(site: Mapping[str, Any]) -> bool:
