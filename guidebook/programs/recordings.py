@@ -7,19 +7,22 @@ vectorised is evaluated position by position.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from guidebook.errors import ModelError, line_of_user
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import (
     CannotRecord,
     eager,
     joined,
     mapped,
+    reason,
     record,
     spared,
 )
@@ -151,11 +154,26 @@ def _one_by_one(potential: Density, function: Function) -> Callable[..., Any]:
         function = _value_and_grad_by_autograd
 
     def loop(u: Tensor) -> Any:
-        with local_parameters(), precision(potential.dtype), eager():
+        with local_parameters(), precision(potential.dtype), eager(), _in_words():
             results = [mapped(function(potential, row), lambda t: t[None]) for row in u]
         return mapped(joined(results), lambda t: t.detach())
 
     return loop
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What autograd cannot do in the model, as .numpy() of a latent, is said with the line that asks."""
+    try:
+        yield
+    except LinAlgError:  # of a position, and not of the model
+        raise
+    except RuntimeError as error:
+        line = line_of_user(error)
+        raise ModelError(
+            f"log p(x, z) has no gradient: {reason(error)}{f': {line}' if line else ''}. Write the model in "
+            "operations of torch."
+        ) from error
 
 
 def _value_and_grad_by_autograd(potential: Density, u: Tensor) -> tuple[Tensor, Tensor]:

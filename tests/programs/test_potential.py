@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from functools import partial
 
 import numpy as np
 import pyro
@@ -13,6 +14,7 @@ import torch
 from pyro.distributions import constraints
 
 import guidebook as gb
+from guidebook.errors import ModelError
 from guidebook.programs import recordings as room
 from guidebook.programs.graphs.recorded import CannotRecord, record
 from guidebook.programs.nodes import plate_nesting, sample_nodes
@@ -527,3 +529,13 @@ def test_the_start_of_a_fit_is_not_recorded_again(monkeypatch):
     assert len(made) == before > 1
     twin = pickle.loads(pickle.dumps(fit.potential))
     assert float(twin(torch.zeros(1, 6))[0]) == float(fit.potential(torch.zeros(1, 6))[0])
+
+
+def test_what_autograd_cannot_do_is_said_with_the_line():
+    def of_numpy(y=None):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(float(z.numpy()), 1.0), obs=torch.tensor(0.5))
+
+    for engine in (gb.laplace, partial(gb.nuts, progress=False)):
+        with pytest.raises(ModelError, match=r"(?s)numpy\(\).*test_potential.py"):
+            engine(of_numpy, {})

@@ -62,10 +62,13 @@ static void solution(T* x, const T* a, const T* b, int64_t upper, int64_t batch,
 }
 
 template <typename T>
-static void running_sum(T* x, const T* a, int64_t outer, int64_t n, int64_t inner) {
+static void running(T* x, const T* a, int64_t product, int64_t outer, int64_t n, int64_t inner) {
   for (int64_t o = 0; o < outer; o++)
     for (int64_t j = 0; j < inner; j++) {
-      T sum = 0;
-      for (int64_t i = 0; i < n; i++) x[(o * n + i) * inner + j] = sum += a[(o * n + i) * inner + j];
+      T value = product ? 1 : 0;
+      for (int64_t i = 0; i < n; i++) {
+        const int64_t at = (o * n + i) * inner + j;
+        x[at] = value = product ? value * a[at] : value + a[at];
+      }
     }
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowered
@@ -132,9 +133,10 @@ class NativeLoop:
                 raise CannotLower("the loop and single steps differ")
             fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
             with torch.no_grad():
-                grad, other, _ = tried(lambda _, given: graph(*given))
+                grads, other, _ = tried(lambda _, given: graph(*given))
         finally:
             torch.set_rng_state(before)
+        (grad,) = tree_leaves(grads)  # Inductor makes a list of it
         self._check_first((fused, one), (grad, other))
 
     def _check_first(self, fused: tuple[Tensor, dict[str, Tensor]], plain: tuple[Any, ...]) -> None:

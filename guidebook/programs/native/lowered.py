@@ -21,7 +21,7 @@ from guidebook.programs.graphs.recorded import reason
 from guidebook.scope import quiet, random_state
 
 SETTINGS: dict[str, Any] = {
-    "fallback_random": True,  # the random numbers of torch, drawn by calls that are seen
+    "fallback_random": True,  # any other random numbers are drawn by calls that are seen
     "size_asserts": False,
     "alignment_asserts": False,
     "cpp.vec_isa_ok": True,
@@ -93,14 +93,14 @@ def lowered(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
     given = [t.clone() for t in example]
     if any(t.device.type != "cpu" for t in given):
         raise CannotLower("its tensors are not on the CPU")
-    noted = _Noted()
+    noted = _Noted(_normals_of(graph))
 
     def bound(_: Any, types: Sequence[str], source: str) -> Callable[..., None]:
         noted.sources.append((tuple(types), source))
         return noted.kernel(len(noted.sources) - 1)
 
-    open_graph = _with_constants_as_arguments(graph)
-    arguments: list[Any] = [*given, *(t.clone() for t in held_by(graph))]
+    open_graph = _with_arguments_alone(graph)
+    arguments: list[Any] = [*given, *held_by(graph), *noted.normals]
     try:
         with (
             quiet(),
@@ -116,12 +116,13 @@ def lowered(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
         raise CannotLower(reason(error)) from error
     if not noted.sources:
         raise CannotLower("it has no kernels")
-    return noted.plan(arguments, results)
+    return noted.plan(arguments[: -len(noted.normals) or None], results)
 
 
 def held_by(graph: torch.fx.GraphModule) -> list[Tensor]:
-    """The constants of a graph, in the order in which a plan takes them."""
-    return [getattr(graph, name) for name in _held_names(graph)]
+    """The constants of a graph, in the order in which a plan takes them, each in a memory of its own."""
+    held = (getattr(graph, name) for name in _held_names(graph))
+    return [t.detach().clone(memory_format=torch.contiguous_format) for t in held]
 
 
 def _held_names(graph: torch.fx.GraphModule) -> list[str]:
@@ -129,18 +130,34 @@ def _held_names(graph: torch.fx.GraphModule) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _with_constants_as_arguments(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """The graph that takes its constants as its last arguments: the code is then the same for all values."""
+def _draws(graph: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    return [n for n in graph.graph.nodes if n.target is NORMALS]
+
+
+def _normals_of(graph: torch.fx.GraphModule) -> list[Tensor]:
+    """Room for the standard normals that the graph draws, in its order."""
+    made: list[Any] = [(n.args[0], n.kwargs.get("dtype")) for n in _draws(graph)]
+    return [torch.zeros(shape, dtype=dtype) for shape, dtype in made]
+
+
+def _with_arguments_alone(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The graph that takes its constants, and then its normals, as its last arguments: the code is the same
+    for all of their values.
+    """
     copied = torch.fx.Graph()
     values: dict[torch.fx.Node, Any] = {}
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             values[node] = copied.node_copy(node, values.__getitem__)
     constants = {name: copied.placeholder(f"held_{i}") for i, name in enumerate(_held_names(graph))}
+    for i, node in enumerate(_draws(graph)):
+        values[node] = copied.placeholder(f"normals_{i}")
     for node in graph.graph.nodes:
+        if node in values:
+            continue
         if node.op == "get_attr":
             values[node] = constants[str(node.target)]
-        elif node.op != "placeholder":
+        else:
             values[node] = copied.node_copy(node, values.__getitem__)
     return torch.fx.GraphModule(graph, copied)
 
@@ -188,15 +205,19 @@ def _solution(
     return f"solution<{_real(result)}>", (result, a, b, int(upper), batch, n, m, *strides)
 
 
-def _running_sum(
-    result: Tensor, a: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None
-) -> Call:
-    """The sums of a up to each place of a dimension."""
-    if a.dtype != result.dtype or not a.is_contiguous() or not result.is_contiguous():
-        raise CannotLower("it has a running sum of another type, or not in one piece")
-    n = a.shape[dim]
-    inner = a.shape[dim % a.dim() + 1 :].numel()
-    return f"running_sum<{_real(result)}>", (result, a, a.numel() // (n * inner), n, inner)
+def _running(product: bool) -> Callable[..., Call]:
+    """The sums, or the products, of a up to each place of a dimension."""
+
+    def call(
+        result: Tensor, a: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None
+    ) -> Call:
+        if a.dtype != result.dtype or not a.is_contiguous() or not result.is_contiguous():
+            raise CannotLower("it has a running sum of another type, or not in one piece")
+        n, inner = a.shape[dim], a.shape[dim % a.dim() + 1 :].numel()
+        outer = a.numel() // (n * inner)
+        return f"running<{_real(result)}>", (result, a, int(product), outer, n, inner)
+
+    return call
 
 
 def _stride_of_batch(tensor: Tensor) -> int:
@@ -220,8 +241,10 @@ ALGEBRA: dict[Any, Callable[..., Call]] = {
     aten.addmm.out: _product_and_sum,
     aten.addmm.default: _product_and_sum,
     aten.baddbmm.out: _product_and_sum,
-    aten.cumsum.default: _running_sum,
-    aten.cumsum.out: _running_sum,
+    aten.cumsum.default: _running(product=False),
+    aten.cumsum.out: _running(product=False),
+    aten.cumprod.default: _running(product=True),
+    aten.cumprod.out: _running(product=True),
     aten.mm.out: _product,
     aten.bmm.out: _product,
     aten.mm.default: _product,
@@ -232,13 +255,13 @@ ALGEBRA: dict[Any, Callable[..., Call]] = {
 
 
 class _Noted(TorchDispatchMode):
-    """What happens while the function runs: calls of kernels, normals drawn; anything else is refused."""
+    """What happens while the function runs: calls of kernels and of algebra; anything else is refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, normals: list[Tensor]) -> None:
         super().__init__()
+        self.normals = normals
         self.sources: list[tuple[tuple[str, ...], str]] = []
         self.calls: list[tuple[int | str, tuple[Any, ...]]] = []
-        self.normals: list[Tensor] = []
 
     def kernel(self, number: int) -> Callable[..., None]:
         def note(*arguments: Any) -> None:
@@ -251,9 +274,7 @@ class _Noted(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = operation(*args, **kwargs)
-        if operation is NORMALS:
-            self.normals.append(result)
-        elif operation in ALGEBRA:
+        if operation in ALGEBRA:
             self.calls.append(ALGEBRA[operation](result, *args, **kwargs))
         else:
             raise CannotLower(f"it calls {operation}")

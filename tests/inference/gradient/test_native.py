@@ -16,6 +16,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from scipy.linalg import solve_triangular
 
@@ -72,6 +73,8 @@ def fitted(model, guide, compile, data=None, steps=120, **options):
 CASES = {
     "AutoNormal": (flat, AutoNormal, {}),
     "AutoMultivariateNormal": (flat, AutoMultivariateNormal, {}),
+    "particles": (flat, AutoNormal, {"objective": Trace_ELBO(
+        num_particles=16, vectorize_particles=True, max_plate_nesting=1)}),
     "whitened": (flat, gb.guides.full_rank, {}),
     "restarts": (flat, AutoNormal, {"restarts": 3}),
     "batches": (regression, AutoNormal, {"batch_size": 20}),
@@ -81,7 +84,7 @@ CASES = {
 }  # fmt: skip
 
 
-DEAR = {"AutoMultivariateNormal", "restarts", "schedule", "momentum"}
+DEAR = {"particles", "AutoMultivariateNormal", "restarts", "schedule", "momentum"}
 SOME = [pytest.param(c, marks=pytest.mark.slow) if c in DEAR else c for c in CASES]
 
 
@@ -223,7 +226,7 @@ extern "C" void solve(double* x, const double* a, const double* b, const int64_t
   solution<double>(x, a, b, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12]);
 }
 extern "C" void sums(double* x, const double* a, const int64_t* s) {
-  running_sum<double>(x, a, s[0], s[1], s[2]);
+  running<double>(x, a, s[0], s[1], s[2], s[3]);
 }
 """
 
@@ -286,9 +289,10 @@ def test_triangular_systems_and_running_sums(parts, upper) -> None:
     for one, right in zip(x, b, strict=True):
         expected = solve_triangular(a.numpy(), right.numpy(), lower=not upper)
         np.testing.assert_allclose(one, expected, rtol=1e-10)
-    sums = torch.empty_like(b)
-    parts.sums(at(sums), at(b), whole(2, 5, 3))
-    torch.testing.assert_close(sums, b.cumsum(1))
+    for product, expected in enumerate((b.cumsum(1), b.cumprod(1))):
+        found = torch.empty_like(b)
+        parts.sums(at(found), at(b), whole(product, 2, 5, 3))
+        torch.testing.assert_close(found, expected)
 
 
 # the libraries on disk -----------------------------------------------------------------------------------
