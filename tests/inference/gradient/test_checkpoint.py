@@ -278,7 +278,7 @@ def test_a_disk_that_fills_ends_no_fit_and_warns_once(tmp_path, monkeypatch):
     """What was written last stays, and goes on to the same result when there is room again."""
     path = tmp_path / "fit.checkpoint"
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(loop, "LOOK_EVERY", 30)
+    monkeypatch.setattr("guidebook.inference.gradient.step.LOOK_EVERY", 30)
     steps = {"checkpoint": path, "steps": 90}
     write, written = checkpoints.write, []
 

@@ -46,6 +46,14 @@ def flat(x, y):
         pyro.sample("y", dist.Normal(x @ weights, scale), obs=y)
 
 
+def side_by_side(x, y):
+    """The same for particles in a dimension in front."""
+    weights = pyro.sample("weights", dist.Normal(torch.zeros(3).to(x), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(torch.ones(()).to(x)))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal((x * weights).sum(-1), scale), obs=y)
+
+
 def without_root(x, y):
     """Its density is not a number once the weight is negative."""
     weight = pyro.sample("weight", dist.Normal(torch.zeros(()).to(x), 1.0))
@@ -73,7 +81,7 @@ def fitted(model, guide, compile, data=None, steps=120, **options):
 CASES = {
     "AutoNormal": (flat, AutoNormal, {}),
     "AutoMultivariateNormal": (flat, AutoMultivariateNormal, {}),
-    "particles": (flat, AutoNormal, {"objective": Trace_ELBO(
+    "particles": (side_by_side, AutoNormal, {"objective": Trace_ELBO(
         num_particles=16, vectorize_particles=True, max_plate_nesting=1)}),
     "whitened": (flat, gb.guides.full_rank, {}),
     "restarts": (flat, AutoNormal, {"restarts": 3}),
