@@ -7,6 +7,7 @@ Vehtari et al. 2021, "Rank-normalization, folding, and localization: an improved
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,9 @@ from guidebook.inference.fits.running import MOST, check_whole, said
 from guidebook.inference.fits.status import Status
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.recorded import CannotRecord
+from guidebook.programs.native.density import NativeDensity, in_nutpie
+from guidebook.programs.native.library import CannotCompile
+from guidebook.programs.native.lowered import CannotLower
 from guidebook.programs.potential import Potential
 from guidebook.programs.start.gaussian import Start
 from guidebook.programs.start.mode import find_start
@@ -67,6 +71,10 @@ def nuts(
     after the end of a sequence) has no posterior: on the unconstrained scale its density is multiplied by
     N(0, 1), of which lp has no part. `notes['without_density']` counts such numbers.
 
+    Where that pays density and gradient are C functions, checked against the recorded operations, and
+    chains run on all cores; what has no kernels (`guidebook.programs.native`) or no compiler runs through
+    Python, to the same draws up to rounding. `notes['native']` says which.
+
     Ctrl-C keeps the draws made so far, as many of each chain as chains of equal length have, of the run
     that made more; before there are four of each it raises KeyboardInterrupt.
 
@@ -90,15 +98,17 @@ def nuts(
         potential = Potential(run.model, run.tensors, sites)
         with said("nuts: finding where to start", shown=progress):
             start = find_start(potential)
-        gradient = _gradient(potential, chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW)
-        flat = without_density(potential, start.center)
-    density = _for_nutpie(potential, *_bounded(start, gradient, flat))
+        calls = chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW
+        density, told = _density(potential, start, calls)
     settings = {
         "draws": draws or DRAWS,
         "tune": tune,
         "chains": chains,
         "target_accept": target_accept or ACCEPT,
         "progress_bar": progress,
+        "cores": min(
+            chains, (os.cpu_count() or 1) if told["native"] else 2
+        ),  # Python runs one at a time
     }
     given = {"draws": draws, "target_accept": target_accept}
     free = {name for name, value in given.items() if value is None}
@@ -106,7 +116,7 @@ def nuts(
     if u.shape[1] < LEAST_DRAWS:
         raise KeyboardInterrupt
     status, notes = _ended(u, diverging)
-    notes |= made | ({"without_density": int(flat.sum())} if bool(flat.any()) else {})
+    notes |= made | told
     position = torch.as_tensor(u, dtype=run.dtype, device=run.device)
     return run.fit(status, sites=sites, draws=position, notes=notes)
 
@@ -161,6 +171,27 @@ def _again(
     if "draws" not in free or agree(*convergence(u), len(u)):
         return None
     return settings | {"draws": MORE_DRAWS}
+
+
+def _density(potential: Potential, start: Start, calls: int) -> tuple[Any, dict[str, Any]]:
+    """The density as nutpie takes it, in C where that pays and can be, and the notes on it."""
+    flat = without_density(potential, start.center)
+    native = None if bool(flat.any()) else _native(potential, calls)
+    gradient = native or _gradient(potential, calls)
+    density = _for_nutpie(potential, *_bounded(start, gradient, flat))
+    held = {"without_density": int(flat.sum())} if bool(flat.any()) else {}
+    return in_nutpie(density, native) if native else density, {"native": native is not None, **held}
+
+
+def _native(potential: Potential, calls: int) -> NativeDensity | None:
+    """The density in C, where that pays and can be."""
+    try:
+        graph = potential.single()
+        if worth_compiling(graph, calls, potential.device):
+            return NativeDensity(graph, potential.dimension, potential.dtype)
+    except (CannotRecord, CannotLower, CannotCompile):
+        pass
+    return None
 
 
 def _gradient(potential: Potential, calls: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -248,8 +279,7 @@ def _sampled(run: Run, compiled: Any, **settings: Any) -> tuple[np.ndarray, np.n
     chains, draws = settings["chains"], settings["draws"]
     with run.steps(chains * draws, shown=False, unit="draw") as steps, quiet():
         sampler = _nutpie().sample(
-            compiled, **settings, cores=min(chains, 2), seed=run.seed, save_warmup=False,
-            blocking=False,
+            compiled, **settings, seed=run.seed, save_warmup=False, blocking=False,
         )  # fmt: skip
         try:
             trace = None

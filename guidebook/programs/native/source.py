@@ -93,13 +93,14 @@ extern "C" int loop(char** given, const Loop* l) {
 }
 """
 DENSITY = r"""
+#include <vector>
 extern "C" int log_density(unsigned long n, const double* u, double* slope, double* value, const void* all) {
+  static thread_local std::vector<REAL> position(DIMENSION);
   char* s = scratch();
   char* given[ARGUMENTS];
   std::memcpy(given, all, sizeof given);
-  REAL position[DIMENSION];
   for (unsigned long i = 0; i < DIMENSION; i++) position[i] = REAL(u[i]);
-  given[0] = reinterpret_cast<char*>(position);
+  given[0] = reinterpret_cast<char*>(position.data());
   try { once(given, s); } catch (...) { return 1; }
   *value = *reinterpret_cast<const REAL*>(FIRST_RESULT);
   const REAL* found = reinterpret_cast<const REAL*>(SECOND_RESULT);
@@ -109,6 +110,10 @@ extern "C" int log_density(unsigned long n, const double* u, double* slope, doub
     fine = fine && std::isfinite(found[i]);
   }
   return fine ? 0 : 2;
+}
+extern "C" int expand(unsigned long n, unsigned long m, const double* u, double* out, const void*) {
+  std::memcpy(out, u, n * sizeof(double));
+  return 0;
 }
 """
 
@@ -183,17 +188,15 @@ def with_loop(source: str, plan: Plan, real: torch.dtype) -> str:
     return "\n".join([source, NORMALS.read_text(encoding="utf-8"), *draw, loop])
 
 
-def with_density(source: str, plan: Plan, real: torch.dtype, dimension: int, given: int) -> str:
-    """The source with the density of a graph of u (D,) -> log p(x, u), gradient."""
+def with_density(source: str, plan: Plan, dimension: int, given: int) -> str:
+    """The source with the density of a graph of u (D,) -> log p(x, u), gradient, of so many arguments."""
     first, second = (f"({_pointer(result.place)})" for result in plan.results)
-    words = {
-        "REAL": REAL[real],
-        "FIRST_RESULT": first,
-        "SECOND_RESULT": second,
-        "DIMENSION": str(dimension),
-        "ARGUMENTS": str(given),
-    }
-    text = DENSITY
-    for word, meaning in words.items():
+    text = DENSITY.replace("REAL", REAL[plan.results[0].dtype])
+    for word, meaning in (
+        ("FIRST_RESULT", first),
+        ("SECOND_RESULT", second),
+        ("DIMENSION", str(dimension)),
+        ("ARGUMENTS", str(given)),
+    ):
         text = text.replace(word, meaning)
     return source + text

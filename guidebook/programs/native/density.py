@@ -1,0 +1,119 @@
+"""log p(x, u) and its gradient as functions of C, for nutpie: chains then run side by side, without Python.
+
+Before they are used they are compared with the operations of the graph at some positions, to rounding.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidebook.programs.native.library import library
+from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowered
+from guidebook.programs.native.source import source_of, with_density
+
+TRIED = 5
+"""Positions at which both are evaluated: the origin, and draws of N(0, k^2 I), k = 0.5, 1, 1.5, ...."""
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+class NativeDensity:
+    """The C functions of a graph of u (D,) -> log p(x, u), gradient (D,), whose data are its constants.
+
+    Attributes:
+        log_density, expand: addresses of int (*)(ulong D, const double* u, double* gradient, double* value,
+            const void* given), 0 where all is finite, and of int (*)(ulong, ulong, const double* u,
+            double* u again, const void*).
+        given: the address of what they take as `given`.
+
+    Raises:
+        CannotLower, CannotCompile: they cannot be made, or do not do what the graph does.
+    """
+
+    def __init__(self, graph: torch.fx.GraphModule, dimension: int, dtype: torch.dtype) -> None:
+        self.dimension, self.dtype = dimension, dtype
+        if dtype not in REAL:
+            raise CannotLower(f"its density is {dtype}")
+        example = torch.zeros(dimension, dtype=dtype)
+        plan = lowered(graph, [example])
+        expected = ((), (1, dimension), (dimension,))  # a value and a vector
+        if plan.normals or [r.dtype for r in plan.results] != [dtype, dtype]:
+            raise CannotLower("it draws random numbers, or its results are of another precision")
+        if any(r.shape not in expected or r.stride not in ((), (1,)) for r in plan.results):
+            raise CannotLower("its results are not a number and a vector")
+        self._held = held_by(graph)
+        self._library = library(
+            [
+                (
+                    with_density(
+                        source_of(plan, light=light), plan, dimension, 1 + len(self._held)
+                    ),
+                    not light,
+                )
+                for light in (True, False)
+            ]
+        )
+        addresses = [0, *(t.data_ptr() for t in self._held)]
+        self._given = (ctypes.c_void_p * len(addresses))(*addresses)
+        self.given = ctypes.addressof(self._given)
+        self.log_density, self.expand = (
+            ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
+            for name in ("log_density", "expand")
+        )
+        self._check(graph)
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, u) and its gradient at u (D,); NaN where one of them is not finite."""
+        position = u.double().contiguous()
+        grad, value = torch.zeros(self.dimension).double(), torch.zeros(()).double()
+        places = (ctypes.c_void_p(t.data_ptr()) for t in (position, grad, value))
+        failed = self._library.log_density(ctypes.c_ulong(self.dimension), *places, self._given)
+        if failed:
+            value = value * torch.nan
+        return value.to(self.dtype), grad.to(self.dtype)
+
+    def _check(self, graph: torch.fx.GraphModule) -> None:
+        generator = torch.Generator().manual_seed(0)
+        near = ROUNDING[self.dtype]
+        for k in range(TRIED):
+            noise = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
+            u = (0.5 * k * noise).to(self.dtype)
+            with torch.no_grad():
+                value, grad = graph(u)
+            if not bool(value.isfinite() & grad.isfinite().all()):
+                continue
+            found, slope = self(u)
+            scale = near * float(grad.abs().max())
+            if not (
+                torch.allclose(found, value, rtol=near, atol=near)
+                and torch.allclose(slope, grad, rtol=near, atol=scale)
+            ):
+                raise CannotLower("its kernels and its operations differ")
+
+
+def in_nutpie(model: Any, density: NativeDensity) -> Any:
+    """nutpie's model of Python functions with those of C in their place; as it is where this nutpie takes
+    none (its models of PyMC do, by names that are not public).
+    """
+    import nutpie
+
+    lib = nutpie._lib
+    if not all(hasattr(lib, n) for n in ("PyMcModel", "LogpFunc", "ExpandFunc", "PySampler")):
+        return model
+    size = density.dimension
+
+    class Native(type(model)):  # type: ignore[misc]
+        def _make_sampler(self, settings: Any, mean: Any, cores: int, *rest: Any) -> Any:
+            value = lib.LogpFunc(density.log_density, density.given, density)
+            expand = lib.ExpandFunc(size, size, density.expand, density.given, density)
+            made = lib.PyMcModel(
+                value, expand, self._variables, size, self._dim_sizes, self._coords,
+                self._make_initial_points, None,
+            )  # fmt: skip
+            return lib.PySampler.from_pymc(settings, cores, made, *rest)
+
+    return Native(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
