@@ -176,19 +176,19 @@ def _again(
 def _density(potential: Potential, start: Start, calls: int) -> tuple[Any, dict[str, Any]]:
     """The density as nutpie takes it, in C where that pays and can be, and the notes on it."""
     flat = without_density(potential, start.center)
-    native = None if bool(flat.any()) else _native(potential, calls)
+    native = None if bool(flat.any()) else _native(potential, start.center, calls)
     gradient = native or _gradient(potential, calls)
     density = _for_nutpie(potential, *_bounded(start, gradient, flat))
     held = {"without_density": int(flat.sum())} if bool(flat.any()) else {}
     return in_nutpie(density, native) if native else density, {"native": native is not None, **held}
 
 
-def _native(potential: Potential, calls: int) -> NativeDensity | None:
+def _native(potential: Potential, at: Tensor, calls: int) -> NativeDensity | None:
     """The density in C, where that pays and can be."""
     try:
         graph = potential.single()
         if worth_compiling(graph, calls, potential.device):
-            return NativeDensity(graph, potential.dimension, potential.dtype)
+            return NativeDensity(graph, at)
     except (CannotRecord, CannotLower, CannotCompile):
         pass
     return None

@@ -11,6 +11,7 @@ import torch
 
 import guidebook as gb
 from guidebook.inference import nuts as engine
+from guidebook.programs.graphs.recorded import record
 from guidebook.programs.native import density
 from guidebook.programs.native import library as kept
 from guidebook.programs.native.density import NativeDensity
@@ -48,7 +49,8 @@ def always(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def made(model=regression, data=DATA) -> NativeDensity:
     given = {name: torch.as_tensor(value) for name, value in data.items()}
     potential = Potential(model, given)
-    return NativeDensity(potential.single(), potential.dimension, potential.dtype)
+    at = torch.zeros(potential.dimension, dtype=potential.dtype)
+    return NativeDensity(potential.single(), at)
 
 
 def test_it_is_the_density_and_its_gradient() -> None:
@@ -107,6 +109,13 @@ def test_kernels_that_compute_something_else_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(density, "library", altered)
     with pytest.raises(CannotLower, match="its kernels and its operations differ"):
         made()
+
+
+def test_a_density_that_is_finite_nowhere_is_not_taken() -> None:
+    at = torch.zeros(2).double()
+    graph = record(lambda u: ((u * torch.inf).sum(), u + 1), at)
+    with pytest.raises(CannotLower, match="finite at no position"):
+        NativeDensity(graph, at)
 
 
 def test_what_no_kernel_does_runs_through_python() -> None:

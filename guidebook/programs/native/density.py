@@ -17,7 +17,7 @@ from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowere
 from guidebook.programs.native.source import source_of, with_density
 
 TRIED = 5
-"""Positions at which both are evaluated: the origin, and draws of N(0, k^2 I), k = 0.5, 1, 1.5, ...."""
+"""Positions at which both are evaluated: one that is given, and from there by k N(0, I), k = 0.5, 1, ...."""
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -34,12 +34,13 @@ class NativeDensity:
         CannotLower, CannotCompile: they cannot be made, or do not do what the graph does.
     """
 
-    def __init__(self, graph: torch.fx.GraphModule, dimension: int, dtype: torch.dtype) -> None:
+    def __init__(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
+        """`at` (D,): a position at which the density is finite, in the precision of the graph."""
+        dimension, dtype = len(at), at.dtype
         self.dimension, self.dtype = dimension, dtype
         if dtype not in REAL:
             raise CannotLower(f"its density is {dtype}")
-        example = torch.zeros(dimension, dtype=dtype)
-        plan = lowered(graph, [example])
+        plan = lowered(graph, [at])
         expected = ((), (1, dimension), (dimension,))  # a value and a vector
         if plan.normals or [r.dtype for r in plan.results] != [dtype, dtype]:
             raise CannotLower("it draws random numbers, or its results are of another precision")
@@ -64,7 +65,7 @@ class NativeDensity:
             ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
             for name in ("log_density", "expand")
         )
-        self._check(graph)
+        self._check(graph, at)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) and its gradient at u (D,); NaN where one of them is not finite."""
@@ -76,12 +77,12 @@ class NativeDensity:
             value = value * torch.nan
         return value.to(self.dtype), grad.to(self.dtype)
 
-    def _check(self, graph: torch.fx.GraphModule) -> None:
+    def _check(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
         generator = torch.Generator().manual_seed(0)
-        near = ROUNDING[self.dtype]
+        near, compared = ROUNDING[self.dtype], 0
         for k in range(TRIED):
             noise = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
-            u = (0.5 * k * noise).to(self.dtype)
+            u = at + (0.5 * k * noise).to(at)
             with torch.no_grad():
                 value, grad = graph(u)
             if not bool(value.isfinite() & grad.isfinite().all()):
@@ -93,6 +94,9 @@ class NativeDensity:
                 and torch.allclose(slope, grad, rtol=near, atol=scale)
             ):
                 raise CannotLower("its kernels and its operations differ")
+            compared += 1
+        if not compared:
+            raise CannotLower("its density is finite at no position that was tried")
 
 
 def in_nutpie(model: Any, density: NativeDensity) -> Any:
