@@ -15,6 +15,7 @@ from pathlib import Path
 
 PROGRAMS = (
     "speed",
+    "native",
     "vae_speed",
     "nuts_speed",
     "memory",
