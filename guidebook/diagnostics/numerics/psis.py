@@ -69,8 +69,7 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
         return Importance(np.full(size, 1 / size), -math.inf, 0.0, float(size))
     log_weights, khat = _smoothed(centred)
     plain = np.exp(centred) / np.exp(centred).sum()
-    even = 1 / np.square(plain).sum() >= EVEN_SHARE * size and plain.max() * size <= EVEN_TOP
-    if even and not khat < khat_limit(size):
+    if _even(plain) and not khat < khat_limit(size):
         return Importance(plain, -math.inf, 0.0, float(1 / np.square(plain).sum()))
     smoothed = bool(np.isfinite(log_weights).all())
     if not smoothed:  # ties in the tail, as discrete draws have: taken as they are
@@ -84,6 +83,13 @@ def psis(log_ratio: np.ndarray) -> Importance | None:
     tail = min(size / 5, 3 * math.sqrt(size))
     ess = float(1 / np.square(weights).sum())
     return Importance(weights, khat, (1 + max(khat, 0.0)) / math.sqrt(tail), ess)
+
+
+def _even(weights: np.ndarray) -> bool:
+    """Whether normalised weights are equal to a few per cent: their tail is that of rounding."""
+    size = len(weights)
+    whole = 1 / np.square(weights).sum() >= EVEN_SHARE * size
+    return bool(whole and weights.max() * size <= EVEN_TOP)
 
 
 def _smoothed(log_ratio: np.ndarray) -> tuple[np.ndarray, float]:
@@ -101,7 +107,8 @@ def smoothed_rows(log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Normalised log weights (S, N) and k-hat (N,) of log ratios (S, N), each row by itself.
 
     Where draws have equal weights in the tail, nothing is smoothed: k-hat is -inf where the whole tail is
-    one value (a row of which all draws say the same), and else inf, unless arviz_stats gives a number.
+    one value (a row of which all draws say the same), and else inf, unless arviz_stats gives a number. It is
+    -inf, too, where weights that are equal to a few per cent have one above its limit, as in `psis`.
     """
     weights, khat = np.empty_like(log_ratio), np.empty(log_ratio.shape[1])
     for i, row in enumerate(log_ratio.T):
@@ -111,6 +118,9 @@ def smoothed_rows(log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             found = centred
         weights[:, i] = found - np.logaddexp.reduce(found)
         khat[i] = math.inf if math.isnan(k) else k
+        plain = np.exp(centred) / np.exp(centred).sum()
+        if _even(plain) and not khat[i] < khat_limit(len(row)):
+            weights[:, i], khat[i] = np.log(plain), -math.inf
     return weights, khat
 
 

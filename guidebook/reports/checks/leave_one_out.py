@@ -51,14 +51,25 @@ def leave_one_out(comparison: Compared) -> Section | None:
     table = Table("", HEADINGS, [_row(name, one) for name, one in found.items()])
     pictures = drawn(
         "Rows left out",
-        "Left: k-hat of the weights of each row; above the dashed line its predictive density cannot be "
-        "estimated from these draws. Right: distribution function of the LOO-PIT p(x̃_i ≤ x_i | x without "
-        f"row i) minus that of a uniform one, with the simultaneous {BAND:.0%} band of the "
-        "Kolmogorov–Smirnov test. Positive throughout: predictions are too high; negative throughout: too "
-        "low; positive, then negative: too narrow; negative, then positive: too wide.",
+        _caption(any(one.pit is not None for one in found.values())),
         rows_left_out(comparison, found),
     )
     return Section("Leave-one-out prediction", words, [table], pictures)
+
+
+def _caption(with_pit: bool) -> str:
+    khat = (
+        "k-hat of the weights of each row; above the dashed line its predictive density cannot be "
+        "estimated from these draws."
+    )
+    if not with_pit:
+        return khat[0].upper() + khat[1:]
+    return (
+        f"Left: {khat} Right: distribution function of the LOO-PIT p(x̃_i ≤ x_i | x without row i) minus that "
+        f"of a uniform one, with the simultaneous {BAND:.0%} band of the Kolmogorov–Smirnov test. Positive "
+        "throughout: predictions are too high; negative throughout: too low; positive, then negative: too "
+        "narrow; negative, then positive: too wide."
+    )
 
 
 def sentences(name: str, found: LeaveOneOut) -> list[str]:

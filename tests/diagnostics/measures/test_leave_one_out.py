@@ -149,10 +149,14 @@ def test_rows_of_which_all_draws_say_the_same_have_no_tail() -> None:
     and so is its elpd. A few values in the tail, as of discrete draws, are no tail either.
     """
     rng = np.random.default_rng(0)
-    by_row = np.log(rng.uniform(0.3, 0.6, (1000, 4)))
+    by_row = np.log(rng.uniform(0.3, 0.6, (1000, 5)))
     by_row[:, 1] = -1e-17
     by_row[:, 2] = np.where(rng.random(1000) < 0.5, -0.5, -0.6)
+    by_row[:, 4] = -np.minimum(
+        1e-6 * rng.pareto(1.0, 1000), 0.1
+    )  # nearly sure: a tail without weight
     found = _numbers(by_row, np.zeros(1000), "row", None, 0)
+    assert found.khat[4] == -np.inf
     assert found.khat[1] == found.khat[2] == -np.inf and np.isfinite(found.khat[[0, 3]]).all()
     np.testing.assert_allclose(found.rows[1], by_row[0, 1], atol=1e-12)
     expected = -np.log(np.exp(-by_row[:, 2]).mean())  # the harmonic mean, unsmoothed
