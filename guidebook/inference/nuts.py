@@ -106,9 +106,8 @@ def nuts(
         "chains": chains,
         "target_accept": target_accept or ACCEPT,
         "progress_bar": progress,
-        "cores": min(
-            chains, (os.cpu_count() or 1) if told["native"] else 2
-        ),  # Python runs one at a time
+        # Python runs one at a time
+        "cores": min(chains, (os.cpu_count() or 1) if told["native"] else 2),
     }
     given = {"draws": draws, "target_accept": target_accept}
     free = {name for name, value in given.items() if value is None}

@@ -15,7 +15,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
 from torch import Tensor
 
 from guidebook.diagnostics.measures.identities import Bound, bound, scored
@@ -24,6 +23,7 @@ from guidebook.errors import GuidebookError
 from guidebook.inference.fits.fit import Fit
 from guidebook.inference.fits.status import Status
 from guidebook.programs.labels import log_labellings
+from guidebook.programs.nodes import summed_log_joint
 
 DRAWS = 2000
 
@@ -83,7 +83,7 @@ def summed_out(
         kept = trace.copy()
         for name in potential.observed:
             kept.remove_node(name)
-        return {"prior": TraceEinsumEvaluator(kept, True, potential.plate_nesting).log_prob(kept)}
+        return {"prior": summed_log_joint(kept)}
 
     prior = potential.replay("prior of the continuous sites", prior_of, u)["prior"].double()
     likelihood = log_joint - prior

@@ -137,7 +137,8 @@ class Step:
             return NativeLoop(self.graph, self.state, self.moving, data, self.course.budget)
         except (CannotLower, CannotCompile) as error:
             warnings.warn(
-                f"compile='native': the step has no native loop ({error}), and runs as with compile=True.",
+                f"compile='native' has no effect: no loop in C does what this step does ({error}). "
+                "The step runs compiled, as with compile=True.",
                 stacklevel=2,
             )
             return None

@@ -56,7 +56,7 @@ def _script(graph: torch.fx.GraphModule, example: Sequence[Any]) -> Callable[...
         for call, arguments in zip(calls, given, strict=True):
             with quiet(), random_state(0), torch.no_grad(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 found.append(_tensors((call(*arguments), arguments)))
-        if not all(map(_same, *found)):
+        if not all(map(same_bits, *found)):
             return None
     except Exception:
         return None
@@ -83,7 +83,7 @@ def _tensors(results: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor)]
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors hold the same bits, not-a-number in the same places."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False

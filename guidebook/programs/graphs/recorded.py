@@ -102,9 +102,7 @@ def check_repeats(value: Callable[[], Tensor]) -> None:
     """
     try:
         first, second = (_by_one_seed(value) for _ in range(2))
-    except (
-        Exception
-    ):  # at a draw at which the program fails: whether it does will be seen as it runs
+    except Exception:  # at this draw the program fails: the steps will show whether they do
         return
     rounding = torch.finfo(first.dtype).eps ** 0.5  # of sums that are taken in another order
     if not torch.allclose(first, second, rtol=rounding, atol=rounding, equal_nan=True):

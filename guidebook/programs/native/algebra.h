@@ -61,6 +61,7 @@ static void solution(T* x, const T* a, const T* b, int64_t upper, int64_t batch,
     }
 }
 
+// Sums, or products, of a (outer, n, inner) up to each place of its middle dimension.
 template <typename T>
 static void running(T* x, const T* a, int64_t product, int64_t outer, int64_t n, int64_t inner) {
   for (int64_t o = 0; o < outer; o++)

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from guidebook.programs.native.library import library
-from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowered
+from guidebook.programs.native.lowered import REAL, ROUNDING, CannotLower, held_by, lowered
 from guidebook.programs.native.source import source_of, with_density
 
 TRIED = 5
 """Positions at which both are evaluated: one that is given, and from there by k N(0, I), k = 0.5, 1, ...."""
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 class NativeDensity:

@@ -71,7 +71,8 @@ def _compiled(source: str, needs_torch: bool) -> Path:
     return final
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
+    """What it prints. CannotCompile where it fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -81,6 +82,7 @@ def _run(command: list[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
         raise CannotCompile(f"the compiler failed: {lines[0][:300]}")
+    return done.stdout
 
 
 def _of_torch() -> list[str]:
@@ -116,9 +118,7 @@ def _blas() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
 
 @functools.cache
 def _version(compiler: str) -> str:
-    return subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=SECONDS
-    ).stdout
+    return _run([compiler, "--version"])
 
 
 @functools.cache
@@ -134,8 +134,9 @@ def _processor() -> str:
 
 
 @functools.cache
-def _own_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="guidebook-"))
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="guidebook-")
 
 
 def _folder() -> Path:
@@ -146,7 +147,7 @@ def _folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        return _own_folder()
+        return Path(_own_folder().name)
 
 
 def _checksum(path: Path) -> str:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native.library import library
-from guidebook.programs.native.lowered import REAL, CannotLower, held_by, lowered
+from guidebook.programs.native.lowered import REAL, ROUNDING, CannotLower, held_by, lowered
 from guidebook.programs.native.source import source_of, with_loop
 
 TRIED = 6
@@ -27,7 +28,6 @@ TRIED = 6
 SECONDS_AT_ONCE, LEAST_AT_ONCE, MOST_AT_ONCE = 0.05, 50, 5_000
 SIGN = 1e-6
 """Parts of the largest gradient below which the sign of another is not asked."""
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
 class _Loop(ctypes.Structure):
@@ -128,7 +128,7 @@ class NativeLoop:
                 lambda s, given: [self._one(s, given, k, halves) for k in range(count)]
             )
             names = *self._moving, "first", "second", "gradient"
-            same = all(_same(loop[name], single[name]) for name in names)
+            same = all(same_bits(loop[name], single[name]) for name in names)
             if not (same and torch.equal(after, expected)):
                 raise CannotLower("the loop and single steps differ")
             fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
@@ -188,10 +188,6 @@ class NativeLoop:
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _whole(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -237,6 +237,8 @@ def _real(tensor: Tensor) -> str:
 
 
 REAL = {torch.float64: "double", torch.float32: "float"}
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
+"""Relatively, what kernels and operations may differ by: a fused sum has another order."""
 ALGEBRA: dict[Any, Callable[..., Call]] = {
     aten.addmm.out: _product_and_sum,
     aten.addmm.default: _product_and_sum,

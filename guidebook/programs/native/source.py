@@ -4,7 +4,8 @@
     int loop(char** given, const Loop*)          many steps of `svi`, with normals and averages
     int log_density(ulong, const double*, double*, double*, const void*)    what nutpie calls
 
-Scratch memory is each thread's own. 0 is success; 1 that a kernel found an index out of bounds.
+Scratch memory is each thread's own. 0 is success; 1 that a kernel found an index out of bounds; 2 that
+the density or its gradient is not finite.
 """
 
 from __future__ import annotations

@@ -78,3 +78,20 @@ def test_a_continuous_site_that_depends_on_one_summed_out_is_in_the_prior():
     mean = fit.approximation.draw(200, 0)[0][0].numpy()  # (200, 1)
     found = elbo_forms({"laplace": fit}, draws=200)["laplace"].data_term.value
     assert found == pytest.approx(norm.logpdf(y, mean, 0.7).sum(1).mean(), rel=1e-10)
+
+
+def test_a_label_that_a_mask_leaves_out_is_in_no_form():
+    """Rows 3 and 4 are masked: log p(x | mean) is that of the first two, with the labels summed out."""
+
+    def mixture(y, seen):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("row", len(y)), pyro.poutine.mask(mask=seen):
+            side = pyro.sample("side", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            pyro.sample("y", dist.Normal(mean + 2 * side, 0.7), obs=y)
+
+    y = np.array([0.4, 2.1, -1.0, 5.0])
+    fit = gb.laplace(mixture, {"y": y, "seen": np.array([True, True, False, False])})
+    mean = fit.approximation.draw(200, 0)[0][0].numpy()
+    rows = 0.7 * norm.pdf(y[:2], mean, 0.7) + 0.3 * norm.pdf(y[:2], mean + 2, 0.7)
+    found = elbo_forms({"laplace": fit}, draws=200)["laplace"].data_term.value
+    assert found == pytest.approx(np.log(rows).sum(1).mean(), rel=1e-10)

@@ -212,7 +212,7 @@ def test_what_no_kernel_does_is_named() -> None:
         pyro.sample("c", dist.LKJCholesky(3, 1.0))
         flat(x, y)
 
-    with pytest.warns(UserWarning, match="no native loop"):
+    with pytest.warns(UserWarning, match="no loop in C does what this step does"):
         fitted(wishart, AutoNormal, "native", steps=3)
 
 
