@@ -1,4 +1,8 @@
-"""Truth by brute force: long NUTS (nutpie), on a density that shares no code with the engines."""
+"""Truth by brute force: long NUTS (nutpie), on a density that shares no code with the engines.
+
+It is compiled to C as that of `nuts` is, where it can be (`guidebook.programs.native`, which compares it with
+the operations of the density first); through Python it is the same, a hundred times slower.
+"""
 
 import hashlib
 import inspect
@@ -13,6 +17,9 @@ from numpy.typing import NDArray
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks.density import FlatDensity, flat_density
+from guidebook.programs.native.density import NativeDensity, in_nutpie
+from guidebook.programs.native.library import CannotCompile
+from guidebook.programs.native.lowered import CannotLower
 
 CACHE = Path(__file__).resolve().parent / ".cache"
 Moments = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]
@@ -60,13 +67,15 @@ def long_nuts(
     return mean, sd
 
 
-def _compiled_gradient(density: FlatDensity) -> Callable[[torch.Tensor], Any]:
-    """The recorded gradient and value, compiled once: no guards to fail in nutpie's threads."""
+def _gradient(density: FlatDensity) -> torch.fx.GraphModule:
+    """The recorded operations of x (D,) -> log density, gradient (D,)."""
     value_and_grad = torch.func.grad_and_value(density.log_prob)
-    start = torch.zeros(density.dim, dtype=torch.float64)
-    graph = make_fx(lambda x: value_and_grad(x))(start)
-    with torch.no_grad():
-        return torch._inductor.compile(graph, [start])
+
+    def turned(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        grad, value = value_and_grad(x)
+        return value, grad
+
+    return make_fx(turned)(torch.zeros(density.dim, dtype=torch.float64))
 
 
 def _sample(
@@ -75,11 +84,19 @@ def _sample(
     import nutpie
     from nutpie.compiled_pyfunc import from_pyfunc
 
-    gradient = _compiled_gradient(density)
+    graph, start = _gradient(density), torch.zeros(density.dim, dtype=torch.float64)
+    try:
+        native = NativeDensity(graph, start)
+        gradient = native
+    except (CannotLower, CannotCompile) as error:
+        print(f"through Python: {error}", flush=True)
+        native = None
+        with torch.no_grad():
+            gradient = torch._inductor.compile(graph, [start])
 
     def logp(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         with torch.no_grad():
-            grad, value = gradient(torch.from_numpy(np.array(x)))
+            value, grad = gradient(torch.from_numpy(np.array(x)))
         return float(value), grad.numpy()
 
     model = from_pyfunc(
@@ -89,9 +106,10 @@ def _sample(
         [np.dtype(np.float64)],
         [(density.dim,)],
         ["position"],
+        make_initial_point_fn=lambda seed: np.random.default_rng(seed).uniform(-2, 2, density.dim),
     )
     trace = nutpie.sample(
-        model,
+        model if native is None else in_nutpie(model, native),
         draws=draws,
         tune=tune,
         chains=chains,

@@ -13,11 +13,13 @@ limit, one gradient for each of as many draws as were judged, and the witnesses 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidebook.diagnostics.assess import assess
 from guidebook.diagnostics.evidence.subject import Reference, marginals_of
@@ -41,6 +43,9 @@ NAME = "Moment matching"
 DRAWS, LEAST_DRAWS = 10_000, 1000
 WORK = 4e9
 """Numbers computed in the search for maps, some seconds."""
+DENSITY_WORK, LEAST_FRESH = 2e9, 200
+"""Numbers computed for log q at fresh positions, some seconds: an autoregressive flow inverts one coordinate
+after another there."""
 SEARCH_DRAWS = 200
 OF_WEIGHTS = ("khat", "khat_se", "ess", "log_evidence", "log_evidence_se")
 """The columns of the table that are of the moved draws; all others are of the draws as fitted."""
@@ -63,7 +68,7 @@ class Moved(Approximation):
         else:
             of_q = density_of(self)
             assert of_q is not None
-            log_r = matching.log_mixture(self.maps, of_q, v)
+            log_r = matching.log_mixture(self.maps, of_q, v, log_q[0].double().cpu().numpy())
         return torch.as_tensor(v).to(u)[None], torch.as_tensor(log_r).to(log_q)[None]
 
 
@@ -81,6 +86,29 @@ def density_of(approximation: Approximation) -> Density | None:
         return value
 
     return log_q
+
+
+class _Numbers(TorchDispatchMode):
+    """Counts the elements that operations give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.count += sum(t.numel() for t in pytree.tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+def affordable(log_q: Density, u: np.ndarray) -> int:
+    """Fresh positions at which `DENSITY_WORK` numbers evaluate log q, by what one more of u (S, D) takes."""
+    counts = []
+    for size in (1, 2):
+        with _Numbers() as numbers:
+            log_q(u[:size])
+        counts.append(numbers.count)
+    return int(DENSITY_WORK / max(counts[1] - counts[0], 1))
 
 
 def rescued(
@@ -162,14 +190,18 @@ def _matched(found: Assessment, tree: xr.DataTree, fit: Fit) -> Matching | None:
     stats = tree["sample_stats"]
     log_ratio = (stats["lp"] - stats["log_q"]).values[0]
     size = int(min(len(u), DRAWS, WORK / potential.cost / matching.MOST_ROUNDS))
-    if size < min(LEAST_DRAWS, len(u)):
+    log_q = density_of(fit.approximation)
+    assert log_q is not None  # `_may_be_moved`
+    fresh = affordable(log_q, u)
+    if size < min(LEAST_DRAWS, len(u)) or fresh < LEAST_FRESH:
         return None
     return matching.match(
         lambda at: log_density(potential, at),
         u[:size],
         log_ratio[:size],
-        density_of(fit.approximation),
+        log_q,
         _towards(found, u),
+        fresh,
     )
 
 

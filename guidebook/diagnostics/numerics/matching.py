@@ -110,9 +110,24 @@ def moved(maps: Sequence[Affine], u: np.ndarray) -> np.ndarray:
     return v
 
 
-def log_mixture(maps: Sequence[Affine], log_q: Density, v: np.ndarray) -> np.ndarray:
-    """log r(v) (S,): the density of draws of q that go through the maps in turns, at v (S, D)."""
-    parts = [log_q(one.inverse(v)) - one.log_det for one in maps]
+def log_mixture(
+    maps: Sequence[Affine], log_q: Density, v: np.ndarray, known: np.ndarray | None = None
+) -> np.ndarray:
+    """log r(v) (S,): the density of draws of q that go through the maps in turns, at v (S, D).
+
+    Arguments:
+        known: log q (S,) of the draws that became v by `moved`, so that every map but the own one of each
+            draw is inverted alone.
+    """
+    parts = np.empty((len(maps), len(v)))
+    for k, one in enumerate(maps):
+        fresh = np.ones(len(v), bool)
+        if known is not None:
+            fresh[k :: len(maps)] = False
+            parts[k, ~fresh] = known[~fresh]
+        if fresh.any():
+            parts[k, fresh] = log_q(one.inverse(v[fresh]))
+        parts[k] -= one.log_det
     total: np.ndarray = np.logaddexp.reduce(parts) - math.log(len(maps))
     return total
 
@@ -123,6 +138,7 @@ def match(
     log_ratio: np.ndarray,
     log_q: Density | None = None,
     first: Affine | None = None,
+    fresh: int | None = None,
 ) -> Matching | None:
     """Moves draws u (S, D) with log ratios log p - log q (S,) until their weights can be used.
 
@@ -131,6 +147,8 @@ def match(
         log_q: log q(u) at fresh positions; without it draws are neither split nor looked at together.
         first: a map to the moments that the gradients at the draws point at, tried before any other: in
             many dimensions one draw may hold all the weight, and weighted moments are then worth nothing.
+        fresh: evaluations of log q that are affordable. Where they are fewer than draws, the draws are
+            not split, and as many as it says are looked at together.
 
     None where there are no weights to begin with, or no map lowers k-hat.
     """
@@ -162,11 +180,12 @@ def match(
     if log_q is None:
         return Matching((whole,), steps, before, best.khat, math.inf, rounds)
     maps = (identity(u.shape[1]), whole)
-    half = moved(maps, u)
-    half_ratio = log_p(half) - log_mixture(maps, log_q, half)
+    size = len(u) if fresh is None else min(fresh, len(u))
+    half = moved(maps, u[:size])
+    half_ratio = log_p(half) - log_mixture(maps, log_q, half, known_q[:size])
     found = psis(half_ratio)
     together = math.inf if found is None else found.khat
-    fine = _enough(best) and _worst_moment(ratio, v) < khat_limit(len(u))
+    fine = size < len(u) or (_enough(best) and _worst_moment(ratio, v) < khat_limit(len(u)))
     if fine or found is None or _merit(found, half_ratio, half) <= _merit(best, ratio, v):
         return Matching((whole,), steps, before, best.khat, together, rounds + 1)
     return Matching(maps, steps, before, found.khat, together, rounds + 1)

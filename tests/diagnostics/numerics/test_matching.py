@@ -56,6 +56,24 @@ def test_the_density_of_a_split_is_that_of_the_mixture() -> None:
     np.testing.assert_allclose(log_mixture((T,), Q.logpdf, v), image.logpdf(v), rtol=1e-10)
 
 
+@pytest.mark.parametrize(("maps", "inverted"), [((identity(2), T), 51), ((T,), 0)])
+def test_known_densities_of_the_draws_spare_their_own_maps(
+    maps: tuple[Affine, ...], inverted: int
+) -> None:
+    """log r is the same, and log q is evaluated once a draw (of 51) and map but its own."""
+    u = Q.rvs(51, random_state=3)
+    v, at = moved(maps, u), []
+
+    def log_q(u: np.ndarray) -> np.ndarray:
+        at.append(len(u))
+        found: np.ndarray = Q.logpdf(u)
+        return found
+
+    found = log_mixture(maps, log_q, v, Q.logpdf(u))
+    assert sum(at) == inverted
+    np.testing.assert_allclose(found, log_mixture(maps, Q.logpdf, v), rtol=1e-10)
+
+
 SIZE = 10_000
 P = stats.multivariate_normal([0.4, -1.0], [[1.0, 0.9], [0.9, 1.0]])
 STARTS = {
@@ -314,9 +332,13 @@ def test_moved_draws_that_are_good_enough_are_not_split(scale: float, maps: int)
             (identity(1), wider), log_q, moved((identity(1), wider), u))),
     ) if one is not None]  # fmt: skip
     assert shares[1] > shares[0] and (shares[0] >= 0.5) == (maps == 1)
-    # where log q says that no draw could come, draws of both have no weights and are not offered
-    blind = match(log_p, u, ratio, lambda v: np.full(len(v), -np.inf), wider)
-    assert blind is not None and (len(blind.maps), blind.together) == (1, np.inf)
+    # where log q costs too much for all draws they are not split, and the first ones looked at together
+    few = match(log_p, u, ratio, log_q, wider, fresh=300)
+    assert few is not None and len(few.maps) == 1
+    maps_of_few = (identity(1), few.maps[0])
+    v = moved(maps_of_few, u[:300])
+    expected = psis(log_p(v) - log_mixture(maps_of_few, log_q, v))
+    assert expected is not None and few.together == pytest.approx(expected.khat, rel=1e-9)
 
 
 def test_of_two_that_are_as_good_the_draws_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
