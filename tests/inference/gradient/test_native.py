@@ -22,9 +22,9 @@ from scipy.linalg import solve_triangular
 
 import guidebook as gb
 from guidebook.errors import SettingError
-from guidebook.programs.native import library as kept
+from guidebook.programs.native import kept, source
+from guidebook.programs.native import library as compiler
 from guidebook.programs.native import loop as native
-from guidebook.programs.native import source
 from guidebook.programs.native.library import CannotCompile, library
 
 RNG = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def as_recorded(monkeypatch):
 
 @pytest.mark.usefixtures("as_recorded")
 def test_without_a_compiler_it_runs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
     falls_back("there is no C\\+\\+ compiler")
 
 
@@ -181,8 +181,8 @@ def test_a_compiler_that_fails_or_hangs(script, words, tmp_path, monkeypatch) ->
     fake = tmp_path / "g++"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(kept.shutil, "which", lambda _: str(fake))
-    monkeypatch.setattr(kept, "SECONDS", 1.0)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: str(fake))
+    monkeypatch.setattr(compiler, "SECONDS", 1.0)
     begun = time.monotonic()
     falls_back(words)
     assert time.monotonic() - begun < 30
