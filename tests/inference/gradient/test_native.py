@@ -22,6 +22,7 @@ from scipy.linalg import solve_triangular
 
 import guidebook as gb
 from guidebook.errors import SettingError
+from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native import library as kept
 from guidebook.programs.native import loop as native
 from guidebook.programs.native import source
@@ -255,21 +256,21 @@ def whole(*numbers):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_its_normals_are_those_of_torch(parts, dtype) -> None:
-    """Number for number, with the generator left in the same state. Of 16 and more in single precision torch
-    has approximations of its own, which the loop is refused for.
+    """To the bit, with the generator left in the same state, also of 16 and more in single precision, where
+    torch has approximations of the logarithm, sine and cosine.
     """
     draw = parts.f64 if dtype == torch.float64 else parts.f32
-    sizes = [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 100, 1000]
+    sizes = [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 100, 1000, 200_000]
     before = torch.get_rng_state()
     try:
-        for seed, size in enumerate(sizes if dtype == torch.float64 else sizes[:5]):
+        for seed, size in enumerate(sizes):
             torch.manual_seed(seed)
             torch.randn(seed % 3)
             state = torch.get_rng_state()
             for _ in range(700 // size + 2):
                 expected, found = torch.randn(size, dtype=dtype), torch.empty(size, dtype=dtype)
                 draw(at(state), at(found), ctypes.c_int64(size))
-                assert torch.equal(found, expected)
+                assert same_bits(found, expected)
             assert torch.equal(state, torch.get_rng_state())
     finally:
         torch.set_rng_state(before)
