@@ -26,7 +26,7 @@ from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.recorded import CannotRecord
 from guidebook.programs.native.density import NativeDensity, in_nutpie
 from guidebook.programs.native.library import CannotCompile
-from guidebook.programs.native.lowered import CannotLower
+from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.potential import Potential
 from guidebook.programs.start.gaussian import Start
 from guidebook.programs.start.mode import find_start
