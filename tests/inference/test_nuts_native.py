@@ -14,8 +14,8 @@ from guidebook.inference import nuts as engine
 from guidebook.programs.graphs.recorded import record
 from guidebook.programs.native import density
 from guidebook.programs.native import library as compiler
+from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.density import NativeDensity
-from guidebook.programs.native.lowered import CannotLower
 from guidebook.programs.potential import Potential
 
 RNG = np.random.default_rng(1)

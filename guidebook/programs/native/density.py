@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
-from guidebook.programs.native.lowered import REAL, ROUNDING, CannotLower, held_by
+from guidebook.programs.native.lowered import ROUNDING, held_by
 from guidebook.programs.native.plans import planned
 from guidebook.programs.native.source import source_of, with_density
 

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,14 +95,17 @@ def _compiler() -> str:
 
 
 @functools.cache
-def _blas() -> tuple[ctypes.c_void_p, ctypes.c_void_p]:
-    """dgemm and sgemm of the library that torch was built with; null where it does not export them."""
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+def _blas() -> list[ctypes.c_void_p]:
+    """Products, triangular systems and Cholesky factors in double and single precision, of the library that
+    torch was built with; null where it does not export them.
+    """
     try:
-        torchs = ctypes.CDLL(str(path))
-        return tuple(ctypes.cast(getattr(torchs, n), ctypes.c_void_p) for n in ("dgemm_", "sgemm_"))  # type: ignore[return-value]
-    except (OSError, AttributeError):
-        return ctypes.c_void_p(), ctypes.c_void_p()
+        torchs: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    except OSError:
+        torchs = None
+    names = (f"{kind}{name}_" for name in ("gemm", "trsm", "potrf") for kind in "ds")
+    found: list[Any] = [getattr(torchs, name, None) for name in names]
+    return [ctypes.cast(function, ctypes.c_void_p) for function in found]
 
 
 @functools.cache

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from guidebook.programs.graphs.interpreted import same_bits
+from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
-from guidebook.programs.native.lowered import REAL, ROUNDING, CannotLower, held_by
+from guidebook.programs.native.lowered import ROUNDING, held_by
 from guidebook.programs.native.plans import planned
 from guidebook.programs.native.source import source_of, with_loop
 

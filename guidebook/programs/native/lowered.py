@@ -2,8 +2,7 @@
 
 Inductor fuses the operations of a graph into C++ kernels and calls them from a Python function. Here that
 function runs once, on the example, with kernels that only note what they are given: from then on the calls
-are known, and nobody needs the function. Products of small matrices and triangular systems, which Inductor
-leaves to libraries, are noted as well.
+are known, and nobody needs the function. What Inductor leaves to libraries (`algebra`) is noted as well.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidebook.programs.graphs.recorded import reason
+from guidebook.programs.native.algebra import ALGEBRA, CHECK, CannotLower, checked
 from guidebook.scope import quiet, random_state
 
 SETTINGS: dict[str, Any] = {
@@ -33,12 +33,6 @@ SETTINGS: dict[str, Any] = {
 }
 aten = torch.ops.aten
 NORMALS = aten.randn.default
-MOST_SOLVED = 100_000
-"""Multiplications of triangular systems up to which a plain loop is no slower than calling a library."""
-
-
-class CannotLower(Exception):
-    """The graph needs more than kernels and standard normals; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -163,98 +157,8 @@ def _with_arguments_alone(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(graph, copied)
 
 
-Call = tuple[str, tuple[Any, ...]]
-
-
-def _product(result: Tensor, a: Tensor, b: Tensor, out: Tensor | None = None) -> Call:
-    """result (m, n) = a (m, k) b (k, n), or of a batch in front."""
-    return _product_and_sum(result, result, a, b, beta=0)
-
-
-def _product_and_sum(
-    result: Tensor, added: Tensor, a: Tensor, b: Tensor, *, alpha: int = 1, beta: int = 1,
-    out: Tensor | None = None,
-) -> Call:  # fmt: skip
-    """result (m, n) = alpha a (m, k) b (k, n) + beta added, or of a batch in front."""
-    if alpha != 1 or beta not in (0, 1):
-        raise CannotLower(f"it has a product with factors {alpha} and {beta}")
-    (m, n), k = result.shape[-2:], a.shape[-1]
-    whole = result, a, b, added.expand(result.shape)
-    strides = [s for t in whole for s in (_stride_of_batch(t), *t.stride()[-2:])]
-    sizes = result.shape[:-2].numel(), m, n, k
-    return f"product<{_real(result)}>", (result, a, b, added, *sizes, *strides, beta)
-
-
-def _solution(
-    result: Tensor, a: Tensor, b: Tensor, *, upper: bool, left: bool = True,
-    unitriangular: bool = False, out: Tensor | None = None,
-) -> Call:  # fmt: skip
-    """result (n, m) of a (n, n) result = b (n, m), or of a batch in front; of result a = b where a is not
-    on the left.
-    """
-    n, batch = a.shape[-1], result.shape[:-2].numel()
-    m = result.shape[-1] if left else result.shape[-2]
-    work = batch * n * n * m
-    if unitriangular or work > MOST_SOLVED:
-        raise CannotLower(f"it solves triangular systems of {work:,} multiplications")
-    whole = b.expand(result.shape), a
-    strides = []
-    for t in (result, *reversed(whole)):
-        ends = t.stride()[-2:] if left else reversed(t.stride()[-2:])  # else the transposed system
-        strides += [_stride_of_batch(t), *ends]
-    upper = upper if left else not upper
-    return f"solution<{_real(result)}>", (result, a, b, int(upper), batch, n, m, *strides)
-
-
-def _running(product: bool) -> Callable[..., Call]:
-    """The sums, or the products, of a up to each place of a dimension."""
-
-    def call(
-        result: Tensor, a: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None
-    ) -> Call:
-        if a.dtype != result.dtype or not a.is_contiguous() or not result.is_contiguous():
-            raise CannotLower("it has a running sum of another type, or not in one piece")
-        n, inner = a.shape[dim], a.shape[dim % a.dim() + 1 :].numel()
-        outer = a.numel() // (n * inner)
-        return f"running<{_real(result)}>", (result, a, int(product), outer, n, inner)
-
-    return call
-
-
-def _stride_of_batch(tensor: Tensor) -> int:
-    """From one matrix of a batch to the next; 0 where there is one for all."""
-    if tensor.shape[:-2].numel() == 1:
-        return 0
-    flat = tensor.flatten(0, -3)
-    if flat.data_ptr() != tensor.data_ptr():
-        raise CannotLower("it has a batch of matrices in several strides")
-    return flat.stride(0)
-
-
-def _real(tensor: Tensor) -> str:
-    if tensor.dtype not in REAL:
-        raise CannotLower(f"it has a product of {tensor.dtype}")
-    return REAL[tensor.dtype]
-
-
-REAL = {torch.float64: "double", torch.float32: "float"}
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Relatively, what kernels and operations may differ by: a fused sum has another order."""
-ALGEBRA: dict[Any, Callable[..., Call]] = {
-    aten.addmm.out: _product_and_sum,
-    aten.addmm.default: _product_and_sum,
-    aten.baddbmm.out: _product_and_sum,
-    aten.cumsum.default: _running(product=False),
-    aten.cumsum.out: _running(product=False),
-    aten.cumprod.default: _running(product=True),
-    aten.cumprod.out: _running(product=True),
-    aten.mm.out: _product,
-    aten.bmm.out: _product,
-    aten.mm.default: _product,
-    aten.bmm.default: _product,
-    aten.linalg_solve_triangular.default: _solution,
-    aten.linalg_solve_triangular.out: _solution,
-}
 
 
 class _Noted(TorchDispatchMode):
@@ -276,9 +180,12 @@ class _Noted(TorchDispatchMode):
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if operation is CHECK:  # nothing has been computed that could be checked
+            checked(self.calls, args[0])
+            return None
         result = operation(*args, **kwargs)
         if operation in ALGEBRA:
-            self.calls.append(ALGEBRA[operation](result, *args, **kwargs))
+            self.calls += ALGEBRA[operation](result, *args, **kwargs)
         else:
             raise CannotLower(f"it calls {operation}")
         return result

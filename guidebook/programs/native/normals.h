@@ -1,5 +1,7 @@
 // Standard normals as torch.randn draws them on a CPU, number for number: MT19937, Box and Muller.
 // The layout of the state is that of torch.get_rng_state().
+#include <bit>
+#include <utility>
 struct Generator {
   uint64_t initial_seed;
   int32_t left, seeded;
@@ -60,10 +62,56 @@ template <typename T> static inline void sixteen(T* at) {
   for (int j = 0; j < 8; j++) {
     const T u1 = 1 - at[j], u2 = at[j + 8];
     const T radius = std::sqrt(-2 * std::log(u1)), angle = T(2.0 * 3.14159265358979323846) * u2;
-    at[j] = radius * std::cos(angle);
-    at[j + 8] = radius * std::sin(angle);
+    at[j] = radius * std::cos(angle) + T(0);  // torch adds the mean: no zero is negative
+    at[j + 8] = radius * std::sin(angle) + T(0);
   }
 }
+
+#if defined(__AVX2__) && defined(__FMA__)
+// In single precision torch has Cephes' approximations there, by J. Pommier and G. Garberoglio
+// (ATen/native/cpu/avx_mathfun.h), in which its compiler fuses products and sums as they are fused here.
+static inline float natural_log(float x) {
+  x = std::max(x, 0x1p-126f);
+  const int32_t pattern = std::bit_cast<int32_t>(x);
+  float e = static_cast<float>((pattern >> 23) - 0x7f) + 1.0f;
+  x = std::bit_cast<float>((pattern & ~0x7f800000) | 0x3f000000);
+  const bool low = x < 0.707106781186547524f;
+  e -= low ? 1.0f : 0.0f;
+  x = (x - 1.0f) + (low ? x : 0.0f);
+  const float z = x * x;
+  float y = 7.0376836292e-2f;
+  for (float p : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                  2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+    y = std::fma(y, x, p);
+  y = std::fma(y * x, z, e * -2.12194440e-4f);
+  y = std::fma(z, -0.5f, y);
+  return std::fma(e, 0.693359375f, x + y);
+}
+
+static inline void sine_and_cosine(float x, float* sine, float* cosine) {  // 0 <= x <= 2 pi
+  const int32_t octant = (static_cast<int32_t>(x * 1.27323954473516f) + 1) & ~1;
+  const float y = static_cast<float>(octant);
+  for (float p : {-0.78515625f, -2.4187564849853515625e-4f, -3.77489497744594108e-8f}) x = std::fma(y, p, x);
+  const float z = x * x;
+  float c = std::fma(std::fma(2.443315711809948e-5f, z, -1.388731625493765e-3f), z, 4.166664568298827e-2f) * z;
+  c = std::fma(c, z, -(z * 0.5f)) + 1.0f;
+  float s = std::fma(std::fma(-1.9515295891e-4f, z, 8.3321608736e-3f), z, -1.6666654611e-1f) * z;
+  s = std::fma(s, x, x);
+  if (octant & 2) std::swap(s, c);
+  *sine = octant & 4 ? -s : s;
+  *cosine = (octant - 2) & 4 ? c : -c;
+}
+
+template <> inline void sixteen<float>(float* at) {
+  for (int j = 0; j < 8; j++) {
+    const float radius = std::sqrt(-2.0f * natural_log(1.0f - at[j]));
+    float s, c;
+    sine_and_cosine(static_cast<float>(2.0 * 3.14159265358979323846) * at[j + 8], &s, &c);
+    at[j] = radius * c + 0.0f;
+    at[j + 8] = radius * s + 0.0f;
+  }
+}
+#endif
 
 template <typename T> static inline void fill(Generator* g, T* at, int64_t n) {
   if (n < 16) {

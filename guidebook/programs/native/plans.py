@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidebook.programs.native import kept, lowered
-from guidebook.programs.native.lowered import CannotLower, Place, Plan, Result
+from guidebook.programs.native import algebra, kept, lowered
+from guidebook.programs.native.algebra import CannotLower
+from guidebook.programs.native.lowered import Place, Plan, Result
 
 
 def planned(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
@@ -60,7 +62,8 @@ def _told(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> list[str]:
 
 @functools.cache
 def _lowering() -> str:
-    return hashlib.sha256(Path(lowered.__file__).read_bytes()).hexdigest()
+    texts = (inspect.getsource(module).encode() for module in (algebra, lowered))
+    return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 def _keep(told: dict[str, Any], name: str) -> None:

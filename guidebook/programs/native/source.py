@@ -15,9 +15,12 @@ from pathlib import Path
 
 import torch
 
-from guidebook.programs.native.lowered import REAL, Place, Plan
+from guidebook.programs.native.algebra import REAL
+from guidebook.programs.native.lowered import Place, Plan
 
-NORMALS, ALGEBRA = (Path(__file__).with_name(name) for name in ("normals.h", "algebra.h"))
+NORMALS, ALGEBRA, LINES = (
+    Path(__file__).with_name(f"{name}.h") for name in ("normals", "algebra", "lines")
+)
 HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
 VECTORS = r"""
 #ifndef SIMD
@@ -175,7 +178,7 @@ def source_of(plan: Plan, *, light: bool) -> str:
     for k, (_, code) in enumerate(plan.sources):
         body = _without_branches(code.replace(HEADER, ""))
         parts.append(re.sub(r'extern "C"\s+void\s+kernel\(', f"static void kernel_{k}(", body))
-    parts.append(ALGEBRA.read_text(encoding="utf-8"))
+    parts += [header.read_text(encoding="utf-8") for header in (ALGEBRA, LINES)]
     parts.append("static inline void once(char** given, char* s) {")
     parts += [f"  {_call(plan, *call)};" for call in plan.calls]
     parts.append("}")

@@ -1,7 +1,6 @@
 """The compiled loop of many steps: the step's numbers, torch's random numbers, and what it does without."""
 
 import ctypes
-import math
 import os
 import stat
 import subprocess
@@ -18,10 +17,10 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from scipy.linalg import solve_triangular
 
 import guidebook as gb
 from guidebook.errors import SettingError
+from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native import kept, source
 from guidebook.programs.native import library as compiler
 from guidebook.programs.native import loop as native
@@ -226,22 +225,14 @@ def test_another_word_is_refused() -> None:
 PARTS = """
 extern "C" void f64(Generator* g, double* x, int64_t n) { fill(g, x, n); }
 extern "C" void f32(Generator* g, float* x, int64_t n) { fill(g, x, n); }
-extern "C" void prod(double* c, const double* a, const double* b, const double* d, const int64_t* s) {
-  product<double>(c, a, b, d, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12],
-                  s[13], s[14], s[15], s[16]);
-}
-extern "C" void solve(double* x, const double* a, const double* b, const int64_t* s) {
-  solution<double>(x, a, b, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12]);
-}
-extern "C" void sums(double* x, const double* a, const int64_t* s) {
-  running<double>(x, a, s[0], s[1], s[2], s[3]);
-}
 """
 
 
 @pytest.fixture(scope="module")
 def parts(cache):
-    text = [source.PRELUDE, *(p.read_text() for p in (source.ALGEBRA, source.NORMALS)), PARTS]
+    """As they stand in the source of a loop."""
+    algebra, normals = (p.read_text() for p in (source.ALGEBRA, source.NORMALS))
+    text = [source.VECTORS, source.PRELUDE, algebra, source.ONE_BY_ONE, normals, PARTS]
     return library([("\n".join(text), False)])
 
 
@@ -249,58 +240,26 @@ def at(tensor):
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def whole(*numbers):
-    return (ctypes.c_int64 * len(numbers))(*numbers)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_its_normals_are_those_of_torch(parts, dtype) -> None:
-    """Number for number, with the generator left in the same state. Of 16 and more in single precision torch
-    has approximations of its own, which the loop is refused for.
+    """To the bit, with the generator left in the same state, also of 16 and more in single precision, where
+    torch has approximations of the logarithm, sine and cosine.
     """
     draw = parts.f64 if dtype == torch.float64 else parts.f32
-    sizes = [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 100, 1000]
+    sizes = [1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 100, 1000, 200_000]
     before = torch.get_rng_state()
     try:
-        for seed, size in enumerate(sizes if dtype == torch.float64 else sizes[:5]):
+        for seed, size in enumerate(sizes):
             torch.manual_seed(seed)
             torch.randn(seed % 3)
             state = torch.get_rng_state()
             for _ in range(700 // size + 2):
                 expected, found = torch.randn(size, dtype=dtype), torch.empty(size, dtype=dtype)
                 draw(at(state), at(found), ctypes.c_int64(size))
-                assert torch.equal(found, expected)
+                assert same_bits(found, expected)
             assert torch.equal(state, torch.get_rng_state())
     finally:
         torch.set_rng_state(before)
-
-
-@pytest.mark.parametrize("beta", [0, 1])
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (3, 4, 5), (20, 30, 40)])
-def test_products_in_any_strides(parts, m, n, k, beta) -> None:
-    for turned in range(4):
-        a = torch.randn(2, m, k).double() if turned & 1 else torch.randn(2, k, m).double().mT
-        b = torch.randn(2, k, n).double() if turned & 2 else torch.randn(2, n, k).double().mT
-        c, d = torch.full((2, m, n), math.nan).double(), torch.randn(2, m, n).double()
-        strides = [s for t in (c, a, b, d) for s in t.stride()]
-        parts.prod(at(c), at(a), at(b), at(d), whole(2, m, n, k, *strides, beta))
-        torch.testing.assert_close(c, a @ b + beta * d, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("upper", [0, 1])
-def test_triangular_systems_and_running_sums(parts, upper) -> None:
-    a = torch.randn(5, 5).double() + 4 * torch.eye(5)
-    b, x = torch.randn(2, 5, 3).double(), torch.empty(2, 5, 3).double()
-    parts.solve(
-        at(x), at(a), at(b), whole(upper, 2, 5, 3, *x.stride(), 0, *a.stride(), *b.stride())
-    )
-    for one, right in zip(x, b, strict=True):
-        expected = solve_triangular(a.numpy(), right.numpy(), lower=not upper)
-        np.testing.assert_allclose(one, expected, rtol=1e-10)
-    for product, expected in enumerate((b.cumsum(1), b.cumprod(1))):
-        found = torch.empty_like(b)
-        parts.sums(at(found), at(b), whole(product, 2, 5, 3))
-        torch.testing.assert_close(found, expected)
 
 
 # the libraries on disk -----------------------------------------------------------------------------------
