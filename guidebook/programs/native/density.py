@@ -15,6 +15,7 @@ from torch import Tensor
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import ROUNDING, held_by, lowered
+from guidebook.programs.native.masks import without_masks
 from guidebook.programs.native.source import source_of, with_density
 
 TRIED = 5
@@ -36,7 +37,7 @@ class NativeDensity:
 
     def __init__(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
         """`at` (D,): a position at which the density is finite, in the precision of the graph."""
-        dimension, dtype = len(at), at.dtype
+        graph, dimension, dtype = without_masks(graph), len(at), at.dtype
         self.dimension, self.dtype = dimension, dtype
         if dtype not in REAL:
             raise CannotLower(f"its density is {dtype}")

@@ -22,6 +22,7 @@ from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import ROUNDING, held_by, lowered
+from guidebook.programs.native.masks import without_masks
 from guidebook.programs.native.source import source_of, with_loop
 
 TRIED = 6
@@ -62,7 +63,7 @@ class NativeLoop:
         data: Sequence[Tensor],
         budget: int,
     ) -> None:
-        self.at_once = LEAST_AT_ONCE
+        graph, self.at_once = without_masks(graph), LEAST_AT_ONCE
         self._state, self._moving = state, moving
         real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
         if real not in REAL or not all(t.is_contiguous() for t in example):
