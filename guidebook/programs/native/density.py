@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
@@ -84,8 +85,11 @@ class NativeDensity:
         for k in range(TRIED):
             noise = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
             u = at + (0.5 * k * noise).to(at)
-            with torch.no_grad():
-                value, grad = graph(u)
+            try:
+                with torch.no_grad():
+                    value, grad = graph(u)
+            except LinAlgError:  # as a density that is not a number
+                continue
             if not bool(value.isfinite() & grad.isfinite().all()):
                 continue
             found, slope = self(u)

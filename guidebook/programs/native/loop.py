@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_leaves
 
 from guidebook.programs.graphs.interpreted import same_bits
@@ -136,6 +137,8 @@ class NativeLoop:
             fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
             with torch.no_grad():
                 grads, other, _ = tried(lambda _, given: graph(*given))
+        except LinAlgError as error:
+            raise CannotLower("a matrix of its first step is not positive definite") from error
         finally:
             torch.set_rng_state(before)
         (grad,) = tree_leaves(grads)  # Inductor makes a list of it
