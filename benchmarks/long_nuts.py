@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks.density import FlatDensity, flat_density
+from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.density import NativeDensity, in_nutpie
 from guidebook.programs.native.library import CannotCompile
-from guidebook.programs.native.algebra import CannotLower
 
 CACHE = Path(__file__).resolve().parent / ".cache"
 Moments = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]

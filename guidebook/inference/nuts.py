@@ -24,9 +24,9 @@ from guidebook.inference.fits.running import MOST, check_whole, said
 from guidebook.inference.fits.status import Status
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.recorded import CannotRecord
+from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.density import NativeDensity, in_nutpie
 from guidebook.programs.native.library import CannotCompile
-from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.potential import Potential
 from guidebook.programs.start.gaussian import Start
 from guidebook.programs.start.mode import find_start

@@ -14,8 +14,8 @@ from guidebook.inference import nuts as engine
 from guidebook.programs.graphs.recorded import record
 from guidebook.programs.native import density
 from guidebook.programs.native import library as kept
-from guidebook.programs.native.density import NativeDensity
 from guidebook.programs.native.algebra import CannotLower
+from guidebook.programs.native.density import NativeDensity
 from guidebook.programs.potential import Potential
 
 RNG = np.random.default_rng(1)
@@ -163,7 +163,9 @@ def general(x, y):
     a = number(x, "size") * torch.eye(3).to(x) + x[:3]
     square = a @ a.mT + torch.eye(3).to(x)
     upper = torch.linalg.cholesky(square, upper=True)
-    pyro.factor("lu", -torch.linalg.solve(a, y[:3]).square().sum() - torch.linalg.inv(a).square().sum())
+    pyro.factor(
+        "lu", -torch.linalg.solve(a, y[:3]).square().sum() - torch.linalg.inv(a).square().sum()
+    )
     pyro.factor("det", torch.linalg.slogdet(a)[1] - torch.logdet(square))
     pyro.factor("solve", -y[:3] @ torch.cholesky_solve(y[:3, None], upper, upper=True)[:, 0])
     pyro.factor("inverse", -y[:3] @ torch.cholesky_inverse(upper.mT) @ y[:3])

@@ -31,9 +31,9 @@ from guidebook.inference.protocols.mode import defaults_of
 from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import CannotRecord, check_repeats, record
+from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.library import CannotCompile
 from guidebook.programs.native.loop import NativeLoop
-from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.owned import Joined
 from guidebook.scope import subsampling
 

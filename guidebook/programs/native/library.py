@@ -116,7 +116,7 @@ def _blas() -> list[ctypes.c_void_p]:
     except OSError:
         torchs = None
     names = [f"{kind}{name}_" for name in ("gemm", "trsm", "potrf") for kind in "ds"]
-    return [ctypes.cast(getattr(torchs, name, None), ctypes.c_void_p) for name in names]
+    return [ctypes.cast(getattr(torchs, name, 0), ctypes.c_void_p) for name in names]
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """A recorded graph whose constant masks are the places that they hold.
 
-What x[mask] has for entries depends on the values of the mask, for which no kernel is made. A mask that follows
-from the program and the data alone has one list of places: x[mask] is x[i, j, ...], (i, j, ...) where it is true.
+What x[mask] has for entries depends on the values of the mask, for which no kernel is made. A mask that
+follows from the program and the data alone has one list of places: x[mask] is x[i, j, ...], (i, j, ...) where
+it is true.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def _constant(graph: GraphModule, node: Node) -> Any:
     """The value of a node that follows from constants of the graph; None where it does not."""
     if node.op == "get_attr":
         return getattr(graph, str(node.target))
-    if node.op != "call_function" or (isinstance(node.target, torch._ops.OpOverload) and _acts(node)):
+    if node.op != "call_function" or (
+        isinstance(node.target, torch._ops.OpOverload) and _acts(node)
+    ):
         return None
     before = {n: _constant(graph, n) for n in node.all_input_nodes}
     if any(value is None for value in before.values()):

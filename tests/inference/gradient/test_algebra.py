@@ -42,7 +42,9 @@ def laid_matrices(tensor):
     rows, columns = tensor.shape[-2:]
     memory = tensor.new_full((*tensor.shape[:-2], rows + whole(3), columns + whole(2)), math.nan)
     if whole(2):
-        memory = memory.new_full((*tensor.shape[:-2], columns + whole(2), rows + whole(2)), math.nan).mT
+        memory = memory.new_full(
+            (*tensor.shape[:-2], columns + whole(2), rows + whole(2)), math.nan
+        ).mT
     return memory[..., :rows, :columns].copy_(tensor)
 
 
@@ -61,10 +63,17 @@ def matrices(dtype):
     for n, m in ((1, 1), (3, 1), (4, 3), (30, 2), (40, 40)):
         for batch in BATCHES if n < 30 else ((), (2,)):
             for side in (False, True):
-                a, b = triangle(batch, n, side, dtype), laid_matrices(drawn(*batch, n, m, dtype=dtype))
+                a, b = (
+                    triangle(batch, n, side, dtype),
+                    laid_matrices(drawn(*batch, n, m, dtype=dtype)),
+                )
                 for left in (False, True):
                     c = b if left else laid_matrices(b.mT)
-                    yield aten.linalg_solve_triangular.default, (a, c), {"upper": side, "left": left}
+                    yield (
+                        aten.linalg_solve_triangular.default,
+                        (a, c),
+                        {"upper": side, "left": left},
+                    )
                     yield aten._linalg_solve_ex.default, (a.flip(-1), c), {"left": left}
                 one = aten.linalg_solve_triangular.default
                 unit = a / 4 if n < 30 else a / 40
@@ -210,7 +219,9 @@ def test_what_a_call_is_refused_for() -> None:
     a, info = drawn(3, 3), torch.zeros((), dtype=torch.int32)
     refused = {
         "with factors 2 and 1": lambda: ALGEBRA[aten.addmm.default](a, a, a, a, alpha=2),
-        "product of torch.complex128": lambda: ALGEBRA[aten.mm.default](*[a.to(torch.complex128)] * 3),
+        "product of torch.complex128": lambda: ALGEBRA[aten.mm.default](
+            *[a.to(torch.complex128)] * 3
+        ),
         "running sum of torch.float16": lambda: ALGEBRA[aten.cumsum.default](a, a.half(), 0),
         "an order of another tensor": lambda: ALGEBRA[aten.searchsorted.Tensor](
             a.long(), a, a, sorter=a.long()
