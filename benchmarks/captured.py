@@ -14,6 +14,7 @@ from guidebook.inference.gradient.problem import prepare
 from guidebook.inference.gradient.run import advance
 from guidebook.inference.gradient.step import Step
 from guidebook.programs.batches.source import admitted
+from guidebook.programs.graphs.compiled import compile_graph
 from guidebook.programs.owned import copied, dtype_of
 from guidebook.scope import local_parameters, precision, random_state
 
@@ -35,7 +36,11 @@ def captured_step(
     with local_parameters(), precision(dtype), random_state(0):
         problem = prepare(model, guide, source, objective, cpu, dtype, 0)
         optimiser = default_optimiser(problem, steps)
-        return Step(problem, optimiser, steps, 1, True if compiled else "graph")
+        step = Step(problem, optimiser, steps, 1, "graph")
+        if compiled:  # each step called from Python
+            example = [*step.inputs(), *step.tensors(problem.data)]
+            step.call = compile_graph(step.graph, [t.clone() for t in example])
+        return step
 
 
 def captured_block(step: Step, steps: int) -> Block:

@@ -195,6 +195,8 @@ def _matched(found: Assessment, tree: xr.DataTree, fit: Fit) -> Matching | None:
     fresh = affordable(log_q, u)
     if size < min(LEAST_DRAWS, len(u)) or fresh < LEAST_FRESH:
         return None
+    if fresh < len(u):  # a split would need them all
+        fresh = min(fresh, size - 1)
     return matching.match(
         lambda at: log_density(potential, at),
         u[:size],

@@ -13,7 +13,7 @@ import guidebook as gb
 from guidebook.inference import nuts as engine
 from guidebook.programs.graphs.recorded import record
 from guidebook.programs.native import density
-from guidebook.programs.native import library as kept
+from guidebook.programs.native import library as compiler
 from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.density import NativeDensity
 from guidebook.programs.potential import Potential
@@ -84,7 +84,7 @@ def test_where_the_density_is_no_number_chains_turn_back() -> None:
 
 
 def test_without_a_compiler_it_runs_through_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
     fit = gb.nuts(regression, DATA, **SHORT)
     assert fit.notes["native"] is False and len(fit.draws) == 4
 
@@ -229,5 +229,5 @@ def test_the_library_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A second density of one structure, of other data and prior constants, compiles nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made()
-    monkeypatch.setattr(kept, "_run", None)
+    monkeypatch.setattr(compiler, "_run", None)
     made(data={"x": DATA["x"] + 1.0, "y": DATA["y"] - 2.0})

@@ -116,6 +116,7 @@ def advance(step: Step, done: int, upto: int, steps: Steps) -> int:
         data = (lambda k: step.tensors(problem.batch(k))) if moves else step.tensors(problem.data)
         step.native.advance(done, upto, step.course.halves, data)
         return upto
+    assert step.call is not None  # there is a loop or a call
     state, call, rows = step.inputs(), step.call, step.problem.rows
     fixed, halves = step.tensors(step.problem.data), step.course.halves
     with torch.no_grad():

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from guidebook.inference.objectives.given import differentiable
 from guidebook.inference.objectives.schedules import schedule_table
 from guidebook.inference.optimisers.optimiser import Optimiser
 from guidebook.inference.protocols.mode import defaults_of
-from guidebook.programs.graphs.compiled import compile_graph, worth_compiling
+from guidebook.programs.graphs.compiled import compile_graph, worth_compiling, worth_looping
 from guidebook.programs.graphs.interpreted import interpreted
 from guidebook.programs.graphs.recorded import CannotRecord, check_repeats, record
 from guidebook.programs.native.algebra import CannotLower
@@ -111,36 +111,40 @@ class Step:
         with subsampling(problem.subsampled):
             self.graph = record(self._body, *[t.clone() for t in example])  # runs the body once
             check_repeats(self._first_loss)
-        self.compiled, self._asked = False, compile
+        self._asked, self._tried, self.compiled = compile, False, False
         self.native: NativeLoop | None = None
-        self.call = interpreted(self.graph)
+        self.call: Callable[..., Tensor] | None = None
         self.compile_where_it_pays(steps)
 
     def compile_where_it_pays(self, steps: int) -> None:
-        """Compiles the graph where that pays for so many steps, unless it is done or was ruled out."""
-        worth = self._asked in (True, "native") or (
-            self._asked == "auto" and worth_compiling(self.graph, steps, self.problem.device)
-        )
-        if worth and not self.compiled:
+        """Makes the loop in C where it pays for so many steps, or else compiles the graph where that does."""
+        always, device = self._asked in (True, "native"), self.problem.device
+        auto = self._asked == "auto"
+        if not self._tried and (always or (auto and worth_looping(self.graph, steps, device))):
+            self._tried = True
+            self.native = self._native_loop()
+            self.compiled = self.native is not None
+        if not self.compiled and (always or (auto and worth_compiling(self.graph, steps, device))):
             self.compiled = True
-            if self._asked == "native":
-                self.native = self._native_loop()
-            if self.native is not None:
-                return
             example = [*self.inputs(), *self.tensors(self.problem.data)]
             self.call = compile_graph(self.graph, [t.clone() for t in example])
+        if self.native is None and self.call is None:
+            self.call = interpreted(self.graph)
 
     def _native_loop(self) -> NativeLoop | None:
-        """The loop of this step; None, with a warning that says why, where none does what the step does."""
+        """The loop of this step; None where none does what the step does, with a warning that says why where
+        it was asked for.
+        """
         data = self.tensors(self.problem.data)
         try:
             return NativeLoop(self.graph, self.state, self.moving, data, self.course.budget)
         except (CannotLower, CannotCompile) as error:
-            warnings.warn(
-                f"compile='native' has no effect: no loop in C does what this step does ({error}). "
-                "The step runs compiled, as with compile=True.",
-                stacklevel=2,
-            )
+            if self._asked == "native":
+                warnings.warn(
+                    "compile='native' has no effect: no loop in C does what this step does "
+                    f"({error}). The step runs compiled, called from Python.",
+                    stacklevel=2,
+                )
             return None
 
     @property

@@ -13,10 +13,15 @@ from guidebook.programs.graphs.recorded import reason
 from guidebook.scope import quiet
 
 SECONDS_TO_COMPILE = 0.04  # an operation of a graph, one core
+SECONDS_TO_LOOP = 0.005
+"""The same for a loop in C (`guidebook.programs.native`): a third of what it takes, because it is kept, and
+the next fit of the model finds it."""
 SECONDS_SAVED = 2.5e-6, 1e-10
 """By compiling: at each call of an operation of small tensors, and for each element of the largest."""
 
 
+MOST_ON_ONE_CORE = 100_000
+"""Elements of the largest tensor up to which more cores are no faster."""
 SCALAR_UP_TO = 8192
 """Elements of the largest tensor up to which kernels are compiled without vector headers: that takes
 half the time, and the kernels are as fast."""
@@ -66,6 +71,17 @@ def worth_compiling(graph: torch.fx.GraphModule, calls: int, device: torch.devic
         return calls > 2000
     per_call, per_element = SECONDS_SAVED
     return calls * (per_call + per_element * elements) > SECONDS_TO_COMPILE
+
+
+def worth_looping(graph: torch.fx.GraphModule, calls: int, device: torch.device) -> bool:
+    """Whether many calls in a loop in C pay, which runs on one core: from 2,000 calls on small tensors on.
+
+    Decided by the size of the tensors and the number of cores that torch may use.
+    """
+    elements, (per_call, per_element) = largest(graph), SECONDS_SAVED
+    if device.type != "cpu" or (elements > MOST_ON_ONE_CORE and torch.get_num_threads() > 1):
+        return False
+    return calls * (per_call + per_element * elements) >= SECONDS_TO_LOOP
 
 
 def largest(graph: torch.fx.GraphModule) -> int:

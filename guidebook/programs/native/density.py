@@ -15,8 +15,9 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
-from guidebook.programs.native.lowered import ROUNDING, held_by, lowered
+from guidebook.programs.native.lowered import ROUNDING, held_by
 from guidebook.programs.native.masks import without_masks
+from guidebook.programs.native.plans import planned
 from guidebook.programs.native.source import source_of, with_density
 
 TRIED = 5
@@ -42,7 +43,7 @@ class NativeDensity:
         self.dimension, self.dtype = dimension, dtype
         if dtype not in REAL:
             raise CannotLower(f"its density is {dtype}")
-        plan = lowered(graph, [at])
+        plan = planned(graph, [at])
         expected = ((), (1, dimension), (dimension,))  # a value and a vector
         if plan.normals or [r.dtype for r in plan.results] != [dtype, dtype]:
             raise CannotLower("it draws random numbers, or its results are of another precision")

@@ -1,16 +1,9 @@
-"""C++ source compiled to a library, once: kept on disk under a name made of all that it depends on.
-
-The folder is $XDG_CACHE_HOME/guidebook (~/.cache/guidebook), or one for this process where that cannot be
-written. A file is used where its checksum is that in its name; it is written beside and moved into place,
-so processes that compile the same do not disturb one another. The oldest go where all are more than 256 MB.
-"""
+"""C++ source compiled to a library, once: kept on disk (`guidebook.programs.native.kept`)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -21,11 +14,13 @@ from typing import Any
 
 import torch
 
+from guidebook.programs.native import kept
+
 SECONDS = 120.0
 """A compiler that takes longer hangs."""
-MOST_BYTES = 256 * 2**20
-FLAGS = ("-O2", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-         "-std=c++20", "-shared", "-fPIC", "-w")  # fmt: skip
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+         "-fassociative-math", "-fno-signed-zeros", "-std=c++20", "-shared", "-fPIC", "-w")  # fmt: skip
+"""Sums may be taken in any order; not-a-numbers and infinities are what they are."""
 
 
 class CannotCompile(Exception):
@@ -51,25 +46,18 @@ def library(sources: Sequence[tuple[str, bool]]) -> ctypes.CDLL:
 
 def _compiled(source: str, needs_torch: bool) -> Path:
     compiler = _compiler()
-    told = "\0".join(
-        [source, compiler, _version(compiler), _processor(), torch.__version__, *FLAGS]
+    needed = *(_of_torch() if needs_torch else ()), *_vectors()
+    name = kept.name_of(
+        [source, compiler, _version(compiler), _processor(), torch.__version__, *FLAGS, *needed]
     )
-    name = hashlib.sha256(told.encode()).hexdigest()[:32]
-    folder = _folder()
-    for known in folder.glob(f"{name}-*.so"):
-        if known.stem.endswith(_checksum(known)):
-            os.utime(known)  # the oldest are those not used for longest
-            return known
-        known.unlink(missing_ok=True)  # damaged
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    known = kept.found(name, ".so")
+    if known is not None:
+        return known
+    with tempfile.TemporaryDirectory(dir=kept.folder()) as work:
         code, made = Path(work) / "code.cpp", Path(work) / "code.so"
         code.write_text(source)
-        needed = _of_torch() if needs_torch else ()
         _run([compiler, *FLAGS, "-o", str(made), str(code), *needed])
-        final = folder / f"{name}-{_checksum(made)}.so"
-        made.replace(final)
-    _forget_the_oldest(folder, final)
-    return final
+        return kept.keep(made, name, ".so")
 
 
 def _run(command: list[str]) -> str:
@@ -115,8 +103,19 @@ def _blas() -> list[ctypes.c_void_p]:
         torchs: Any = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     except OSError:
         torchs = None
-    names = [f"{kind}{name}_" for name in ("gemm", "trsm", "potrf") for kind in "ds"]
-    return [ctypes.cast(getattr(torchs, name, 0), ctypes.c_void_p) for name in names]
+    names = (f"{kind}{name}_" for name in ("gemm", "trsm", "potrf") for kind in "ds")
+    found: list[Any] = [getattr(torchs, name, None) for name in names]
+    return [ctypes.cast(function, ctypes.c_void_p) for function in found]
+
+
+@functools.cache
+def _vectors() -> tuple[str, ...]:
+    """The library of functions of vectors of numbers where this system has it; else none are declared."""
+    try:
+        ctypes.CDLL("libmvec.so.1")
+        return ("-lmvec", "-lm")
+    except OSError:
+        return ("-DSIMD=",)
 
 
 @functools.cache
@@ -134,41 +133,3 @@ def _processor() -> str:
         )
     except OSError:
         return platform.processor() + platform.machine()
-
-
-@functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    """Removed when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="guidebook-")
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "guidebook"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(_own_folder().name)
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
-
-
-def _forget_the_oldest(folder: Path, kept: Path) -> None:
-    known = []
-    for path in folder.glob("*.so"):
-        try:
-            told = path.stat()
-        except OSError:  # another process was faster
-            continue
-        known.append((told.st_mtime, told.st_size, path))
-    total = sum(size for _, size, _ in known)
-    for _, size, path in sorted(known):
-        if total <= MOST_BYTES:
-            return
-        if path != kept:
-            path.unlink(missing_ok=True)
-            total -= size

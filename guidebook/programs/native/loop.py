@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_leaves
 from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
-from guidebook.programs.native.lowered import ROUNDING, held_by, lowered
+from guidebook.programs.native.lowered import ROUNDING, held_by
 from guidebook.programs.native.masks import without_masks
+from guidebook.programs.native.plans import planned
 from guidebook.programs.native.source import source_of, with_loop
 
 TRIED = 6
@@ -46,7 +47,8 @@ class NativeLoop:
 
     Arguments:
         graph: of the tensors of the state that are named in `moving`, then those of `data`.
-        state: with `flat`, the parameters, and `first`, `second`, `gradient`, their averages.
+        state: with `step`, the number of steps taken, `flat`, the parameters, and `first`, `second`,
+            `gradient`, their averages.
         budget: steps that the state has room for.
 
     Attributes:
@@ -69,7 +71,7 @@ class NativeLoop:
         real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
         if real not in REAL or not all(t.is_contiguous() for t in example):
             raise CannotLower(f"its parameters are {real}, or not contiguous")
-        plan = lowered(graph, example)
+        plan = planned(graph, example)
         if not _whole(plan.results[0].shape, plan.results[0].stride):
             raise CannotLower("its gradient is not contiguous")
         self._plan, self._held = plan, held_by(graph)
@@ -122,6 +124,7 @@ class NativeLoop:
         def tried(take: Callable[[dict[str, Tensor], list[Tensor]], Any]) -> tuple[Any, ...]:
             torch.set_rng_state(before)
             state = {name: value.clone() for name, value in self._state.items()}
+            state["step"].zero_()  # wherever it is, there is room for these steps
             result = take(state, [*(state[name] for name in self._moving), *data])
             return result, state, torch.get_rng_state()
 

@@ -28,7 +28,8 @@ SETTINGS: dict[str, Any] = {
     "cpp_cache_precompile_headers": False,
     "cpp.threads": 1,
     "force_disable_caches": True,  # what is found there has its kernels already
-    "cpp.simdlen": 1,  # no vector headers: kernels of small tensors are as fast
+    "cpp.simdlen": 1,  # the compiler makes vectors of plain loops, without torch's headers
+    "realize_opcount_threshold": 8,  # what is broadcast is computed once, not for every row
 }
 aten = torch.ops.aten
 NORMALS = aten.randn.default

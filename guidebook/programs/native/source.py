@@ -22,6 +22,18 @@ NORMALS, ALGEBRA, LINES = (
     Path(__file__).with_name(f"{name}.h") for name in ("normals", "algebra", "lines")
 )
 HEADER = "#include <torch/csrc/inductor/cpp_prefix.h>"
+VECTORS = r"""
+#ifndef SIMD
+#define SIMD __attribute__((simd("notinbranch")))
+#endif
+#define BOTH(name) SIMD double name(double) noexcept; SIMD float name##f(float) noexcept;
+extern "C" {
+BOTH(exp) BOTH(expm1) BOTH(log) BOTH(log1p) BOTH(tanh) BOTH(sin) BOTH(cos) BOTH(erf)
+SIMD double pow(double, double) noexcept; SIMD float powf(float, float) noexcept;
+}
+"""
+"""Functions of which glibc's libmvec has one for many numbers at once, to four units in the last place."""
+
 PRELUDE = r"""
 #include <algorithm>
 #include <atomic>
@@ -43,10 +55,38 @@ template <typename T> static inline T div_floor_integer(T a, T b) {
 }
 template <typename T, typename U> static inline T convert(U u) { return static_cast<T>(u); }
 }
-template <typename T> static inline T max_propagate_nan(T a, T b) { return std::isnan(a) || a > b ? a : b; }
-template <typename T> static inline T min_propagate_nan(T a, T b) { return std::isnan(a) || a < b ? a : b; }
+template <typename T> static inline T mod(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) return std::fmod(a, b); else return a % b;
+}
+// In two selections, which loops of vectors have: one condition of two parts they have not.
+template <typename T> static inline T max_propagate_nan(T a, T b) {
+  const T larger = a > b ? a : b;
+  return a == a ? larger : a;
+}
+template <typename T> static inline T min_propagate_nan(T a, T b) {
+  const T smaller = a < b ? a : b;
+  return a == a ? smaller : a;
+}
+// psi(x) by reflection, recurrence up to 10 and its asymptotic series (Abramowitz and Stegun 1964, 6.3).
+template <typename T> static T calc_digamma(T given) {
+  double x = given, before = 0;
+  if (x == 0) return std::copysign(std::numeric_limits<T>::infinity(), T(-x));
+  if (x < 0) {
+    if (x == std::trunc(x)) return std::numeric_limits<T>::quiet_NaN();
+    before = -M_PI / std::tan(M_PI * (x - std::trunc(x)));
+    x = 1 - x;
+  }
+  for (; x < 10; x += 1) before -= 1 / x;
+  const double z = 1 / (x * x);
+  const double series = z * (1. / 12 - z * (1. / 120 - z * (1. / 252 - z * (1. / 240 - z * (
+      1. / 132 - z * (691. / 32760 - z / 12))))));
+  return before + std::log(x) - 0.5 / x - series;
+}
 """
-"""What kernels of small tensors use of torch's header, which takes many seconds to read."""
+"""What kernels use of torch's header, which takes many seconds to read."""
+
+ONE_BY_ONE = '#pragma GCC optimize ("no-associative-math", "no-tree-vectorize")'
+"""For what must be the same bits as torch's: normals and averages."""
 
 AROUND = r"""
 #include <cstring>
@@ -122,11 +162,21 @@ extern "C" int expand(unsigned long n, unsigned long m, const double* u, double*
 """
 
 
+CHECK = re.compile(
+    r"(auto (tmp\d+) = (tmp\d+);\s*auto (tmp\d+) = c10::convert<int64_t>\(\2\);\s*)"
+    r"TORCH_CHECK\((\(0 <= \4\) & \(\4 < [1-9]\d*L\)), \"[^\"]*\"\);"
+)
+"""Inductor's check of an index, the third group, that it is below a number of rows."""
+BEGUN = "inductor_cpu_integer_div_error_flag = &"
+ENDED = "inductor_cpu_integer_div_error_flag = nullptr;"
+"""In the first and the last lines of a kernel."""
+
+
 def source_of(plan: Plan, *, light: bool) -> str:
     """The C++ of a plan; `light`: without torch's header, of whose contents few kernels need any."""
-    parts = [PRELUDE if light else HEADER]
+    parts = [VECTORS, PRELUDE if light else HEADER]
     for k, (_, code) in enumerate(plan.sources):
-        body = code.replace(HEADER, "")
+        body = _without_branches(code.replace(HEADER, ""))
         parts.append(re.sub(r'extern "C"\s+void\s+kernel\(', f"static void kernel_{k}(", body))
     parts += [header.read_text(encoding="utf-8") for header in (ALGEBRA, LINES)]
     parts.append("static inline void once(char** given, char* s) {")
@@ -134,6 +184,20 @@ def source_of(plan: Plan, *, light: bool) -> str:
     parts.append("}")
     parts += _normals(plan)
     return "\n".join(parts).replace("SCRATCH", str(plan.scratch))
+
+
+def _without_branches(code: str) -> str:
+    """A kernel as compilers turn it into vectors: logic by bits, and indices out of bounds, of which there is
+    none in a right model, are read as 0 and told at the end.
+    """
+    code = re.sub(r"(tmp\w+) && (tmp\w+);", r"bool(\1) & bool(\2);", code)
+    code = re.sub(r"(tmp\w+) \|\| (tmp\w+);", r"bool(\1) | bool(\2);", code)
+    code = re.sub(r"bool (tmp_acc\d+) = 0;", r"int64_t \1 = 0;", code)
+    code = CHECK.sub(r"\1outside |= int64_t(!(\5)); \3 = \5 ? \3 : 0;", code)
+    if "outside |=" in code:
+        code = code.replace(BEGUN, f"int64_t outside = 0;\n    {BEGUN}")
+        code = code.replace(ENDED, f'{ENDED}\n    if (outside) throw std::runtime_error("index");')
+    return code
 
 
 def _call(plan: Plan, function: int | str, arguments: tuple[Place | int, ...]) -> str:
@@ -189,7 +253,7 @@ def with_loop(source: str, plan: Plan, real: torch.dtype) -> str:
     ]
     draw = ["static inline void draw_normals(char** given, char* s, Generator* g) {", *drawn, "}"]
     loop = LOOP.replace("REAL", REAL[real]).replace("FIRST_RESULT", first)
-    return "\n".join([source, NORMALS.read_text(encoding="utf-8"), *draw, loop])
+    return "\n".join([source, ONE_BY_ONE, NORMALS.read_text(encoding="utf-8"), *draw, loop])
 
 
 def with_density(source: str, plan: Plan, dimension: int, given: int) -> str:

@@ -21,9 +21,9 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 import guidebook as gb
 from guidebook.errors import SettingError
 from guidebook.programs.graphs.interpreted import same_bits
-from guidebook.programs.native import library as kept
+from guidebook.programs.native import kept, source
+from guidebook.programs.native import library as compiler
 from guidebook.programs.native import loop as native
-from guidebook.programs.native import source
 from guidebook.programs.native.library import CannotCompile, library
 
 RNG = np.random.default_rng(0)
@@ -175,7 +175,7 @@ def as_recorded(monkeypatch):
 
 @pytest.mark.usefixtures("as_recorded")
 def test_without_a_compiler_it_runs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept.shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: None)
     falls_back("there is no C\\+\\+ compiler")
 
 
@@ -188,8 +188,8 @@ def test_a_compiler_that_fails_or_hangs(script, words, tmp_path, monkeypatch) ->
     fake = tmp_path / "g++"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(kept.shutil, "which", lambda _: str(fake))
-    monkeypatch.setattr(kept, "SECONDS", 1.0)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _: str(fake))
+    monkeypatch.setattr(compiler, "SECONDS", 1.0)
     begun = time.monotonic()
     falls_back(words)
     assert time.monotonic() - begun < 30
@@ -239,8 +239,9 @@ extern "C" void f32(Generator* g, float* x, int64_t n) { fill(g, x, n); }
 
 @pytest.fixture(scope="module")
 def parts(cache):
-    headers = source.ALGEBRA, source.NORMALS  # every library has the first
-    text = [source.PRELUDE, *(p.read_text() for p in headers), PARTS]
+    """As they stand in the source of a loop."""
+    algebra, normals = (p.read_text() for p in (source.ALGEBRA, source.NORMALS))
+    text = [source.VECTORS, source.PRELUDE, algebra, source.ONE_BY_ONE, normals, PARTS]
     return library([("\n".join(text), False)])
 
 
