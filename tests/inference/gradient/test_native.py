@@ -114,6 +114,18 @@ def test_its_steps_are_those_of_the_recorded_graph(case: str) -> None:
     np.testing.assert_allclose(*means, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_in_single_precision_with_many_normals() -> None:
+    """64 in one call, by torch's approximations: the loop is compared with its single steps to the bit."""
+    data = {"x": X.astype(np.float32), "y": Y.astype(np.float32)}
+    objective = CASES["particles"][2]["objective"]
+    ours, plain = (
+        fitted(side_by_side, AutoNormal, how, data, objective=objective) for how in ("native", "graph")
+    )
+    assert ours.notes["native"] and not plain.notes["native"]
+    np.testing.assert_allclose(ours.history, plain.history, rtol=1e-4)
+
+
 def test_many_steps_at_once_are_the_steps_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, however many are taken between two looks at the clock."""
     monkeypatch.setattr(native, "MOST_AT_ONCE", 7)
