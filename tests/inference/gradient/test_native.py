@@ -120,7 +120,8 @@ def test_in_single_precision_with_many_normals() -> None:
     data = {"x": X.astype(np.float32), "y": Y.astype(np.float32)}
     objective = CASES["particles"][2]["objective"]
     ours, plain = (
-        fitted(side_by_side, AutoNormal, how, data, objective=objective) for how in ("native", "graph")
+        fitted(side_by_side, AutoNormal, how, data, objective=objective)
+        for how in ("native", "graph")
     )
     assert ours.notes["native"] and not plain.notes["native"]
     np.testing.assert_allclose(ours.history, plain.history, rtol=1e-4)
