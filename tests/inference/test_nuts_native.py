@@ -119,13 +119,110 @@ def test_a_density_that_is_finite_nowhere_is_not_taken() -> None:
 
 
 def test_what_no_kernel_does_runs_through_python() -> None:
-    def correlated(x, y):
+    def rotated(x, y):
         scale = pyro.sample("scale", dist.HalfNormal(torch.ones(()).to(x)))
-        covariance = scale * torch.eye(3).to(x) + x.T @ x
-        pyro.sample("z", dist.MultivariateNormal(torch.zeros(3).to(x), covariance), obs=x[0])
+        sizes, _ = torch.linalg.eigh(scale * torch.eye(3).to(x) + x.T @ x)
+        pyro.factor("f", -sizes.log().sum())
 
-    fit = gb.nuts(correlated, DATA, **SHORT)
+    fit = gb.nuts(rotated, DATA, **SHORT)
     assert fit.notes["native"] is False
+
+
+# matrices, order and masks -------------------------------------------------------------------------------
+
+
+def number(x, name):
+    return pyro.sample(name, dist.LogNormal(torch.zeros(()).to(x), 1.0))
+
+
+def process(x, y):
+    """A Gaussian process with values of its own, of rows that a mask keeps."""
+    gaps = (x[:12, :1] - x[:12, 0]).square()
+    kernel = number(x, "size") * (-0.5 * gaps / number(x, "length")).exp() + torch.eye(12).to(x)
+    f = pyro.sample("f", dist.Normal(torch.zeros(12).to(x), 1.0).to_event(1))
+    seen = y[:12] > -0.5
+    rows = (torch.linalg.cholesky(kernel) @ f)[seen]
+    pyro.sample("y", dist.MultivariateNormal(rows, kernel[seen][:, seen]), obs=y[:12][seen])
+
+
+def correlated(x, y):
+    """Rows of a batch of covariances, and of a factor of low rank."""
+    factor = pyro.sample("factor", dist.LKJCholesky(3, torch.ones(()).to(x)))
+    size = number(x, "size")
+    sizes = size * torch.arange(1.0, 5.0).to(x)
+    covariance = factor @ factor.mT + sizes[:, None, None] * torch.eye(3).to(x)
+    with pyro.plate("group", 4):
+        pyro.sample("a", dist.MultivariateNormal(torch.zeros(3).to(x), covariance), obs=x[:4])
+    wide = dist.LowRankMultivariateNormal(torch.zeros(3).to(x), factor[:, :2], size.expand(3))
+    pyro.sample("b", wide, obs=x[4])
+    pyro.sample("c", dist.MultivariateNormal(x[5], precision_matrix=covariance[1]), obs=x[6])
+
+
+def general(x, y):
+    """Systems, inverses and determinants by LU and from a factor."""
+    a = number(x, "size") * torch.eye(3).to(x) + x[:3]
+    square = a @ a.mT + torch.eye(3).to(x)
+    upper = torch.linalg.cholesky(square, upper=True)
+    pyro.factor(
+        "lu", -torch.linalg.solve(a, y[:3]).square().sum() - torch.linalg.inv(a).square().sum()
+    )
+    pyro.factor("det", torch.linalg.slogdet(a)[1] - torch.logdet(square))
+    pyro.factor("solve", -y[:3] @ torch.cholesky_solve(y[:3, None], upper, upper=True)[:, 0])
+    pyro.factor("inverse", -y[:3] @ torch.cholesky_inverse(upper.mT) @ y[:3])
+    pyro.factor("wishart", dist.Wishart(y.new_tensor(5.0), square).log_prob(square + 1))
+
+
+def partial_likelihood(x, y):
+    """Cox's, and a spline's places among knots."""
+    weights = pyro.sample("weights", dist.Normal(torch.zeros(3).to(x), 1.0).to_event(1))
+    hazard = (x @ weights)[torch.argsort(-y)]
+    pyro.factor("cox", (hazard - hazard.logcumsumexp(0)).sum())
+    knots = weights.exp().cumsum(0).sort(descending=True).values.flip(0)
+    place = torch.searchsorted(knots, y.abs()).clamp(max=2)
+    pyro.sample("y", dist.Normal(knots[place] * (weights > 0).cumsum(0)[place], 1.0), obs=y)
+
+
+SLOW = [pytest.param(m, marks=pytest.mark.slow) for m in (correlated, general, partial_likelihood)]
+
+
+@pytest.mark.parametrize("model", [process, *SLOW])
+def test_what_inductor_leaves_to_libraries_is_there(model) -> None:
+    """The density and its gradient, to 1e-9, at positions of all sides."""
+    data = {name: torch.as_tensor(value) for name, value in DATA.items()}
+    potential = Potential(model, data)
+    u = torch.randn(10, potential.dimension, generator=torch.Generator().manual_seed(1)).double()
+    native = made(model)
+    for position, value, grad in zip(u, *potential.value_and_grad(u), strict=True):
+        found, slope = native(position)
+        torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(slope, grad, rtol=1e-9, atol=1e-9 * float(grad.abs().max()))
+
+
+def test_a_matrix_that_is_not_positive_definite_is_no_number() -> None:
+    """Where torch ends by an error; one whose `info` the model reads is as torch leaves it."""
+
+    def correlation(x, y):
+        r = pyro.sample("r", dist.Normal(torch.zeros(()).to(x), 1.0))
+        matrix = torch.eye(2).to(x) + r * (1 - torch.eye(2).to(x))
+        pyro.factor("f", torch.linalg.cholesky(matrix).diagonal().log().sum())
+
+    def told(x, y):
+        r = pyro.sample("r", dist.Normal(torch.zeros(()).to(x), 1.0))
+        matrix = torch.eye(2).to(x) + r * (1 - torch.eye(2).to(x))
+        _, info = torch.linalg.cholesky_ex(matrix)
+        pyro.factor("f", -info.to(x))
+
+    native, other = made(correlation), made(told)
+    for r in (-1.5, -0.5, 0.5, 1.5):
+        value, grad = native(torch.tensor([r]).double())
+        assert bool(value.isnan()) == (abs(r) > 1)
+        if abs(r) < 1:
+            prior = -0.5 * r**2 - 0.5 * np.log(2 * np.pi)
+            np.testing.assert_allclose(value, prior + 0.5 * np.log1p(-(r**2)), rtol=1e-12)
+            np.testing.assert_allclose(grad, -r - r / (1 - r**2), rtol=1e-12)
+        info, _ = other(torch.tensor([r]).double())
+        expected = -0.5 * r**2 - 0.5 * np.log(2 * np.pi) - 2 * (abs(r) > 1)
+        np.testing.assert_allclose(info, expected, rtol=1e-12)
 
 
 def test_the_library_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.inference.gradient.course import still_falls
 from guidebook.inference.gradient.problem import Problem
@@ -112,8 +113,14 @@ def cause_of_nan(problem: Problem, step: int, objective: float) -> str:
     data = problem.batch(step)
     with torch.no_grad(), eager():
         for _ in range(DRAWS_TO_FIND_A_NAN):
-            guide = poutine.trace(problem.guide).get_trace(**data)
-            model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(**data)
+            try:
+                guide = poutine.trace(problem.guide).get_trace(**data)
+                model = poutine.trace(poutine.replay(problem.model, trace=guide)).get_trace(**data)
+            except LinAlgError:
+                return (
+                    f"step {step}: a matrix is not positive definite at a draw of the guide. Add a small "
+                    "number to its diagonal."
+                )
             for part, trace in (("guide", guide), ("model", model)):
                 found = _not_finite(part, trace)
                 if found:

@@ -217,23 +217,21 @@ static void general_solution(T* x, const T* a, const T* b, void* info, int64_t i
   }
 }
 
-// The determinants of a batch, or their signs and the logarithms of their sizes.
+// Of a batch the signs of the determinants, and the logarithms of their sizes.
 template <typename T>
-static void determinant(T* first, T* size, const T* a, int64_t apart, int64_t batch, int64_t n, int64_t a0,
-                        int64_t a1, int64_t a2) {
+static void determinant(T* sign, T* size, const T* a, int64_t batch, int64_t n, int64_t a0, int64_t a1,
+                        int64_t a2) {
   static thread_local std::vector<T> lu;
   static thread_local std::vector<int64_t> order;
   bool odd;
   for (int64_t s = 0; s < batch; s++, a += a0) {
     lu_of(lu, order, &odd, a, n, a1, a2);
-    T sign = odd ? -1 : 1, product = sign, logarithm = 0;
+    sign[s] = odd ? -1 : 1;
+    size[s] = 0;
     for (int64_t i = 0; i < n; i++) {
       const T pivot = lu[i * n + i];
-      sign *= pivot > 0 ? 1 : pivot < 0 ? -1 : pivot;
-      product *= pivot;
-      logarithm += std::log(std::abs(pivot));
+      sign[s] *= pivot > 0 ? 1 : pivot < 0 ? -1 : pivot;
+      size[s] += std::log(std::abs(pivot));
     }
-    first[s] = apart ? sign : product;
-    if (apart) size[s] = logarithm;
   }
 }

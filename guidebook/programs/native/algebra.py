@@ -127,14 +127,12 @@ def _inverse(results: Sequence[Tensor], a: Tensor, *, check_errors: bool = False
 
 
 def _determinant(results: Sequence[Tensor], a: Tensor) -> list[Call]:
-    """The determinant, or its sign and the logarithm of its size."""
-    apart = len(results) == 4
+    """The sign of the determinant, and the logarithm of its size."""
 
-    def call(a: Tensor, first: Tensor, second: Tensor) -> Call:
-        given = first, second, a, int(apart), *_sizes(a)[:-1], *_strides(a)
-        return f"determinant<{_real(a)}>", given
+    def call(a: Tensor, sign: Tensor, size: Tensor) -> Call:
+        return f"determinant<{_real(a)}>", (sign, size, a, *_sizes(a)[:-1], *_strides(a))
 
-    return _in_pieces(call, 1, a, results[0], results[1] if apart else results[0])
+    return _in_pieces(call, 1, a, *results[:2])
 
 
 def checked(calls: list[tuple[int | str, tuple[Any, ...]]], info: Tensor) -> None:
@@ -288,7 +286,6 @@ ALGEBRA: dict[Any, Callable[..., list[Call]]] = {
     aten._linalg_solve_ex.default: _general_solution,
     aten.linalg_inv_ex.default: _inverse,
     aten._linalg_slogdet.default: _determinant,
-    aten._linalg_det.default: _determinant,
     aten.cumsum.default: _running(0),
     aten.cumsum.out: _running(0),
     aten.cumprod.default: _running(1),

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import ROUNDING, held_by
+from guidebook.programs.native.masks import without_masks
 from guidebook.programs.native.plans import planned
 from guidebook.programs.native.source import source_of, with_density
 
@@ -37,7 +39,7 @@ class NativeDensity:
 
     def __init__(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
         """`at` (D,): a position at which the density is finite, in the precision of the graph."""
-        dimension, dtype = len(at), at.dtype
+        graph, dimension, dtype = without_masks(graph), len(at), at.dtype
         self.dimension, self.dtype = dimension, dtype
         if dtype not in REAL:
             raise CannotLower(f"its density is {dtype}")
@@ -84,8 +86,11 @@ class NativeDensity:
         for k in range(TRIED):
             noise = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
             u = at + (0.5 * k * noise).to(at)
-            with torch.no_grad():
-                value, grad = graph(u)
+            try:
+                with torch.no_grad():
+                    value, grad = graph(u)
+            except LinAlgError:  # as a density that is not a number
+                continue
             if not bool(value.isfinite() & grad.isfinite().all()):
                 continue
             found, slope = self(u)

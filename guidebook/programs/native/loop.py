@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_leaves
 
 from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native.algebra import REAL, CannotLower
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import ROUNDING, held_by
+from guidebook.programs.native.masks import without_masks
 from guidebook.programs.native.plans import planned
 from guidebook.programs.native.source import source_of, with_loop
 
@@ -64,7 +66,7 @@ class NativeLoop:
         data: Sequence[Tensor],
         budget: int,
     ) -> None:
-        self.at_once = LEAST_AT_ONCE
+        graph, self.at_once = without_masks(graph), LEAST_AT_ONCE
         self._state, self._moving = state, moving
         real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
         if real not in REAL or not all(t.is_contiguous() for t in example):
@@ -138,6 +140,8 @@ class NativeLoop:
             fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
             with torch.no_grad():
                 grads, other, _ = tried(lambda _, given: graph(*given))
+        except LinAlgError as error:
+            raise CannotLower("a matrix of its first step is not positive definite") from error
         finally:
             torch.set_rng_state(before)
         (grad,) = tree_leaves(grads)  # Inductor makes a list of it

@@ -186,11 +186,10 @@ class _Noted(TorchDispatchMode):
         if operation is CHECK:  # nothing has been computed that could be checked
             checked(self.calls, args[0])
             return None
-        result = operation(*args, **kwargs)
-        if operation in ALGEBRA:
-            self.calls += ALGEBRA[operation](result, *args, **kwargs)
-        else:
+        if operation not in ALGEBRA:
             raise CannotLower(f"it calls {operation}")
+        result = operation(*args, **kwargs)
+        self.calls += ALGEBRA[operation](result, *args, **kwargs)
         return result
 
     def plan(self, arguments: Sequence[Tensor], results: Any) -> Plan:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidebook.programs.native import source
-from guidebook.programs.native.algebra import ALGEBRA, REAL
+from guidebook.programs.native.algebra import ALGEBRA, REAL, CannotLower, checked
 from guidebook.programs.native.library import library
 
 aten = torch.ops.aten
@@ -87,8 +87,23 @@ def matrices(dtype):
             general = laid_matrices(triangle(batch, n, False, dtype)[..., rows, :])
             yield aten.linalg_inv_ex.default, (general,), {}
             yield aten._linalg_slogdet.default, (general,), {}
-            yield aten._linalg_det.default, (general,), {}
+            yield aten._linalg_slogdet.default, (general * (torch.arange(n) != 1),), {}
             yield aten._linalg_solve_ex.default, (general, drawn(*batch, n, dtype=dtype)), {}
+
+
+def products(dtype):
+    """Of small matrices, and of those that BLAS is given."""
+    for m, n, k in ((1, 1, 1), (3, 4, 5), (1, 7, 2), (20, 30, 40)):
+        for _ in range(4):
+            a, b, c = (laid_matrices(drawn(*s, dtype=dtype)) for s in ((m, k), (k, n), (m, n)))
+            yield aten.mm.default, (a, b), {}
+            yield aten.addmm.default, (c, a, b), {}
+            yield aten.addmm.default, (c[0], a, b), {}
+            a, b, c = (laid_matrices(drawn(2, *s, dtype=dtype)) for s in ((m, k), (k, n), (m, n)))
+            yield aten.bmm.default, (a, b), {}
+            yield aten.bmm.default, (a[:1].expand(2, m, k), b), {}
+            yield aten.baddbmm.out, (c, a, b), {"out": torch.empty_like(c)}
+            yield aten.baddbmm.out, (c, a, b), {"beta": 0, "out": torch.empty_like(c)}
 
 
 def along_dimensions(dtype):
@@ -119,6 +134,9 @@ def along_dimensions(dtype):
             yield aten.bucketize.Tensor, (x, first), {"right": right}
 
 
+KINDS = products, matrices, along_dimensions
+
+
 def of(results):
     return list(results) if isinstance(results, (tuple, list)) else [results]
 
@@ -143,7 +161,7 @@ def label(name):
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """Every function of the two headers, of each type that plans call them with."""
-    kinds = [(f, one) for one in REAL for f in (matrices, along_dimensions)]
+    kinds = [(f, one) for one in REAL for f in KINDS]
     cases = {(f, dtype): [called(*case) for case in f(dtype)] for f, dtype in kinds}
     told = {}
     for _, _, _, calls in (case for some in cases.values() for case in some):
@@ -176,12 +194,11 @@ def run(loaded, name, given):
 UNUSED = {  # factors and pivots, which gradients take from elsewhere
     aten._linalg_solve_ex.default: (0, 3),
     aten._linalg_slogdet.default: (0, 1),
-    aten._linalg_det.default: (0,),
 }
 
 
 @pytest.mark.parametrize("dtype", list(REAL))
-@pytest.mark.parametrize("kind", [matrices, along_dimensions])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_call_does_what_torch_does(compiled, kind, dtype) -> None:
     """In double precision to 1e-11, in single to 1e-4: batches, halves, sides and layouts of all kinds."""
     loaded, cases = compiled
@@ -194,4 +211,35 @@ def test_every_call_does_what_torch_does(compiled, kind, dtype) -> None:
                 ours[k], expected[k], rtol=near, atol=near, equal_nan=True,
                 msg=lambda m, o=operation: f"{o}: {m}",
             )  # fmt: skip
-    assert len(cases[kind, dtype]) > 100
+    assert len(cases[kind, dtype]) >= 100
+
+
+def test_what_a_call_is_refused_for() -> None:
+    """Factors of a product, types without a function, an order of another tensor, the check of a sum."""
+    a, info = drawn(3, 3), torch.zeros((), dtype=torch.int32)
+    refused = {
+        "with factors 2 and 1": lambda: ALGEBRA[aten.addmm.default](a, a, a, a, alpha=2),
+        "product of torch.complex128": lambda: ALGEBRA[aten.mm.default](
+            *[a.to(torch.complex128)] * 3
+        ),
+        "running sum of torch.float16": lambda: ALGEBRA[aten.cumsum.default](a, a.half(), 0),
+        "an order of another tensor": lambda: ALGEBRA[aten.searchsorted.Tensor](
+            a.long(), a, a, sorter=a.long()
+        ),
+        "several factorisations at once": lambda: checked([(0, (info,))], info),
+        "not positive definite": lambda: checked([], info + 2),
+    }
+    for words, call in refused.items():
+        with pytest.raises(CannotLower, match=words):
+            call()
+    checked([], info)  # a constant that was factored
+
+
+def test_a_failed_factorisation_is_marked_in_every_piece_of_its_batch() -> None:
+    """Systems for vectors lie side by side, one batch within the other."""
+    a, b = drawn(2, 3, 4, 4), drawn(2, 3, 4)
+    _, _, ours, calls = called(aten._linalg_solve_ex.default, (a, b), {})
+    assert len(calls) == 2 and all(given[-1] == 0 for _, given in calls)
+    noted = [("another", (a, 0)), *calls]
+    checked(noted, ours[-1])
+    assert [given[-1] for _, given in noted] == [0, 1, 1]
