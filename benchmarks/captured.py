@@ -26,9 +26,12 @@ def captured_step(
     objective: Any = None,
     batch_size: int | None = None,
     steps: int = 100_000,
-    compiled: bool = True,
+    compiled: bool | str = True,
 ) -> Step:
-    """What `svi` builds before its loop, by the same functions; `steps` is the most it can do."""
+    """What `svi` builds before its loop, by the same functions; `steps` is the most it can do.
+
+    compiled: True, each step compiled and called from Python; False, recorded; "auto", as `svi` decides.
+    """
     source = admitted(model, data, batch_size=batch_size, size=None)
     model, guide = copied(model, guide)
     dtype = dtype_of(model, guide)
@@ -36,8 +39,8 @@ def captured_step(
     with local_parameters(), precision(dtype), random_state(0):
         problem = prepare(model, guide, source, objective, cpu, dtype, 0)
         optimiser = default_optimiser(problem, steps)
-        step = Step(problem, optimiser, steps, 1, "graph")
-        if compiled:  # each step called from Python
+        step = Step(problem, optimiser, steps, 1, "auto" if compiled == "auto" else "graph")
+        if compiled is True:  # each step called from Python
             example = [*step.inputs(), *step.tensors(problem.data)]
             step.call = compile_graph(step.graph, [t.clone() for t in example])
         return step

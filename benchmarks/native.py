@@ -1,6 +1,7 @@
-"""What does a step cost in the compiled loop, compile="native", against the compiled step called from Python?
+"""What does a step cost in the loop in C, against the compiled step called from Python, and NumPyro's in one
+`lax.scan`?
 
-python -m benchmarks.native          # a minute or two
+    python -m benchmarks.native          # some minutes
 """
 
 from benchmarks import timing
@@ -18,6 +19,7 @@ import torch
 
 import guidebook as gb
 from benchmarks.captured import captured_block, captured_step
+from benchmarks.numpyro_side import numpyro
 from benchmarks.speed import CASES
 from benchmarks.timing import Block
 from guidebook.inference.fits.running import Steps
@@ -46,21 +48,35 @@ def native_block(step: Step) -> Block:
     return block
 
 
-def row(name: str, given: tuple[Any, ...], rounds: int) -> list[str]:
+THEIRS = {
+    "eight schools, mean-field": "mean-field",
+    "the same, 16 particles": "particles",
+    "the same, full-rank": "full-rank",
+    "mixture of 3, enumerated": "mixture",
+}
+"""The cases of benchmarks/numpyro_steps.py."""
+
+
+def row(name: str, given: tuple[Any, ...], rounds: int, ask: Any) -> list[str]:
     with pyro.get_param_store().scope():
-        compiled, native = (captured_step(*given) for _ in range(2))
+        compiled, native = (captured_step(*given, compiled=how) for how in (True, False))
         begun = time.perf_counter()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
+            native._asked = "native"
             native.native = native._native_loop()
         made = time.perf_counter() - begun
         if native.native is None:
-            return [name, "", "", "", str(told[-1].message).partition("(")[2][:60]]
+            return [name, "", "", "", "", "", str(told[-1].message).partition("(")[2][:60]]
         blocks = {"compiled": captured_block(compiled, 500), "native": native_block(native)}
+        if ask and name in THEIRS:
+            blocks["numpyro"] = lambda: ask(f"steps {THEIRS[name]} {AT_ONCE}")[0]
         seconds = timing.interleaved(blocks, rounds)
-    medians = [timing.shown(statistics.median(seconds[kind])) for kind in blocks]
-    gain = timing.ratio(seconds, "compiled", "native")
-    return [name, *medians, f"{gain:.1f}", f"{made:.1f} s"]
+    cells = [name, f"{made:.1f} s"]
+    cells += [timing.shown(statistics.median(seconds[k])) if k in seconds else "-"
+              for k in ("native", "compiled", "numpyro")]  # fmt: skip
+    return cells + [f"{timing.ratio(seconds, k, 'native'):.1f}" if k in seconds else "-"
+                    for k in ("compiled", "numpyro")]  # fmt: skip
 
 
 def main() -> None:
@@ -72,8 +88,10 @@ def main() -> None:
     for name in ("mean_field", "full_rank", "low_rank", "flow"):
         guide = getattr(gb.guides, name)(eight_schools)
         cases[f"gb.guides.{name}, 16 particles"] = (eight_schools, guide, data)
-    rows = [row(name, case, rounds) for name, case in cases.items()]
-    timing.table(["a step", "compiled", "native", "ratio", "made in"], rows)
+    with numpyro("numpyro_steps.py") as ask:
+        rows = [row(name, case, rounds, ask) for name, case in cases.items()]
+    header = ["a step", "made in", "in C", "called from Python", "NumPyro", "ratio", "to NumPyro"]
+    timing.table(header, rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
-"""NumPyro's side of benchmarks/vae_speed.py, in an environment of its own.
+"""NumPyro's side of benchmarks/vae_speed.py, in an environment of its own (benchmarks/numpyro_side.py).
 
-    python -m venv benchmarks/.cache/numpyro
-    benchmarks/.cache/numpyro/bin/pip install numpyro jax jaxlib
-
-JAX and PyTorch need not share an environment, so vae_speed.py starts this file with that
-environment's Python and asks for blocks of steps over its standard input: a line
+It is asked for blocks of steps over its standard input: a line
 `BATCH STEPS`, answered by the seconds a step. The model is the one of guidebook.models.decoders.latent.VAE;
 the steps of a block run inside one `lax.scan` with the batches gathered there, as in NumPyro's own
 VAE example; NumPyro's Adam, float32.

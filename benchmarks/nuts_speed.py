@@ -1,4 +1,4 @@
-"""NUTS on eight schools: gb.nuts against pyro.infer.NUTS, seconds an effective draw.
+"""NUTS on eight schools: gb.nuts against pyro.infer.NUTS and NumPyro's, seconds an effective draw.
 
     python -m benchmarks.nuts_speed       # about five minutes
 
@@ -10,7 +10,8 @@ chains of 1,000 + 1,000).
 - with set-up: the whole call; for gb.nuts that is recording, the start, compiling (kernels from an
   earlier run are on disk, as from a user's second fit) and the warm-up; for Pyro its warm-up.
 - draws only: what a further draw costs; for Pyro the time after the warm-up, for gb.nuts the
-  difference of two calls that differ in the number of draws.
+  difference of two calls that differ in the number of draws; for NumPyro, which has the same numbers of
+  chains, warm-up and draws as gb.nuts, a further run without a warm-up, compiled before.
 """
 
 import statistics
@@ -28,6 +29,7 @@ from arviz_stats.base import array_stats
 from pyro.infer import MCMC, NUTS
 
 import guidebook as gb
+from benchmarks.numpyro_side import numpyro
 from guidebook.models.hierarchical import eight_schools
 
 SITES = ("mu", "tau", "theta_trans")
@@ -75,30 +77,45 @@ def pyro_side(seed: int, iterations: int) -> tuple[float, float, float]:
     return end - start, end - warm, least_ess([samples[s].double().numpy() for s in SITES])
 
 
+def one_seed(
+    seed: int, quick: bool, ask: Any, whole: Any, further: Any, rows: list[list[str]]
+) -> None:
+    """Adds the figures of every sampler with this seed."""
+    seconds, ess = guidebook_side(seed)
+    longer, more = guidebook_side(seed, MORE * DRAWS)
+    theirs, after, least = pyro_side(seed, 100 if quick else ITERATIONS)
+    found = {
+        "gb.nuts": (seconds, ess, seconds / ess, (longer - seconds) / (1 - 1 / MORE) / more),
+        "pyro.infer.NUTS": (theirs, least, theirs / least, after / least),
+    }
+    if ask:
+        all_, draws, first, second = ask(f"nuts {seed} {DRAWS}")
+        found["numpyro.infer.NUTS"] = (all_, first, all_ / first, draws / second)
+    for name, (time_, size, per, only) in found.items():
+        whole[name].append(per)
+        further[name].append(only)
+        shown = timing.shown(time_), f"{size:.0f}", timing.shown(per), timing.shown(only)
+        rows.append([name, str(seed), *shown])
+
+
 def main() -> None:
     quick = timing.arguments(__doc__).quick
     torch.set_num_threads(1)
     print(f"{timing.machine()}; pinned to core {CORE}\n", flush=True)
     guidebook_side(99)  # imports of both, and the kernels
-    whole: dict[str, list[float]] = {"gb.nuts": [], "pyro.infer.NUTS": []}
-    further: dict[str, list[float]] = {"gb.nuts": [], "pyro.infer.NUTS": []}
-    rows = []
-    for seed in range(1 if quick else 3):
-        seconds, ess = guidebook_side(seed)
-        longer, more = guidebook_side(seed, MORE * DRAWS)
-        theirs, after, least = pyro_side(seed, 100 if quick else ITERATIONS)
-        whole["gb.nuts"].append(seconds / ess)
-        further["gb.nuts"].append((longer - seconds) / (1 - 1 / MORE) / more)
-        whole["pyro.infer.NUTS"].append(theirs / least)
-        further["pyro.infer.NUTS"].append(after / least)
-        for name, time_, size in (("gb.nuts", seconds, ess), ("pyro.infer.NUTS", theirs, least)):
-            per = [timing.shown(kind[name][-1]) for kind in (whole, further)]
-            rows.append([name, str(seed), timing.shown(time_), f"{size:.0f}", *per])
+    rows: list[list[str]] = []
+    with numpyro("numpyro_steps.py") as ask:
+        kinds = ("gb.nuts", "pyro.infer.NUTS", *(("numpyro.infer.NUTS",) if ask else ()))
+        whole: dict[str, list[float]] = {name: [] for name in kinds}
+        further: dict[str, list[float]] = {name: [] for name in kinds}
+        for seed in range(1 if quick else 3):
+            one_seed(seed, quick, ask, whole, further, rows)
     header = ["sampler", "seed", "time", "least bulk ESS", "per effective draw", "draws only"]
     timing.table(header, rows)
     for words, kind in (("with set-up", whole), ("draws only", further)):
-        gain = statistics.median(kind["pyro.infer.NUTS"]) / statistics.median(kind["gb.nuts"])
-        print(f"per effective draw, {words}: {gain:.0f} times (target 15)")
+        for name in kinds[1:]:
+            gain = statistics.median(kind[name]) / statistics.median(kind["gb.nuts"])
+            print(f"per effective draw, {words}: {gain:.1f} times faster than {name}")
 
 
 if __name__ == "__main__":

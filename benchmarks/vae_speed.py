@@ -6,7 +6,8 @@ Bernoulli likelihood, tanh, diagonal normal q(z | x), Adam with step size 0.001,
 batches of 16, 128 and 1,024 rows drawn from 8,192 rows of random zeros and ones (the time does not
 depend on what they are). Fetching the batch is part of every side's step:
 
-- captured: the step of `gb.svi(VAE, AmortizedNormal, ..., batch_size=...)`;
+- captured: the step of `gb.svi(VAE, AmortizedNormal, ..., batch_size=...)` at its defaults, on one thread the
+  loop in C;
 - torch: a hand-written loop with the Kullback-Leibler divergence in closed form and
   `torch.optim.Adam(fused=True)`;
 - pyro.infer.SVI on the same model and guide;
@@ -14,10 +15,7 @@ depend on what they are). Fetching the batch is part of every side's step:
 """
 
 import statistics
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import timing
@@ -31,6 +29,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
 from benchmarks.captured import captured_block, captured_step
+from benchmarks.numpyro_side import numpyro
 from guidebook.guides.amortized.normal import AmortizedNormal
 from guidebook.models.decoders.latent import VAE
 from guidebook.models.decoders.networks import mlp
@@ -38,7 +37,6 @@ from guidebook.models.decoders.networks import mlp
 PIXELS, HIDDEN, LATENTS, ROWS = 784, 400, 50, 8192
 RATE = 1e-3
 BATCHES = (16, 128, 1024)
-NUMPYRO = Path(__file__).resolve().parent / ".cache" / "numpyro" / "bin" / "python"
 
 
 def pixels() -> Tensor:
@@ -86,50 +84,23 @@ def pyro_step(x: Tensor, batch: int) -> Callable[[], object]:
     return lambda: svi.step(x[torch.randint(len(x), (batch,))])
 
 
-@contextmanager
-def numpyro() -> Iterator[Callable[[int, int], float] | None]:
-    """A function (batch, steps) -> seconds a step in NumPyro's process; None if it is not there."""
-    if not NUMPYRO.exists():
-        print(f"no NumPyro: {NUMPYRO} is missing (see benchmarks/numpyro_vae.py)")
-        yield None
-        return
-    script = Path(__file__).with_name("numpyro_vae.py")
-    process = subprocess.Popen(
-        [NUMPYRO, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin
-    assert process.stdout
-    print(process.stdout.readline().strip())
-
-    def block(batch: int, steps: int) -> float:
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(f"{batch} {steps}\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
-    try:
-        yield block
-    finally:
-        process.stdin.close()
-        process.wait()
-
-
-def compared(batch: int, rounds: int, theirs: Callable[[int, int], float] | None) -> list[str]:
+def compared(batch: int, rounds: int, theirs: Callable[[str], list[float]] | None) -> list[str]:
     """One row of the table."""
     x = pixels()
     steps = max(5, 400 // batch)
     with pyro.get_param_store().scope():
         stock = pyro_step(x, batch)
         model, guide = networks()
-        ours = captured_step(model, guide, {"x": x}, batch_size=batch, steps=20_000)
+        ours = captured_step(
+            model, guide, {"x": x}, batch_size=batch, steps=20_000, compiled="auto"
+        )
         blocks: dict[str, Any] = {
             "captured": captured_block(ours, steps),
             "torch": timing.steps_block(torch_step(x, batch), steps),
             "pyro": timing.steps_block(stock, steps),
         }
         if theirs:
-            blocks["numpyro"] = lambda: theirs(batch, steps)
+            blocks["numpyro"] = lambda: theirs(f"{batch} {steps}")[0]
         seconds = timing.interleaved(blocks, rounds)
     row = [str(batch)]
     row += [timing.shown(statistics.median(seconds[n])) if n in seconds else "-"
@@ -143,7 +114,7 @@ def main() -> None:
     quick = timing.arguments(__doc__).quick
     torch.set_num_threads(1)
     print(f"{timing.machine()}; pinned to core {CORE}")
-    with numpyro() as theirs:
+    with numpyro("numpyro_vae.py") as theirs:
         rows = [compared(batch, 5 if quick else 30, theirs) for batch in BATCHES]
     print()
     header = ["batch", "captured", "torch, fused Adam", "pyro.infer.SVI", "NumPyro"]
