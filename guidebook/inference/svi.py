@@ -109,11 +109,13 @@ def svi(
         seed: decides the result alone; the caller's random state is left as it was.
         restarts: independent fits from scattered starts in one vectorised step; the best is kept
             and R-hat across them enters the status.
-        compile: "auto" compiles the captured step where that pays; True always; "graph" never but
-            captures; False takes the reference path, pyro.infer.SVI. "native" runs many compiled steps at a
-            time without Python, for fits of small models and many thousand steps on a CPU; its first steps
-            are checked against single ones, and it warns and runs as True where it cannot be made or
-            differs (`guidebook.programs.native.loop`). notes has `compiled` and `native`.
+        compile: "auto" compiles the captured step where that pays, by the number of steps and the size of its
+            tensors alone: into a loop in C of many steps, without Python between them, on one core
+            (`guidebook.programs.native.loop`; its first steps are checked against single ones and against
+            the recorded operations), or, where no such loop can be made or the tensors are large and torch
+            has several threads, into kernels that are called step by step. True does so always; "native"
+            too, and warns where there is no loop; "graph" never but captures; False takes the reference
+            path, pyro.infer.SVI. notes has `compiled` and `native`.
         progress: a bar with the objective and, for guides of a normal q(z | x), how many of its
             dimensions are active; a fit that ends without any warns, notes['active_dimensions'] has
             the number and that of all.
