@@ -247,7 +247,7 @@ class Step:
             return self._loss(flat, self.problem.data, self._objective(self.state), {})
 
     def _body(self, *inputs: Tensor) -> Tensor:
-        """One step in place; returns the gradient, zero for a restart that has stopped."""
+        """One step in place; returns the gradient."""
         state = dict(zip(self.moving, inputs, strict=False))
         tensors = inputs[len(self.moving) :]
         data = {**self.problem.data, **dict(zip(self.tensor_names, tensors, strict=False))}
@@ -260,11 +260,12 @@ class Step:
             grad, loss = grad[None], loss.reshape(1)
         else:
             grad, loss = torch.func.vmap(loss_and_grad, randomness="different")(flat)
-        fine = state["alive"] & loss.isfinite() & grad.isfinite().all(-1)
-        grad = torch.where(fine[:, None], grad, 0.0)
+        finite = (grad * 0.0).sum(-1) == 0.0  # one pass of vectors, which a conjunction is not
+        fine = state["alive"] & loss.isfinite() & finite
+        used = torch.where(fine[:, None], grad, 0.0)
         place = state["step"]
         tables = {name: state[name] for name in self.tables}
-        move = self.optimiser.move(flat, grad, state, tables, place)
+        move = self.optimiser.move(flat, used, state, tables, place)
         flat.sub_(torch.where(fine[:, None], move, 0.0))
         state["history"].index_copy_(0, place, loss.detach()[None].to(state["history"].dtype))
         state["alive"].logical_and_(fine)

@@ -33,13 +33,14 @@ static void product(T* c, const T* a, const T* b, const T* d, int64_t batch, int
   const bool large = m * n * k > 4000 && c2 == 1 && c1 >= n && blas(T()).gemm && readable(m, k, a1, a2, &ta, &la) &&
                      readable(k, n, b1, b2, &tb, &lb);
   for (int64_t s = 0; s < batch; s++) {
-    for (int64_t i = 0; i < m; i++)
-      for (int64_t j = 0; j < n; j++)
-        c[s * c0 + i * c1 + j * c2] = beta ? d[s * d0 + i * d1 + j * d2] : T(0);
+    if (beta || !large)  // BLAS writes what it does not add to
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+          c[s * c0 + i * c1 + j * c2] = beta ? d[s * d0 + i * d1 + j * d2] : T(0);
     if (large) {  // row by row is column by column of the transposed product
       const int M = n, N = m, K = k, lc = c1;
-      const T one = 1;
-      blas(T()).gemm(&tb, &ta, &M, &N, &K, &one, b + s * b0, &lb, a + s * a0, &la, &one, c + s * c0, &lc);
+      const T one = 1, added = beta;
+      blas(T()).gemm(&tb, &ta, &M, &N, &K, &one, b + s * b0, &lb, a + s * a0, &la, &added, c + s * c0, &lc);
       continue;
     }
     for (int64_t i = 0; i < m; i++) {

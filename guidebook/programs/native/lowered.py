@@ -8,7 +8,7 @@ are known, and nobody needs the function. What Inductor leaves to libraries (`al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -37,10 +37,13 @@ NORMALS = aten.randn.default
 
 @dataclass(frozen=True)
 class Place:
-    """Bytes from `offset` on of an argument of the graph, or of the scratch memory."""
+    """Memory from byte `offset` on of an argument of the graph, or of the scratch memory; `size` bytes of it
+    are what a tensor there spans.
+    """
 
     argument: int | None
     offset: int
+    size: int = field(compare=False, default=0)
 
 
 @dataclass(frozen=True)
@@ -197,12 +200,13 @@ class _Noted(TorchDispatchMode):
         def place(tensor: Tensor) -> Place:
             nonlocal end
             storage = tensor.untyped_storage()
-            base, offset = storage.data_ptr(), int(tensor.storage_offset()) * tensor.element_size()
+            base, each = storage.data_ptr(), tensor.element_size()
+            offset, size = int(tensor.storage_offset()) * each, _span(tensor) * each
             if base in own:
-                return Place(own[base], offset)
+                return Place(own[base], offset, size)
             if base not in starts:
                 starts[base], end = end, end + -(-storage.nbytes() // 64) * 64
-            return Place(None, starts[base] + offset)
+            return Place(None, starts[base] + offset, size)
 
         calls = tuple(
             (k, tuple(place(a) if isinstance(a, Tensor) else int(a) for a in given))
@@ -220,3 +224,10 @@ class _Noted(TorchDispatchMode):
             max(end, 64),
             tuple(Result(place(t), tuple(t.shape), t.stride(), t.dtype) for t in leaves),
         )
+
+
+def _span(tensor: Tensor) -> int:
+    """Elements from the first to the last."""
+    if not tensor.numel():
+        return 0
+    return 1 + sum((n - 1) * by for n, by in zip(tensor.shape, tensor.stride(), strict=True))

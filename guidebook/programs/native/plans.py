@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidebook.programs.native import algebra, kept, lowered
+from guidebook.programs.native import algebra, copies, kept, lowered
 from guidebook.programs.native.algebra import CannotLower
+from guidebook.programs.native.copies import without_copies
 from guidebook.programs.native.lowered import Place, Plan, Result
 
 
@@ -40,7 +41,7 @@ def planned(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
             raise CannotLower(told["refused"])
         return _read(told)
     try:
-        plan = lowered.lowered(graph, example)
+        plan = without_copies(lowered.lowered(graph, example))
     except CannotLower as refused:
         _keep({"refused": str(refused)}, name)
         raise
@@ -62,7 +63,7 @@ def _told(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> list[str]:
 
 @functools.cache
 def _lowering() -> str:
-    texts = (inspect.getsource(module).encode() for module in (algebra, lowered))
+    texts = (inspect.getsource(module).encode() for module in (algebra, copies, lowered))
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
@@ -75,7 +76,7 @@ def _keep(told: dict[str, Any], name: str) -> None:
 
 def _written(plan: Plan) -> dict[str, Any]:
     def of(place: Place | int) -> Any:
-        return [place.argument, place.offset] if isinstance(place, Place) else place
+        return [place.argument, place.offset, place.size] if isinstance(place, Place) else place
 
     return {
         "sources": plan.sources,

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import guidebook as gb
 from guidebook.errors import SettingError
@@ -24,7 +26,12 @@ from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native import kept, source
 from guidebook.programs.native import library as compiler
 from guidebook.programs.native import loop as native
+from guidebook.programs.native import plans as plan_file
+from guidebook.programs.native.algebra import CannotLower
+from guidebook.programs.native.copies import COPY, without_copies
 from guidebook.programs.native.library import CannotCompile, library
+from guidebook.programs.native.lowered import lowered
+from guidebook.programs.native.plans import planned
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3))
@@ -282,6 +289,52 @@ def test_its_normals_are_those_of_torch(parts, dtype) -> None:
             assert torch.equal(state, torch.get_rng_state())
     finally:
         torch.set_rng_state(before)
+
+
+def test_products_are_written_where_they_are_wanted() -> None:
+    """Side by side in one vector, without loops that copy them there; not what is read elsewhere."""
+
+    def graph(a, b, c):
+        first, second, third = a @ b, b @ c, a @ c
+        return torch.cat([p.reshape(-1) for p in (first, second, third)]), third.exp()
+
+    given = [torch.randn(3, 3).double() for _ in range(3)]
+    plan = lowered(make_fx(graph)(*given), given)
+    fewer = without_copies(plan)
+    assert [sum(len(COPY.findall(code)) for _, code in p.sources) for p in (plan, fewer)] == [2, 0]
+    assert len({call[1][0] for call in fewer.calls if call[0] == "product<double>"}) == 3
+    for one in (plan, fewer):
+        found = [torch.empty(27).double(), torch.empty(3, 3).double()]
+        run = library([(source.source_of(one, light=True), False)]).run
+        assert run(native._pointers(given), None, native._pointers(found)) == 0
+        for ours, theirs in zip(found, graph(*given), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_plans_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of the same operations and shapes is not lowered again, nor one that cannot be; a file that is
+    damaged is made again.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    given = [torch.randn(3).double()]
+    graphs = [make_fx(f)(*given) for f in (torch.exp, torch.special.i0e, torch.linalg.vector_norm)]
+    graphs.append(make_fx(lambda a: torch.rand_like(a))(*given))
+    plans = [planned(g, given) for g in graphs[:3]]
+    with pytest.raises(CannotLower) as first:
+        planned(graphs[3], given)
+    count = []
+    monkeypatch.setattr(
+        plan_file.lowered, "lowered", lambda *given: count.append(1) or lowered(*given)
+    )
+    assert [planned(g, [torch.randn(3).double()]) for g in graphs[:3]] == plans
+    with pytest.raises(CannotLower, match=re.escape(str(first.value))):
+        planned(graphs[3], given)
+    assert not count
+    planned(graphs[0], [torch.randn(4).double()])
+    assert len(count) == 1
+    for path in (tmp_path / "guidebook").glob("*.json"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert planned(graphs[1], given) == plans[1] and len(count) == 2
 
 
 # the libraries on disk -----------------------------------------------------------------------------------
