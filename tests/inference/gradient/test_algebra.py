@@ -236,8 +236,9 @@ def test_what_a_call_is_refused_for() -> None:
 
 
 def test_a_failed_factorisation_is_marked_in_every_piece_of_its_batch() -> None:
-    """Systems for vectors lie side by side, one batch within the other."""
+    """Systems for vectors lie side by side, one batch within the other; what is in one piece is one call."""
     a, b = drawn(2, 3, 4, 4), drawn(2, 3, 4)
+    assert len(called(aten.linalg_inv_ex.default, (a,), {})[-1]) == 1
     _, _, ours, calls = called(aten._linalg_solve_ex.default, (a, b), {})
     assert len(calls) == 2 and all(given[-1] == 0 for _, given in calls)
     noted = [("another", (a, 0)), *calls]
