@@ -13,10 +13,13 @@ from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
 import guidebook as gb
 from guidebook.errors import SettingError
+from guidebook.inference.gradient import step
 from guidebook.models.decoders.latent import VAE
 from guidebook.models.hierarchical import eight_schools
 from guidebook.models.regression import logistic_regression
+from guidebook.programs.graphs.compiled import worth_looping
 from guidebook.programs.graphs.recorded import CannotRecord, record
+from guidebook.programs.native.algebra import CannotLower
 
 STEPS = 60
 
@@ -110,8 +113,11 @@ def test_captured_equals_eager_step_for_step(name):
     np.testing.assert_allclose(captured.history, eager.history, rtol=tolerance, atol=tolerance)
 
 
-def test_compiled_equals_the_graph():
-    """Inductor fuses operations and draws the same random numbers."""
+@pytest.mark.parametrize("loop", [True, False])
+def test_compiled_equals_the_graph(loop, monkeypatch):
+    """In a loop in C, and by kernels of Inductor that are called step by step, where there is no loop: fused
+    operations, and the same random numbers.
+    """
     data = {"y": np.array([0.3, -1.2, 0.8])}
 
     def model(y):
@@ -119,12 +125,28 @@ def test_compiled_equals_the_graph():
         with pyro.plate("row", len(y)):
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
+    def refused(*given):
+        raise CannotLower("it is asked not to")
+
+    if not loop:
+        monkeypatch.setattr(step, "NativeLoop", refused)
     found = [
         gb.svi(model, AutoNormal(model), data, steps=STEPS, compile=compile, progress=False)
         for compile in (True, "graph")
     ]
     assert [fit.notes["compiled"] for fit in found] == [True, False]
+    assert [fit.notes["native"] for fit in found] == [loop, False]
     np.testing.assert_allclose(found[0].history, found[1].history, rtol=1e-9)
+
+
+def test_a_loop_pays_from_2000_calls_on_and_where_more_cores_are_no_faster(monkeypatch):
+    small, large = (record(torch.exp, torch.zeros(n)) for n in (10, 200_000))
+    cpu = torch.device("cpu")
+    assert worth_looping(small, 2000, cpu) and not worth_looping(small, 1900, cpu)
+    assert worth_looping(large, 300, cpu) and not worth_looping(large, 100, cpu)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert worth_looping(small, 2000, cpu) and not worth_looping(large, 10_000, cpu)
+    assert not worth_looping(small, 10_000, torch.device("cuda"))
 
 
 def branching(y):
