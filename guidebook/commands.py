@@ -66,6 +66,7 @@ def report(options: argparse.Namespace) -> None:
         seed=options.seed,
         labels=pair.labels() if pair.labels and by_row else None,
         held_out=pair.held_out() if pair.held_out and by_row else None,
+        effort="quick" if options.quick else "full",
     )
     page = _written(pair, comparison, folder)
     for name, done in fits.items():
