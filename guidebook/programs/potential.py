@@ -210,6 +210,27 @@ class Potential:
         """log p(x, u) (S,) and its gradient (S, D) at u (S, D)."""
         return self._recordings.batched(self, "gradient", Potential.value_and_grad_at, u)
 
+    def everything_at(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Gradient (D,), log p(x, z), log |det dz/du| and the values of the sites at u (D,): for recording."""
+
+        def density(position: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            log_joint, log_det, values = self._evaluate(position)
+            return log_joint + log_det, (log_joint, log_det, *values.values())
+
+        grad, (_, parts) = torch.func.grad_and_value(density, has_aux=True)(u)
+        return grad, *parts
+
+    def everything(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """log p(x, z) and log |det dz/du| (S,), the gradient of their sum (S, D), and what `constrain` gives,
+        at u (S, D): of a density whose recording is short in one evaluation.
+        """
+        if self._recordings.long or not self.vectorised:  # recorded once more it would take longer
+            return *self(u), self.value_and_grad(u)[1], self.constrain(u)
+        found = self._recordings.batched(self, "everything", Potential.everything_at, u)
+        grad, log_joint, log_det, *values = found
+        names = (*(site.name for site in self.sites), *self.derived)
+        return log_joint, log_det, grad, dict(zip(names, values, strict=True))
+
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
         return self._recordings.batched(self, "values", lambda p, v: p._evaluate(v)[2], u)
