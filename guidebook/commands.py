@@ -67,8 +67,11 @@ def report(options: argparse.Namespace) -> None:
         labels=pair.labels() if pair.labels and by_row else None,
         held_out=pair.held_out() if pair.held_out and by_row else None,
         effort="quick" if options.quick else "full",
+        say=_stage,
     )
+    _stage("figures, and what the fits say of the model")
     page = _written(pair, comparison, folder)
+    _stage("files of draws")
     for name, done in fits.items():
         draws = done.posterior(draws=_draws(pair, options), seed=options.seed)
         write_netcdf(draws, folder / f"{pair.name}-{_file_name(name)}.nc")
@@ -215,6 +218,11 @@ def _file_name(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------ the terminal
+
+
+def _stage(words: str) -> None:
+    """Nothing is silent for long, also where the output is a file."""
+    print(f"  {words} ...", flush=True)
 
 
 def _outcome(fitted: Fit) -> str:

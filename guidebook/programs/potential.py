@@ -211,7 +211,7 @@ class Potential:
         return self._recordings.batched(self, "gradient", Potential.value_and_grad_at, u)
 
     def everything_at(self, u: Tensor) -> tuple[Tensor, ...]:
-        """Gradient (D,), log p(x, z), log |det dz/du| and the values of the sites at u (D,): for recording."""
+        """Gradient (D,), log p(x, z), log |det dz/du|, values of the sites at u (D,): for recording."""
 
         def density(position: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             log_joint, log_det, values = self._evaluate(position)
