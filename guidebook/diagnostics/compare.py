@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.assess import assess_rows
+from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.uses import CODES, MODEL
 from guidebook.diagnostics.assess import assess, refused
 from guidebook.diagnostics.compared import Compared, size_of, thinned
@@ -63,24 +64,15 @@ def compared(
     name_of_reference = _name_of(reference)
     amortized = amortized_of(given, labels, held_out)
     plain = {n: f for n, f in given.items() if n not in amortized}
-    _share_recordings(plain)
-    if plain:
-        say("draws of every approximation, and the densities there")
+    _share_recordings(plain, say)
     trees, unsound = _sound(plain, name_of_reference, seed, len(given) == 1, effort)
     plain = {n: plain[n] for n in trees}
     alike(trees, given)
     rows = _assessed(trees, plain, name_of_reference, seed, calibrations, effort, say)
-    by_row = {}
-    for name, fit in amortized.items():
-        say(f"judging {name}, row by row")
-        kept = kept_apart(name, fit, held_out)
-        by_row[name] = assess_rows(fit, seed, labels, kept, calibrations.get(name), effort)
-    say("numbers for the figures")
+    by_row = _by_row(amortized, seed, labels, held_out, calibrations, effort, say)
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
-    shown = _shown(trees)
-    for name, (tree, _) in shown.items():
-        _add_predictions(tree, given[name], seed)
+    shown = _with_predictions(_shown(trees), given, seed, say)
     first = next((f for f in given.values() if isinstance(f, Fit)), None)
     return Compared(
         table=_table(rows, {n: numbers.uses for n, (_, numbers) in by_row.items()}),
@@ -101,6 +93,24 @@ def compared(
         fits={n: one for n, one in given.items() if isinstance(one, Fit)},
         calibrations=calibrations,
     )
+
+
+def _by_row(
+    amortized: Mapping[str, Fit],
+    seed: int,
+    labels: Any,
+    held_out: Mapping[str, Any] | None,
+    calibrations: Mapping[str, Calibration],
+    effort: Effort,
+    say: Say,
+) -> dict[str, tuple[Assessment, AmortizedNumbers]]:
+    """Every amortised approximation judged, with its numbers."""
+    found = {}
+    for name, fit in amortized.items():
+        say(f"judging {name}, row by row")
+        kept = kept_apart(name, fit, held_out)
+        found[name] = assess_rows(fit, seed, labels, kept, calibrations.get(name), effort)
+    return found
 
 
 def _name_of(reference: Any) -> str | None:
@@ -155,8 +165,10 @@ def _assessed(
     return rows
 
 
-def _share_recordings(fits: Mapping[str, Any]) -> None:
+def _share_recordings(fits: Mapping[str, Any], say: Say) -> None:
     """Fits of one density evaluate one recording of it: recording takes longer than many evaluations."""
+    if fits:
+        say("draws of every approximation, and the densities there")
     firsts: list[Fit] = []
     for one in fits.values():
         if not isinstance(one, Fit) or not one.approximation.has_joint:
@@ -240,6 +252,16 @@ def _matched(
             kept = list(tree["posterior"].data_vars)
             found[name]["posterior"] = found[name]["posterior"].to_dataset()[kept]
     return found
+
+
+def _with_predictions(
+    shown: dict[str, tuple[xr.DataTree, np.ndarray]], given: Mapping[str, Any], seed: int, say: Say
+) -> dict[str, tuple[xr.DataTree, np.ndarray]]:
+    """What is shown, with predictions added."""
+    say("numbers for the figures")
+    for name, (tree, _) in shown.items():
+        _add_predictions(tree, given[name], seed)
+    return shown
 
 
 def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:

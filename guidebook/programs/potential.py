@@ -273,11 +273,19 @@ class Potential:
             return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
 
         with local_parameters(), precision(self.dtype), torch.no_grad():
+            count = len(next(iter(values.values())))
             try:
-                with recording():
-                    return torch.func.vmap(invert, randomness="different")(dict(values))
+                with (
+                    recording()
+                ):  # as many at a time as elsewhere: the model decodes all of its rows
+                    pieces = [
+                        torch.func.vmap(invert, randomness="different")(
+                            {n: v[start : start + self.chunk] for n, v in values.items()}
+                        )
+                        for start in range(0, count, self.chunk)
+                    ]
+                    return torch.cat(pieces)
             except Exception:  # a model that cannot be vectorised: draw by draw
-                count = len(next(iter(values.values())))
                 with eager():
                     singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
                 return torch.stack(singles)
