@@ -42,7 +42,10 @@ from guidebook.programs.sites import (
 )
 from guidebook.scope import local_parameters, precision, random_state
 
-ELEMENTS_AT_ONCE = 4_000_000
+ELEMENTS_AT_ONCE, COST = 1_000_000, 4_000_000
+"""Numbers of data at as many positions as are evaluated at once: what a decoder makes of each is many times
+as many; and what a gradient is taken to go through where it cannot be recorded.
+"""
 
 
 class Potential:
@@ -308,5 +311,5 @@ class Potential:
         try:
             graph = self.single()
         except CannotRecord:
-            return ELEMENTS_AT_ONCE
+            return COST
         return sum(n.meta["elements"] + 50 for n in graph.graph.nodes if "elements" in n.meta)
