@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 QUICK_STEPS = 500
 QUICK_DRAWS = 500
 DRAWS = 4000
-DRAWS_OF_ROWS = 200  # where every row of the data has latents of its own: files of 10, not 200 MB
+DRAWS_OF_ROWS, QUICK_DRAWS_OF_ROWS = (
+    200,
+    50,
+)  # where every row of the data has latents of its own: files of 10, not 200 MB
 
 
 def list_pairs(options: argparse.Namespace) -> None:
@@ -66,8 +69,12 @@ def report(options: argparse.Namespace) -> None:
         seed=options.seed,
         labels=pair.labels() if pair.labels and by_row else None,
         held_out=pair.held_out() if pair.held_out and by_row else None,
+        effort="quick" if options.quick else "full",
+        say=_stage,
     )
+    _stage("figures, and what the fits say of the model")
     page = _written(pair, comparison, folder)
+    _stage("files of draws")
     for name, done in fits.items():
         draws = done.posterior(draws=_draws(pair, options), seed=options.seed)
         write_netcdf(draws, folder / f"{pair.name}-{_file_name(name)}.nc")
@@ -196,8 +203,10 @@ def _draws(pair: Pair, options: argparse.Namespace) -> int:
     if options.draws is not None:
         draws: int = options.draws
         return draws
-    usual = DRAWS if pair.held_out is None else DRAWS_OF_ROWS
-    return min(usual, QUICK_DRAWS) if options.quick else usual
+    usual, quick = (
+        (DRAWS, QUICK_DRAWS) if pair.held_out is None else (DRAWS_OF_ROWS, QUICK_DRAWS_OF_ROWS)
+    )
+    return quick if options.quick else usual
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -214,6 +223,11 @@ def _file_name(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------ the terminal
+
+
+def _stage(words: str) -> None:
+    """Nothing is silent for long, also where the output is a file."""
+    print(f"  {words} ...", flush=True)
 
 
 def _outcome(fitted: Fit) -> str:

@@ -71,6 +71,10 @@ def test_report_writes_page_table_and_draws(
     command = ["report", "eight-schools", "--out", str(out), "--guides", "mean-field", "--quick"]
     assert main(command) == 0
     printed = capsys.readouterr().out
+    assert "Left out for time (effort='quick')" in " ".join(printed.split())
+    stages = [line.strip() for line in printed.splitlines() if line.endswith(" ...")]
+    assert {"searching for modes ...", "judging mean-field ...", "judging NUTS ..."} <= set(stages)
+    assert stages[-2:] == ["figures, and what the fits say of the model ...", "files of draws ..."]
     page = out / "eight-schools.html"
     assert printed.rstrip().splitlines()[-1] == str(page)
     html = page.read_text(encoding="utf-8")

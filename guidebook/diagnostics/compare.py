@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from guidebook.diagnostics.amortized.assess import assess_rows
+from guidebook.diagnostics.amortized.numbers import AmortizedNumbers
 from guidebook.diagnostics.amortized.uses import CODES, MODEL
 from guidebook.diagnostics.assess import assess, refused
 from guidebook.diagnostics.compared import Compared, size_of, thinned
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+Say = Callable[[str], None]
+"""Told every stage of a comparison, in a few words, before it begins."""
 SHOWN_DRAWS = 4000
 PREDICTED_DRAWS, PREDICTED_ROWS = 400, 20_000
 
@@ -52,6 +56,7 @@ def compared(
     held_out: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Calibration] | None = None,
     effort: Effort = "full",
+    say: Say = lambda stage: None,
 ) -> Compared:
     """What `guidebook.compare` documents, as a value."""
     given = named(fits, reference)
@@ -59,17 +64,15 @@ def compared(
     name_of_reference = _name_of(reference)
     amortized = amortized_of(given, labels, held_out)
     plain = {n: f for n, f in given.items() if n not in amortized}
+    _share_recordings(plain, say)
     trees, unsound = _sound(plain, name_of_reference, seed, len(given) == 1, effort)
     plain = {n: plain[n] for n in trees}
     alike(trees, given)
-    rows = _assessed(trees, plain, name_of_reference, seed, calibrations, effort)
-    by_row = {n: assess_rows(f, seed, labels, kept_apart(n, f, held_out), calibrations.get(n), effort)
-              for n, f in amortized.items()}  # fmt: skip
+    rows = _assessed(trees, plain, name_of_reference, seed, calibrations, effort, say)
+    by_row = _by_row(amortized, seed, labels, held_out, calibrations, effort, say)
     rows |= {n: a for n, (a, _) in by_row.items()} | unsound
     rows = {n: rows[n] for n in given}
-    shown = _shown(trees)
-    for name, (tree, _) in shown.items():
-        _add_predictions(tree, given[name], seed)
+    shown = _with_predictions(_shown(trees), given, seed, say)
     first = next((f for f in given.values() if isinstance(f, Fit)), None)
     return Compared(
         table=_table(rows, {n: numbers.uses for n, (_, numbers) in by_row.items()}),
@@ -90,6 +93,24 @@ def compared(
         fits={n: one for n, one in given.items() if isinstance(one, Fit)},
         calibrations=calibrations,
     )
+
+
+def _by_row(
+    amortized: Mapping[str, Fit],
+    seed: int,
+    labels: Any,
+    held_out: Mapping[str, Any] | None,
+    calibrations: Mapping[str, Calibration],
+    effort: Effort,
+    say: Say,
+) -> dict[str, tuple[Assessment, AmortizedNumbers]]:
+    """Every amortised approximation judged, with its numbers."""
+    found = {}
+    for name, fit in amortized.items():
+        say(f"judging {name}, row by row")
+        kept = kept_apart(name, fit, held_out)
+        found[name] = assess_rows(fit, seed, labels, kept, calibrations.get(name), effort)
+    return found
 
 
 def _name_of(reference: Any) -> str | None:
@@ -124,13 +145,17 @@ def _assessed(
     seed: int,
     calibrations: Mapping[str, Calibration],
     effort: Effort,
+    say: Say,
 ) -> dict[str, Assessment]:
     """Every global approximation judged, the reference first: the others are held against it."""
+    if trees:
+        say("searching for modes")
     basins = _basins_of(given, seed, STARTS[effort])
     rows: dict[str, Assessment] = {}
     against = None
     for name in sorted(trees, key=lambda n: n != reference):
         fit = given[name] if isinstance(given[name], Fit) else None
+        say(f"judging {name}")
         told = (trees[name], fit, against, basins.get(name), seed)
         found = assess(*told, calibration=calibrations.get(name), effort=effort)
         rows[name] = rescued(found, *told) if effort == "full" else found
@@ -138,6 +163,35 @@ def _assessed(
             verdict = rows[name].judgement.verdict
             against = standard(name, given[name], trees[name], verdict)
     return rows
+
+
+def _share_recordings(fits: Mapping[str, Any], say: Say) -> None:
+    """Fits of one density evaluate one recording of it: recording takes longer than many evaluations."""
+    if fits:
+        say("draws of every approximation, and the densities there")
+    firsts: list[Fit] = []
+    for one in fits.values():
+        if not isinstance(one, Fit) or not one.approximation.has_joint:
+            continue
+        same = (f for f in firsts if _same_density(f, one) and _alike(f, one))
+        first = next(same, None)
+        if first is None:
+            firsts.append(one)
+        else:
+            one.approximation.keep(first.potential)
+
+
+def _alike(one: Fit, other: Fit) -> bool:
+    """Whether both are of the same coordinates, in one precision and on one device."""
+    first, second = (
+        (
+            [(site.name, site.size) for site in a.sites],
+            a.dtype,
+            {value.device for value in a.tensors.values() if isinstance(value, Tensor)},
+        )
+        for a in (one.approximation, other.approximation)
+    )
+    return first == second
 
 
 def _basins_of(fits: Mapping[str, Any], seed: int, starts: int) -> dict[str, Basins | None]:
@@ -198,6 +252,16 @@ def _matched(
             kept = list(tree["posterior"].data_vars)
             found[name]["posterior"] = found[name]["posterior"].to_dataset()[kept]
     return found
+
+
+def _with_predictions(
+    shown: dict[str, tuple[xr.DataTree, np.ndarray]], given: Mapping[str, Any], seed: int, say: Say
+) -> dict[str, tuple[xr.DataTree, np.ndarray]]:
+    """What is shown, with predictions added."""
+    say("numbers for the figures")
+    for name, (tree, _) in shown.items():
+        _add_predictions(tree, given[name], seed)
+    return shown
 
 
 def _add_predictions(tree: xr.DataTree, one: Any, seed: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidebook.diagnostics.amortized.rows import is_amortized, observed, reads
 from guidebook.diagnostics.evidence.subject import Effort, Reference, marginals_of
@@ -21,6 +22,7 @@ from guidebook.errors import DataError, NameNotFound, nearest, printable
 from guidebook.inference.fits.fit import Fit
 from guidebook.programs.data import check, has_rows, number_of_rows
 from guidebook.programs.owned import Owned
+from guidebook.programs.values.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -285,12 +287,18 @@ def _close(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.isclose(one, other, HELD, COMPUTED * largest if single else 0.0, equal_nan=True)
 
 
-def density_of(fit: Fit) -> int:
-    """What fits share whose model is the same function without parameters: each fit owns a copy."""
+def density_of(fit: Fit) -> Hashable:
+    """What fits share whose model is the same: each fit owns a copy. A function is itself; objects and
+    modules are the same that are of the same classes and hold the same values; statements of parameters are
+    their fit's own.
+    """
     model = fit.model
     if isinstance(model, Owned) and not any(True for _ in model.parameters()):
-        return id(model.function[0])
-    return id(model)
+        model = model.function[0]
+    if isinstance(model, Owned) or inspect.isroutine(model):
+        return id(model)
+    parts = model.modules() if isinstance(model, nn.Module) else (model,)
+    return (*map(type, parts), fingerprint(model))
 
 
 def standard(name: str, given: Any, tree: xr.DataTree, verdict: Verdict) -> Reference:

@@ -290,6 +290,8 @@ class PrecisionNormal(TorchDistribution):
 
     def __init__(self, loc: Tensor, factor: Tensor, validate_args: bool | None = None) -> None:
         batch = torch.broadcast_shapes(loc.shape[:-1], factor.shape[:-2])
+        # as they were given: of all rows of a component there is one factor, with one determinant
+        self._given = loc, factor
         self.loc = loc.expand(*batch, loc.shape[-1])
         self.factor = factor.expand(*batch, *factor.shape[-2:])
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
@@ -297,9 +299,11 @@ class PrecisionNormal(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> PrecisionNormal:
         shape = torch.Size(batch_shape)
         loc, factor = self.loc, self.factor
-        return PrecisionNormal(
+        made = PrecisionNormal(
             loc.expand(*shape, loc.shape[-1]), factor.expand(*shape, *factor.shape[-2:]), False
         )
+        made._given = self._given
+        return made
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -308,7 +312,13 @@ class PrecisionNormal(TorchDistribution):
         return self.loc + moved.squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        scaled = (self.factor.mT @ (value - self.loc).unsqueeze(-1)).squeeze(-1)
-        log_det = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        loc, factor = self._given
+        away = value - loc
+        if factor.dim() > 2 and factor.shape[-3] == 1 and away.dim() > 1:  # one factor for all rows
+            scaled = away @ factor.squeeze(-3)
+        else:
+            scaled = (factor.mT @ away.unsqueeze(-1)).squeeze(-1)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = 0.5 * value.shape[-1] * math.log(2 * math.pi)
-        return log_det - 0.5 * scaled.square().sum(-1) - constant
+        found: Tensor = log_det - 0.5 * scaled.square().sum(-1) - constant
+        return found.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))

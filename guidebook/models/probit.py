@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
@@ -36,6 +37,9 @@ def probit_regression(
     beta = pyro.sample("beta", dist.Normal(X.new_zeros(X.shape[-1]), scale).to_event(1))
     with rows(len(X), size, X.device):
         latent = intercept + linear_predictor(X, beta)
-        # log Phi / (1 - Phi) without forming Phi, which is 1 in floating point from 9 on
-        logits = log_ndtr(latent) - log_ndtr(-latent)
-        return pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
+        # log Phi / (1 - Phi) without forming Phi, which is 1 in floating point from 9 on: the log of the
+        # smaller side by log_ndtr, that of the other, at least a half, from it
+        upper = latent > 0
+        smaller = log_ndtr(torch.where(upper, -latent, latent))
+        away = torch.log1p(-smaller.exp()) - smaller
+        return pyro.sample("y", dist.Bernoulli(logits=torch.where(upper, away, -away)), obs=y)

@@ -42,7 +42,10 @@ from guidebook.programs.sites import (
 )
 from guidebook.scope import local_parameters, precision, random_state
 
-ELEMENTS_AT_ONCE = 4_000_000
+ELEMENTS_AT_ONCE, COST = 1_000_000, 4_000_000
+"""Numbers of data at as many positions as are evaluated at once: what a decoder makes of each is many times
+as many; and what a gradient is taken to go through where it cannot be recorded.
+"""
 
 
 class Potential:
@@ -210,6 +213,27 @@ class Potential:
         """log p(x, u) (S,) and its gradient (S, D) at u (S, D)."""
         return self._recordings.batched(self, "gradient", Potential.value_and_grad_at, u)
 
+    def everything_at(self, u: Tensor) -> tuple[Tensor, ...]:
+        """Gradient (D,), log p(x, z), log |det dz/du|, values of the sites at u (D,): for recording."""
+
+        def density(position: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+            log_joint, log_det, values = self._evaluate(position)
+            return log_joint + log_det, (log_joint, log_det, *values.values())
+
+        grad, (_, parts) = torch.func.grad_and_value(density, has_aux=True)(u)
+        return grad, *parts
+
+    def everything(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """log p(x, z) and log |det dz/du| (S,), the gradient of their sum (S, D), and what `constrain` gives,
+        at u (S, D): of a density whose recording is short in one evaluation.
+        """
+        if self._recordings.long or not self.vectorised:  # recorded once more it would take longer
+            return *self(u), self.value_and_grad(u)[1], self.constrain(u)
+        found = self._recordings.batched(self, "everything", Potential.everything_at, u)
+        grad, log_joint, log_det, *values = found
+        names = (*(site.name for site in self.sites), *self.derived)
+        return log_joint, log_det, grad, dict(zip(names, values, strict=True))
+
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
         return self._recordings.batched(self, "values", lambda p, v: p._evaluate(v)[2], u)
@@ -252,11 +276,19 @@ class Potential:
             return torch.cat([inverse.flat[site.name].reshape(-1) for site in self.sites])
 
         with local_parameters(), precision(self.dtype), torch.no_grad():
+            count = len(next(iter(values.values())))
             try:
-                with recording():
-                    return torch.func.vmap(invert, randomness="different")(dict(values))
+                with (
+                    recording()
+                ):  # as many at a time as elsewhere: the model decodes all of its rows
+                    pieces = [
+                        torch.func.vmap(invert, randomness="different")(
+                            {n: v[start : start + self.chunk] for n, v in values.items()}
+                        )
+                        for start in range(0, count, self.chunk)
+                    ]
+                    return torch.cat(pieces)
             except Exception:  # a model that cannot be vectorised: draw by draw
-                count = len(next(iter(values.values())))
                 with eager():
                     singles = [invert({n: v[i] for n, v in values.items()}) for i in range(count)]
                 return torch.stack(singles)
@@ -279,5 +311,5 @@ class Potential:
         try:
             graph = self.single()
         except CannotRecord:
-            return ELEMENTS_AT_ONCE
+            return COST
         return sum(n.meta["elements"] + 50 for n in graph.graph.nodes if "elements" in n.meta)

@@ -53,6 +53,10 @@ class Density(Protocol):
 
     def value_and_grad_at(self, u: Tensor) -> tuple[Tensor, Tensor]: ...
 
+    def everything_at(self, u: Tensor) -> tuple[Tensor, ...]: ...
+
+    def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]: ...
+
 
 Function = Callable[[Any, Tensor], Any]
 """Of a potential and one position (D,)."""
@@ -152,6 +156,8 @@ def _one_by_one(potential: Density, function: Function) -> Callable[..., Any]:
     """
     if function is type(potential).value_and_grad_at:
         function = _value_and_grad_by_autograd
+    elif function is type(potential).everything_at:
+        function = _everything_by_autograd
 
     def loop(u: Tensor) -> Any:
         with local_parameters(), precision(potential.dtype), eager(), _in_words():
@@ -182,6 +188,14 @@ def _value_and_grad_by_autograd(potential: Density, u: Tensor) -> tuple[Tensor, 
         value = potential.log_density_at(at)
         (grad,) = torch.autograd.grad(value, at)
     return value.detach(), grad
+
+
+def _everything_by_autograd(potential: Density, u: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        at = u.detach().requires_grad_()
+        log_joint, log_det, values = potential._evaluate(at)
+        (grad,) = torch.autograd.grad(log_joint + log_det, at)
+    return grad, *(v.detach() for v in (log_joint, log_det, *values.values()))
 
 
 def hessian_graph(potential: Density, recordings: Recordings, u: Tensor) -> Callable[..., Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidebook.diagnostics.compare import compared
+from guidebook.diagnostics.compare import Say, compared
 from guidebook.diagnostics.compared import Compared
 from guidebook.diagnostics.evidence.subject import Effort
 from guidebook.diagnostics.numerics.calibration import Calibration
@@ -67,6 +67,7 @@ def compare(
     held_out: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Calibration] | None = None,
     effort: Effort = "full",
+    say: Say = lambda stage: None,
 ) -> Comparison:
     """Assesses every approximation and puts them side by side.
 
@@ -84,6 +85,7 @@ def compare(
             approximation. It may speak against it, and never for it.
         effort: "full", or "quick": by the same rules on fewer draws, with shorter searches and runs and
             without annealing and moment matching. What is left out for time is said beside the checks.
+        say: called with every stage in a few words, before it begins: `print` for a long comparison.
 
     Raises:
         DataError: nothing to compare, a DataTree that cannot be read (see docs/data.md), other parameters
@@ -96,5 +98,5 @@ def compare(
         raise SettingError(f"effort={effort!r}: give 'quick' or 'full'.")
     check_whole(seed=(seed, 0))
     with alone():  # ArviZ, too, changes the warning filters of the process
-        found = compared(fits, reference, int(seed), labels, held_out, calibration, effort)
+        found = compared(fits, reference, int(seed), labels, held_out, calibration, effort, say)
     return Comparison(**{one.name: getattr(found, one.name) for one in fields(found)})

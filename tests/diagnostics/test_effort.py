@@ -33,6 +33,13 @@ def test_quick_makes_one_of_four_starts_as_it_says() -> None:
     assert search.STARTS["full"] == 4 * search.STARTS["quick"]
 
 
+def test_every_stage_is_said_before_it_begins() -> None:
+    said: list[str] = []
+    compare({"exact": planted(NORMAL, NORMAL)}, effort="quick", say=said.append)
+    assert said[0].startswith("draws of every approximation")
+    assert said[1:] == ["searching for modes", "judging exact", "numbers for the figures"]
+
+
 def test_another_effort_is_refused() -> None:
     with pytest.raises(SettingError, match="'quick' or 'full'"):
         compare({"exact": planted(NORMAL, NORMAL)}, effort="some")  # type: ignore[arg-type]

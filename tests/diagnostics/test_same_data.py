@@ -11,7 +11,7 @@ import torch
 
 import guidebook as gb
 from guidebook.diagnostics import compare as module
-from guidebook.diagnostics.compare import _basins_of
+from guidebook.diagnostics.compare import _basins_of, _share_recordings
 from guidebook.diagnostics.inputs import COMPUTED, HELD, same_data
 from guidebook.errors import DataError
 
@@ -109,3 +109,26 @@ def test_one_search_serves_one_density_alone(fit: gb.Fit, monkeypatch: pytest.Mo
     others = {"b": {"y": Y.tolist()}, "c": {"y": Y, "scale": 1.0}, "d": {"y": Y, "scale": 10.0}}
     fits = {"a": fit} | {name: gb.laplace(mean, data) for name, data in others.items()}
     assert _basins_of(fits, 0, 1) == {"a": 0, "b": 0, "c": 1, "d": 2}
+
+
+class Centred:
+    """The mean of numbers as an object, which every fit owns a copy of."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, y) -> None:  # type: ignore[no-untyped-def]
+        mean(y, self.scale)
+
+
+def test_copies_of_one_object_share_and_objects_that_differ_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One search and one recording serve objects that hold the same values."""
+    number: Iterator[int] = iter(range(9))
+    monkeypatch.setattr(module, "search", lambda *_: next(number))
+    models = {"a": Centred(10.0), "b": Centred(10.0), "c": Centred(1.0)}
+    fits = {name: gb.laplace(model, {"y": Y}) for name, model in models.items()}
+    assert _basins_of(fits, 0, 1) == {"a": 0, "b": 0, "c": 1}
+    _share_recordings(fits, lambda _: None)
+    assert fits["b"].potential is fits["a"].potential is not fits["c"].potential

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import guidebook as gb
-from guidebook.reports.elements.style import png
+from guidebook.reports.elements.style import png, rendered
 
 
 def artists(axes: Axes) -> int:
@@ -34,7 +34,7 @@ def is_drawn(drawn: Figure | None) -> None:
     for axes in visible:
         assert artists(axes) >= 1
         assert np.isfinite([*axes.get_xlim(), *axes.get_ylim()]).all()
-    assert png(drawn, 60).startswith(b"\x89PNG")
+    assert png(rendered(drawn, 60)).startswith(b"\x89PNG")
 
 
 NAMED = (

@@ -54,17 +54,18 @@ from guidebook.programs.graphs.recorded import recording
 from guidebook.programs.owned import parameters_of
 from guidebook.scope import local_parameters, precision, random_state
 
-MOST_ROWS, QUICK_ROWS, QUICK_DRAWS = 2000, 200, 500
+MOST_ROWS, QUICK_ROWS, QUICK_DRAWS, QUICK_GRADIENTS = 2000, 200, 500, 50
 
 
-LEDGER_ROWS, LEDGER_WEIGHTS = 100, 3_000_000
+LEDGER_ROWS, QUICK_LEDGER, LEDGER_WEIGHTS = 100, 25, 3_000_000
 """Most rows of the gap ledger; rows x weights of the decoder, some ten seconds on a core."""
 
 
 WORST = 12
 QUICK = (
-    f"Left out for time (effort='quick'): rows beyond {QUICK_ROWS:,}, draws of a row beyond {QUICK_DRAWS}, "
-    "annealing from the prior."
+    f"Left out for time (effort='quick'): rows beyond {QUICK_ROWS:,} (of the gaps beyond {QUICK_LEDGER}), "
+    f"draws of a row beyond {QUICK_DRAWS}, gradients beyond {QUICK_GRADIENTS}, annealing from the prior "
+    "beside the gaps."
 )
 
 
@@ -80,7 +81,7 @@ def assess_rows(
 
     Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
     reads, that were not trained on; `calibration` of the guide, where it was computed;
-    `effort`, "quick" for 200 rows of 500 draws without annealing.
+    `effort`, "quick" for 200 rows of 500 draws without annealing, and the gaps of 25.
     """
     data, quick = observed(fit), effort == "quick"
     index = some_rows(len(data), QUICK_ROWS if quick else MOST_ROWS, seed)
@@ -94,7 +95,7 @@ def assess_rows(
         labels=None if labels is None else np.asarray(labels)[index],
         left_out=found.left_out,
     )
-    numbers = _completed(fit, numbers, seed, held_out)
+    numbers = _completed(fit, numbers, seed, held_out, quick)
     if numbers.ledger is not None:
         numbers = replace(numbers, ledger=_with_unseen(numbers.ledger, found))
     findings = _findings(fit, found, point, calibration)
@@ -220,9 +221,12 @@ def _pictures(fit: Fit, x: Tensor, found: Weighed, point: bool, seed: int) -> Am
     )
 
 
-def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) -> AmortizedNumbers:
+def _completed(
+    fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any, quick: bool
+) -> AmortizedNumbers:
     """The numbers with the ledger, the collapse, the generation and the warning, where there are."""
-    made = generation(fit, held_out=held_out, seed=seed)
+    few = {"rows": QUICK_ROWS, "draws": QUICK_DRAWS // 2} if quick else {}
+    made = generation(fit, held_out=held_out, seed=seed, **few)
     warned = None
     if numbers.image_shape is not None:
         some = some_rows(len(numbers.data), 200, seed)
@@ -230,12 +234,15 @@ def _completed(fit: Fit, numbers: AmortizedNumbers, seed: int, held_out: Any) ->
     numbers = replace(numbers, generation=made, warned=warned)
     if numbers.point:
         return numbers
-    numbers = replace(numbers, collapse=collapse(fit, seed=seed))
+    looked = {"rows": QUICK_ROWS} if quick else {}
+    numbers = replace(numbers, collapse=collapse(fit, seed=seed, **looked))
     weights = sum(p.numel() for p in parameters_of(fit.model)) or 1
-    rows = int(min(LEDGER_ROWS, max(12, LEDGER_WEIGHTS // weights)))
+    most = QUICK_LEDGER if quick else LEDGER_ROWS
+    rows = int(min(most, max(12, LEDGER_WEIGHTS // weights)))
     if _all_real(fit):
         numbers = replace(numbers, ledger=gap_ledger(fit, rows=rows, seed=seed, data=held_out))
-        numbers = replace(numbers, gradients=encoder_noise(fit, seed=seed))
+        fewer = {"draws": QUICK_GRADIENTS} if quick else {}
+        numbers = replace(numbers, gradients=encoder_noise(fit, seed=seed, **fewer))
     return numbers
 
 

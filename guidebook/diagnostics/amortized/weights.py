@@ -57,8 +57,8 @@ OTHERS, SCANNED, SCANNING, OTHER_DRAWS = "Annealing from the prior, other rows",
 """Chains of all other rows together, numbers that their first gradients go through, and draws of a row."""
 ADAPTED = 400_000
 """Draws of all other rows together from their mixtures."""
-MOST_LATENTS = 8_000_000
-"""Latent numbers drawn at a time: rows are taken in blocks."""
+MOST_LATENTS, LATENTS_OF_PARTS = 8_000_000, 1_000_000
+"""Latent numbers drawn at a time: rows are taken in blocks; and where draws are taken in parts."""
 WORK = 1_000_000_000
 """Rows x draws x pixels: a minute or less of decoding a small image on two cores."""
 
@@ -235,10 +235,23 @@ def _annealed(
     with (
         local_parameters(), precision(rows.dtype), random_state(seed), torch.no_grad(), recording(),
     ):  # fmt: skip
-        own, _ = draw_rows(fit, rows, OWN_DRAWS)
+        own = _own_draws(fit, rows)
         mean, sd, exact = _moments(fit, rows, own)
     size = math.inf if exact else len(own)
     return replace(subject, annealed=found, own=Own(mean, sd, size, own.double().cpu().numpy()))
+
+
+def _own_draws(fit: Fit, rows: Tensor) -> Tensor:
+    """z (OWN_DRAWS, n, D) of q: a flow holds many numbers for each, so they are drawn in parts."""
+    first, _ = draw_rows(fit, rows, 1)
+    part = max(1, LATENTS_OF_PARTS // first.numel())
+    rest = (draw_rows(fit, rows, n)[0] for n in _parts(OWN_DRAWS - 1, part))
+    return torch.cat([first, *rest])
+
+
+def _parts(total: int, part: int) -> list[int]:
+    """Counts of at most `part` that add up to the total."""
+    return [min(part, total - done) for done in range(0, total, part)]
 
 
 def _on_others(

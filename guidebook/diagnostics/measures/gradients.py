@@ -37,8 +37,8 @@ from guidebook.programs.rows import some_rows
 from guidebook.scope import local_parameters, precision, random_state
 
 BOUND_DRAWS = 8
-AT_ONCE = 100
-"""Gradients computed in one vectorised call."""
+AT_ONCE = 25
+"""Gradients computed in one vectorised call, with all that each is computed from in memory."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ seen by a Gibbs step (`along`), which crosses any distance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -119,13 +119,14 @@ this share of the variance, the others are left out: a harmful one adds 0.44 of 
 
 
 class Along(NamedTuple):
-    """Of every coordinate (D,): the mean share of its conditional distributions that lies beyond all
-    draws, and the log of the factor, at most 0, by which the draws' standard deviation is too small
-    without it; its error is in it: two standard errors of the added second moment are taken off.
+    """Of one coordinate: the mean share of its conditional distributions that lies beyond all draws, and the
+    log of the factor, at most 0, by which the draws' standard deviation is too small without it; its error
+    is in it: two standard errors of the added second moment are taken off.
     """
 
-    beyond: np.ndarray
-    log_ratio: np.ndarray
+    coordinate: int
+    beyond: float
+    log_ratio: float
 
 
 def along(
@@ -133,7 +134,7 @@ def along(
     u: np.ndarray,
     seed: int = 0,
     weights: np.ndarray | None = None,
-) -> Along | None:
+) -> Iterator[Along]:
     r"""One Gibbs step of each coordinate from some of the draws u (S, D), on a grid that reaches far.
 
     The posterior is invariant under it: with t distributed as p(u_j | the other coordinates of a draw),
@@ -143,27 +144,29 @@ def along(
 
     m_j and v_j the mean and variance of the draws. A step along a coordinate crosses any distance; what is
     narrower than a quarter of its distance falls between the places of the grid. With `weights` (S,), which
-    sum to 1, draws are taken by them, and m_j and v_j are the weighted ones. None where the lines would be
-    too many.
+    sum to 1, draws are taken by them, and m_j and v_j are the weighted ones. Nothing where the lines would be
+    too many. Coordinates come in the order of what the first lines add; those of which all lines are needed
+    are evaluated as they are asked for.
     """
     start = _starts(u, seed, weights)
     if start is None:
-        return None
+        return
     mean, sd = weighted_moments(u, weights)
-    beyond, added, error = (np.zeros(u.shape[1]) for _ in range(3))
-    for j in range(u.shape[1]):
 
-        def of_lines(some: np.ndarray, j: int = j) -> np.ndarray:
-            places, w = _outside(log_p, some, u, j, sd[j])
-            square = np.square(places[..., j] - mean[j])
-            return np.stack([w.sum(1), (w * square).sum(1)])
+    def of_lines(some: np.ndarray, j: int) -> np.ndarray:
+        places, w = _outside(log_p, some, u, j, sd[j])
+        square = np.square(places[..., j] - mean[j])
+        return np.stack([w.sum(1), (w * square).sum(1)])
 
-        found = of_lines(start[:FIRST])
-        if len(start) > FIRST and found[1].mean() > NOTHING * sd[j] ** 2:
-            found = np.concatenate([found, of_lines(start[FIRST:])], axis=1)
-        beyond[j], added[j] = found.mean(1)
-        error[j] = found[1].std(ddof=1) / math.sqrt(found.shape[1])
-    return Along(beyond, _too_small(added, error, sd))
+    first = [of_lines(start[:FIRST], j) for j in range(u.shape[1])]
+    added = np.array([found[1].mean() for found in first]) / np.square(sd)
+    for j in map(int, np.argsort(-added, kind="stable")):
+        found = first[j]
+        if len(start) > FIRST and added[j] > NOTHING:
+            found = np.concatenate([found, of_lines(start[FIRST:], j)], axis=1)
+        error = found[1].std(ddof=1) / math.sqrt(found.shape[1])
+        ratio = _too_small(found[1].mean(), error, sd[j])
+        yield Along(j, float(found[0].mean()), float(ratio))
 
 
 def along_in_marginals(

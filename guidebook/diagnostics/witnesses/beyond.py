@@ -52,6 +52,8 @@ def beyond(subject: Subject, heard: Mapping[str, Testimony]) -> tuple[str, str]:
     raw = "" if subject.moved else _along(subject, log_p, None)
     if weights is None:
         return raw, raw
+    if any(heard[importance.NAME].against_weighted):  # they cannot be used, whatever lies there
+        return raw, raw
     return raw, _along(subject, log_p, weights[:, 0])
 
 
@@ -73,29 +75,26 @@ def _off_the_lines(subject: Subject, heard: Mapping[str, Testimony], found: Shel
 def _along(
     subject: Subject, log_p: Callable[[np.ndarray], np.ndarray], weights: np.ndarray | None
 ) -> str:
-    """The reason of the coordinate that lacks most beyond its farthest draw, where that makes a marginal's
-    standard deviation too small.
+    """The reason of the first coordinate, of those that lack most beyond their farthest draw, where that
+    makes a marginal's standard deviation too small.
     """
     assert subject.position is not None and subject.density is not None
     u, density = subject.position[:, 0], subject.density
-    found = along(log_p, u, subject.seed, weights)
-    if found is None:
-        return ""
 
     def marginals(at: np.ndarray) -> np.ndarray:
         place = torch.as_tensor(at[:, None], dtype=density.dtype, device=density.device)
         return density.values(place)[:, 0]
 
-    for j in np.argsort(found.log_ratio):
-        if -found.log_ratio[j] <= math.log(SD_HIGH):
-            break
-        told = log_p, marginals, u, subject.values[:, 0], int(j)
+    for j, share, log_ratio in along(log_p, u, subject.seed, weights):
+        if -log_ratio <= math.log(SD_HIGH):
+            continue
+        told = log_p, marginals, u, subject.values[:, 0], j
         ratio = along_in_marginals(*told, subject.seed, weights)
         m = int(np.argmin(ratio))
         if -ratio[m] > math.log(SD_HIGH):
             return (
                 f"The posterior has mass beyond all draws: of {subject.coordinates[j]} given the others (a "
-                f"Gibbs step from some of the draws) {percent(found.beyond[j])} lies beyond the farthest "
+                f"Gibbs step from some of the draws) {percent(share)} lies beyond the farthest "
                 f"draw, and without it the standard deviation of {subject.names[m]} is too small by a "
                 f"factor of {math.exp(-ratio[m]):.3g} or more."
             )

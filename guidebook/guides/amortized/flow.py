@@ -20,6 +20,8 @@ from guidebook.guides.amortized.normal import (
 
 MOMENT_POINTS = 256
 """Points of the Sobol sequence over which the mean and the variance of a flow are averaged."""
+AT_ONCE = 200_000
+"""Coordinates that are bent at a time where no gradient is asked for: each has a spline of twenty numbers."""
 
 
 class AmortizedFlow(AmortizedPosterior):
@@ -121,6 +123,9 @@ class FlowPosterior(dist.TorchDistribution):
         """log q(z | x), (...,), exact for any z (..., d)."""
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
+        parts = self._parts(value)
+        if len(parts) > 1:
+            return torch.cat([self.log_prob(part) for part in parts])
         shifted = (value - self.centre).unsqueeze(-1)
         w = torch.linalg.solve_triangular(self.scale_tril, shifted, upper=False).squeeze(-1)
         transform = self.flow(self._context(w))
@@ -137,7 +142,18 @@ class FlowPosterior(dist.TorchDistribution):
         """Var_q[z], (..., d), by quasi-Monte Carlo."""
         return self._moments()[1]
 
+    def _parts(self, points: Tensor) -> tuple[Tensor, ...]:
+        """Draws (S, ..., d) of every row, so many at a time as their splines may take memory for."""
+        if torch.is_grad_enabled() or points.dim() <= self.centre.dim():
+            return (points,)
+        of_one = max(1, points[0].numel(), self.centre.numel())
+        return points.split(max(1, AT_ONCE // of_one))
+
     def _image(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        parts = self._parts(u)
+        if len(parts) > 1:
+            z, log_q = zip(*map(self._image, parts), strict=True)
+            return torch.cat(z), torch.cat(log_q)
         w, log_det = self.flow(self._context(u)).call_and_ladj(u)
         z = self.centre + (self.scale_tril @ w.unsqueeze(-1)).squeeze(-1)
         return z, _standard_normal_log_prob(u) - log_det - self._log_det()

@@ -77,14 +77,17 @@ def _with_joint(
     potential = approximation.potential
     u, log_q = approximation.draw(draws, seed)
     chains, flat = tuple(u.shape[:2]), u.reshape(-1, u.shape[-1])
-    log_joint, log_det = potential(flat)
-    groups = {"posterior": _grouped(potential.constrain(flat), chains)}
+    grad: Tensor | None = None
+    if u.shape[-1] <= LARGEST_UNCONSTRAINED and not approximation.discrete:
+        log_joint, log_det, grad, values = potential.everything(flat)
+    else:
+        (log_joint, log_det), values = potential(flat), potential.constrain(flat)
+    groups = {"posterior": _grouped(values, chains)}
     stats = {"lp": log_joint + log_labellings(approximation.model)}
     if log_q is not None:
         stats["log_q"] = log_q.reshape(-1) - log_det
     groups["sample_stats"] = _grouped(stats, chains)
-    if u.shape[-1] <= LARGEST_UNCONSTRAINED and not approximation.discrete:
-        _, grad = potential.value_and_grad(flat)
+    if grad is not None:
         groups["unconstrained"] = _grouped({"position": flat, "gradient": grad}, chains)
     return groups | _data_groups(approximation), flat
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from guidebook.reports.elements.section import Picture
-from guidebook.reports.elements.style import png
+from guidebook.reports.elements.style import png, reduced, rendered
 
 #: Dots an inch of the images; fewer, down to the second, where they would exceed the bytes.
 FINE, COARSE = 150, 60
@@ -26,18 +27,17 @@ class Image:
 
 def encoded(pictures: Iterable[Picture]) -> dict[Picture, Image]:
     """The image of every picture, together at most 600 kB, or as coarse as can still be read."""
-    some = list(pictures)
-    images = {picture: _image(picture, FINE) for picture in some}
+    drawn = {picture: rendered(picture.figure, FINE) for picture in pictures}
+    images = {picture: _image(picture, pixels) for picture, pixels in drawn.items()}
     size = sum(len(image.source) for image in images.values())
     if size <= MOST_BYTES:
         return images
     # Compressed drawings grow about as their edges do, linearly in the resolution.
-    dpi = max(COARSE, int(FINE * MOST_BYTES / size))
-    return {picture: _image(picture, dpi) for picture in some}
+    share = max(COARSE / FINE, MOST_BYTES / size)
+    return {picture: _image(picture, reduced(pixels, share)) for picture, pixels in drawn.items()}
 
 
-def _image(picture: Picture, dpi: int) -> Image:
-    source = base64.b64encode(png(picture.figure, dpi)).decode("ascii")
-    picture.figure.set_layout_engine("none")  # drawn again it is placed as it was: half of the time
+def _image(picture: Picture, pixels: Any) -> Image:
+    source = base64.b64encode(png(pixels)).decode("ascii")
     inches = float(picture.figure.get_size_inches()[0])
     return Image(f"data:image/png;base64,{source}", round(inches * SHOWN))

@@ -1,16 +1,24 @@
 """Mass beyond all draws along the coordinates: Gibbs steps against quadrature and closed forms."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from guidebook.diagnostics.numerics.shells import along, along_in_marginals, shells
+from guidebook.diagnostics.numerics import shells as room
+from guidebook.diagnostics.numerics.shells import Along, along_in_marginals, shells
 from tests.diagnostics.numerics.normals import draws, normal
 
 STEPS = np.r_[-np.geomspace(1e-3, 1e4, 64)[::-1], 0.0, np.geomspace(1e-3, 1e4, 64)]
 """Of the grid along a coordinate, in standard deviations of the draws."""
+
+
+def along(*given: Any) -> Along | None:
+    """What is found along all coordinates, in their order; None where there are no lines."""
+    every = sorted(room.along(*given))
+    return Along(*map(np.array, zip(*every, strict=True))) if every else None
 
 
 def test_a_shelf_along_one_of_many_directions_is_not_seen() -> None:
@@ -146,6 +154,24 @@ def test_more_lines_only_where_the_first_add_a_twentieth_of_the_variance(
     assert asked == [16 * grid] * 3 + ([240 * grid] if more else [])
 
 
+def test_the_coordinate_that_lacks_most_comes_first_and_lines_are_drawn_as_they_are_asked_for() -> (
+    None
+):
+    """Of three the second has a shelf, and all its lines are needed; those of the others are not."""
+    asked: list[int] = []
+
+    def shelf(u: np.ndarray) -> np.ndarray:
+        asked.append(len(u) // 129)
+        wide = np.logaddexp(normal(u[:, 1:2]), normal(u[:, 1:2], 50.0))
+        found: np.ndarray = normal(u[:, ::2]) + wide
+        return found
+
+    steps = room.along(shelf, draws(3))
+    first = next(steps)
+    assert first.coordinate == 1 and first.log_ratio < -1 and asked == [16, 16, 16, 240]
+    assert sorted(one.coordinate for one in steps) == [0, 2] and len(asked) == 4
+
+
 def test_lines_that_would_be_too_many_are_not_drawn() -> None:
     assert along(normal, draws(257, 300)) is None and along(normal, draws(256, 300)) is not None
     assert along(normal, draws(2, 7)) is None
@@ -162,9 +188,10 @@ def test_a_gibbs_step_is_taken_on_a_grid_from_a_thousandth_to_ten_thousand() -> 
 
     u = draws(2) * np.array([1.0, 5.0])
     along(shelf, u)
-    assert [len(places) for places in asked] == [16 * 129, 240 * 129] * 2
+    assert [len(places) for places in asked] == [16 * 129] * 2 + [240 * 129] * 2
     for j in range(2):
-        lines = np.concatenate(asked[2 * j : 2 * j + 2]).reshape(256, 129, 2)
+        rest = next(a for a in asked[2:] if len(np.unique(a[:129, 1 - j])) == 1)
+        lines = np.concatenate([asked[j], rest]).reshape(256, 129, 2)
         start = lines[:, 64]
         assert len(np.unique(start[:, 0])) == 256 and np.isin(start, u).all()
         np.testing.assert_array_equal(lines[:, :, 1 - j], np.repeat(start[:, [1 - j]], 129, 1))

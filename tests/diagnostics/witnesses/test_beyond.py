@@ -133,7 +133,7 @@ def told_of(**changes: Any) -> Subject:
 @pytest.fixture
 def on_lines(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the integrals find: nothing, until a test says so; and what they were asked."""
-    found: dict[str, Any] = {"shells": None, "along": None, "marginals": {}, "asked": []}
+    found: dict[str, Any] = {"shells": None, "along": [], "marginals": {}, "asked": []}
 
     def along(log_p: Any, u: np.ndarray, seed: int, weights: Any) -> Any:
         found["asked"].append((u, seed, weights))
@@ -181,7 +181,7 @@ def test_the_integral_along_random_lines_counts_where_it_can_be_used(
 
 def test_the_first_coordinate_that_harms_a_marginal_is_named(on_lines: dict[str, Any]) -> None:
     """The one that lacks most comes first; here what it lacks is near on the model's scale."""
-    on_lines["along"] = Along(np.array([0.01, 0.05]), np.array([-0.3, -1.5]))
+    on_lines["along"] = [Along(1, 0.05, -1.5), Along(0, 0.01, -0.3)]
     on_lines["marginals"] = {1: [0.0, -0.1, -HIGH], 0: [0.0, -0.2, -0.5]}
     raw, weighted = room.beyond(told_of(), {})
     assert raw == weighted and "of log a given the others" in raw and "1 % lies beyond" in raw
@@ -202,7 +202,7 @@ def test_the_first_coordinate_that_harms_a_marginal_is_named(on_lines: dict[str,
 def test_coordinates_within_bounds_are_not_looked_at(
     far: float, asked: int, on_lines: dict[str, Any]
 ) -> None:
-    on_lines["along"] = Along(np.zeros(2), np.array([far, 0.0]))
+    on_lines["along"] = [Along(0, 0.0, far), Along(1, 0.0, 0.0)]
     on_lines["marginals"] = {0: [0.0, 0.0, 0.0]}
     assert room.beyond(told_of(), {}) == ("", "")
     assert len(on_lines["asked"]) == asked
@@ -217,11 +217,21 @@ def test_raw_and_weighted_draws_are_asked_apart_and_moved_ones_only_with_weights
     assert [one[2] is None for one in on_lines["asked"]] == [True, False]
     np.testing.assert_array_equal(on_lines["asked"][1][2], weights)
     on_lines["asked"].clear()
-    on_lines["along"] = Along(np.array([0.0, 0.2]), np.array([0.0, -1.0]))
+    on_lines["along"] = [Along(1, 0.2, -1.0), Along(0, 0.0, 0.0)]
     on_lines["marginals"] = {1: [0.0, -1.0, 0.0]}
     raw, weighted = room.beyond(told_of(moved=True), heard)
     assert raw == "" and weighted
     assert [one[2] is None for one in on_lines["asked"]] == [False, False]
+
+
+def test_weights_that_cannot_be_used_are_not_looked_at_again(on_lines: dict[str, Any]) -> None:
+    told = Testimony(
+        importance.NAME, detail=[weighted_by(np.full(50, 0.02))], against_weighted=["k-hat 0.9."]
+    )
+    on_lines["along"], on_lines["marginals"] = [Along(1, 0.2, -1.0)], {1: [0.0, -1.0, 0.0]}
+    raw, weighted = room.beyond(told_of(), {importance.NAME: told})
+    assert raw and raw == weighted
+    assert [one[2] is None for one in on_lines["asked"]] == [True, True]
 
 
 def test_where_no_lines_are_looked_along(on_lines: dict[str, Any]) -> None:

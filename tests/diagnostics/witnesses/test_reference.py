@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import arviz_base
 import numpy as np
 import pytest
 from scipy import stats
@@ -24,8 +23,8 @@ def test_wasserstein_in_standard_deviations_of_the_reference(shift: float, facto
     theirs = np.column_stack([z, 30 * z])
     ours = np.column_stack([z, 30 * (shift + factor * z)])
     expected = shift + (factor - 1) * math.sqrt(2 / math.pi)
-    assert wasserstein_in_sds(ours, theirs) == pytest.approx(expected, abs=0.05)
-    assert wasserstein_in_sds(theirs, theirs) == pytest.approx(0, abs=0.05)
+    assert wasserstein_in_sds(ours, theirs) == pytest.approx(expected, abs=1e-3)
+    assert wasserstein_in_sds(theirs, theirs) == 0.0
 
 
 # the witness, on numbers made by hand -----------------------------------------------------------------
@@ -197,32 +196,22 @@ def test_rows_have_no_reference() -> None:
     assert room.hear(two, {}) == Testimony(room.NAME)
 
 
-@pytest.mark.parametrize(
-    ("columns", "computed", "sizes", "draws"),
-    [(399, 399, (30, 40), 30), (400, 200, (50, 40), 40), (3, 3, (2100, 2200), 2000)],
-)
+@pytest.mark.parametrize(("columns", "computed"), [(399, 399), (400, 200), (3, 3)])
 def test_wasserstein_distances_of_at_most_two_hundred_marginals_or_so(
-    columns: int, computed: int, sizes: tuple[int, int], draws: int, monkeypatch: pytest.MonkeyPatch
+    columns: int, computed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every so many-th from 400 on; on 2,000 draws at most; the largest counts, and 0 where none is."""
+    """Every so many-th from 400 on; of all draws; the largest counts, and 0 where none is."""
     asked = []
 
-    def distance(ours: Any, theirs: Any, **facts: Any) -> float:
-        pair = [one["posterior"]["x"] for one in (ours, theirs)]
-        asked.append((facts["num_samples"], facts["round_to"], *(one.shape for one in pair)))
-        return float(np.abs(pair[0].mean() - pair[1].mean()))
+    def distance(ours: Any, theirs: Any) -> float:
+        asked.append((len(ours), len(theirs)))
+        return float(np.abs(ours.mean() - theirs.mean()))
 
-    monkeypatch.setattr(room, "wasserstein", distance)
-    monkeypatch.setattr(arviz_base, "from_dict", lambda groups: groups)
-    ours, theirs = (
-        np.zeros((sizes[0], columns)),
-        np.tile(0.01 * PAIR[:, :1], (sizes[1] // 2, columns)),
-    )
+    monkeypatch.setattr(room, "wasserstein_distance", distance)
+    ours, theirs = np.zeros((30, columns)), np.tile(0.01 * PAIR[:, :1], (20, columns))
     ours[:, 2] = 0.07
     assert wasserstein_in_sds(ours, theirs) == pytest.approx(7.0)
-    assert len(asked) == computed
-    assert set(asked) == {(draws, "none", (1, sizes[0]), (1, sizes[1]))}
-    asked.clear()
+    assert asked == [(30, 40)] * computed
     assert wasserstein_in_sds(0 * ours, theirs) == pytest.approx(0.0, abs=1e-9)
     still = np.zeros((4, 1))
     assert wasserstein_in_sds(still, still) == 0.0

@@ -12,6 +12,7 @@ from scipy import stats
 
 import guidebook as gb
 from guidebook.errors import GuideError
+from guidebook.guides.amortized import flow as room
 from guidebook.guides.amortized.flow import AmortizedFlow, flow_width
 from guidebook.guides.amortized.normal import AmortizedNormal, encoder_width
 from guidebook.models.decoders.latent import VAE
@@ -184,3 +185,19 @@ def test_wrong_widths_and_settings():
             AmortizedFlow(mlp((5, 4)), 2, **setting)
     with pytest.raises(GuideError, match="latent_dim=0"):
         AmortizedFlow(mlp((5, 4)), 0)
+
+
+def test_many_draws_are_bent_in_parts(monkeypatch):
+    """Draws and densities are those of all at once; with a gradient nothing is cut."""
+    q, noise = make(2).posterior(X), torch.randn(50, 4, 2, dtype=torch.float64)
+    whole, density = q._image(noise)
+    with torch.no_grad():
+        monkeypatch.setattr(room, "AT_ONCE", 24)
+        assert len(q._parts(noise)) == 17 and len(q._parts(noise[0])) == 1
+        z, log_q = q._image(noise)
+        again = q.log_prob(z)
+        between = q.log_prob(z[:, :1])
+    torch.testing.assert_close((z, log_q), (whole.detach(), density.detach()))
+    torch.testing.assert_close(again, log_q)
+    torch.testing.assert_close(between[:, 0], log_q[:, 0])
+    assert len(q._parts(noise)) == 1

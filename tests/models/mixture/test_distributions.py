@@ -111,3 +111,25 @@ def test_expanded_distributions_keep_density_and_shape(shape):
         many = one.expand(torch.Size(shape))
         assert many.batch_shape == shape and many.sample().shape == shape + value.shape
         torch.testing.assert_close(many.log_prob(value), one.log_prob(value).expand(shape))
+
+
+@pytest.mark.parametrize(
+    ("loc", "factor", "value"),
+    [
+        ((3, 1), (3, 1), (5,)),
+        ((2, 3, 1), (3, 1), (5,)),
+        ((), (3, 1), ()),
+        ((3, 4), (3, 4), (4,)),
+        ((), (), (6,)),
+    ],
+)
+def test_a_factor_for_all_rows_of_a_component(
+    loc: tuple[int, ...], factor: tuple[int, ...], value: tuple[int, ...]
+) -> None:
+    """log N by torch, of every shape in which components and rows come."""
+    torch.manual_seed(0)
+    mean, x = torch.randn(*loc, 2), torch.randn(*value, 2)
+    root = torch.linalg.cholesky(torch.eye(2) + torch.randn(*factor, 2, 1).square() * 0.3)
+    found = PrecisionNormal(mean, root)
+    expected = torch.distributions.MultivariateNormal(mean, precision_matrix=root @ root.mT)
+    torch.testing.assert_close(found.log_prob(x), expected.log_prob(x), rtol=1e-4, atol=1e-4)

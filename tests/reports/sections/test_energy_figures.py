@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 from guidebook.datasets.patterns import bars_and_stripes, letters
 from guidebook.models.energy.hopfield import corrupted, hebbian, recall
-from guidebook.reports.elements.style import png
+from guidebook.reports.elements.style import png, rendered
 from guidebook.reports.sections import energy_figures
 
 
 def drawable(figure):
     assert isinstance(figure, Figure)
-    assert png(figure, 50).startswith(b"\x89PNG")
+    assert png(rendered(figure, 50)).startswith(b"\x89PNG")
     return figure
 
 
