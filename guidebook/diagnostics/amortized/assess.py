@@ -64,8 +64,8 @@ LEDGER_ROWS, QUICK_LEDGER, LEDGER_WEIGHTS = 100, 25, 3_000_000
 WORST = 12
 QUICK = (
     f"Left out for time (effort='quick'): rows beyond {QUICK_ROWS:,} (of the gaps beyond {QUICK_LEDGER}), "
-    f"draws of a row beyond {QUICK_DRAWS}, gradients beyond {QUICK_GRADIENTS}, annealing from the prior "
-    "beside the gaps."
+    f"draws of a row beyond {QUICK_DRAWS}, gradients beyond {QUICK_GRADIENTS}, most chains annealed from the "
+    "prior and most draws of their mixtures."
 )
 
 
@@ -81,7 +81,7 @@ def assess_rows(
 
     Arguments: `labels`, one of each row of the data; `held_out`, rows like those that the guide
     reads, that were not trained on; `calibration` of the guide, where it was computed;
-    `effort`, "quick" for 200 rows of 500 draws without annealing, and the gaps of 25.
+    `effort`, "quick" for 200 rows of 500 draws with fewer annealed chains, and the gaps of 25.
     """
     data, quick = observed(fit), effort == "quick"
     index = some_rows(len(data), QUICK_ROWS if quick else MOST_ROWS, seed)

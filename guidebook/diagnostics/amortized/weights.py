@@ -203,12 +203,10 @@ def _on_a_sample(
         subject = replace(
             subject, position=position, gradient=slope, density=density, seed=seed, effort=effort
         )
-        if effort == "quick":
-            lacks = {**subject.lacks, "annealed": "left out for time: effort='quick'"}
-            return replace(subject, lacks=lacks), heard_on(replace(subject, lacks=lacks))
-        affordable = ANNEALING / (len(rows) * TEMPERATURES * density.cost)
+        work, refined = (0.0, FEWER) if effort == "quick" else (ANNEALING, REFINED)
+        affordable = work / (len(rows) * TEMPERATURES * density.cost)
         subject = _annealed(
-            fit, rows, latents, subject, int(np.clip(affordable, *CHAINS)), REFINED, seed + 2
+            fit, rows, latents, subject, int(np.clip(affordable, *CHAINS)), refined, seed + 2
         )
     return subject, heard_on(subject)
 
