@@ -56,6 +56,10 @@ class Flow(Whitened):
         return draws.mean(0), draws.std(0)
 
 
+AT_ONCE = 200_000
+"""Coordinates that are bent at a time where no gradient is asked for."""
+
+
 class _AffineOfFlow(ZukoToPyro):
     """center + factor w, w from a zuko flow; the density of a fresh draw is kept for scoring."""
 
@@ -66,10 +70,21 @@ class _AffineOfFlow(ZukoToPyro):
         self.log_det = diagonal.log().sum()
 
     def __call__(self, shape: Any = ()) -> Tensor:
-        w, log_prob = self.dist.rsample_and_log_prob(shape)
+        w, log_prob = self._drawn(torch.Size(shape))
         u = self.center + scaled_by(self.factor, w)
         self.cache = {u: log_prob - self.log_det}
         return u
+
+    def _drawn(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Draws w of the flow and log of their density; of the same noise in parts as all at once."""
+        if torch.is_grad_enabled() or len(shape) != 1:
+            found: tuple[Tensor, Tensor] = self.dist.rsample_and_log_prob(shape)
+            return found
+        noise = self.dist.base.rsample(shape)
+        parts = noise.split(max(1, AT_ONCE // max(1, noise.shape[-1])))
+        bent = [self.dist.transform.inv.call_and_ladj(part) for part in parts]
+        w, log_det = (torch.cat(column) for column in zip(*bent, strict=True))
+        return w, self.dist.base.log_prob(noise) - log_det
 
     def log_prob(self, u: Tensor) -> Tensor:
         if u in self.cache:
@@ -79,4 +94,8 @@ class _AffineOfFlow(ZukoToPyro):
             w = shifted / self.factor
         else:
             w = torch.linalg.solve_triangular(self.factor, shifted[..., None], upper=False)[..., 0]
-        return self.dist.log_prob(w) - self.log_det
+        if torch.is_grad_enabled() or w.dim() != 2:
+            return self.dist.log_prob(w) - self.log_det
+        # so many at a time as their splines may take memory for
+        parts = w.split(max(1, AT_ONCE // max(1, w.shape[-1])))
+        return torch.cat([self.dist.log_prob(part) for part in parts]) - self.log_det
