@@ -83,8 +83,8 @@ def compare(
             and the nearest neighbours of amortised fits are then of these.
         calibration: name to what `guidebook.calibrate` returned for the engine and guide of that
             approximation. It may speak against it, and never for it.
-        effort: "full", or "quick": by the same rules on fewer draws, with shorter searches and runs and
-            and less annealing, and without moment matching. What is left out for time is said beside the checks.
+        effort: "full", or "quick": by the same rules on fewer draws, with shorter searches and runs, less
+            annealing, and without moment matching. What is left out for time is said beside the checks.
         say: called with every stage in a few words, before it begins: `print` for a long comparison.
 
     Raises:
