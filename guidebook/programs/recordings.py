@@ -17,6 +17,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.errors import ModelError, line_of_user
 from guidebook.programs.graphs.interpreted import interpreted
+from guidebook.programs.graphs.marked import marked
 from guidebook.programs.graphs.recorded import (
     CannotRecord,
     eager,
@@ -123,10 +124,11 @@ class Recordings:
 
             if key == "gradient" and self.long and "single" in self.graphs:
                 with contextlib.suppress(CannotRecord):
-                    self.graphs[name] = interpreted(self.record(potential, rows_of_graph, u))
+                    rows = self.record(potential, rows_of_graph, u)
+                    self.graphs[name] = interpreted(marked(rows))
                     return self.graphs[name]
             try:
-                self.graphs[name] = interpreted(self.record(potential, vectorised, u))
+                self.graphs[name] = interpreted(marked(self.record(potential, vectorised, u)))
             except CannotRecord:
                 if potential.changing:
                     raise

@@ -148,13 +148,20 @@ class _Tape(TorchDispatchMode):
         node.meta["made"] = made or func in SHAPED_ALIKE
         if func._schema.is_mutable and not self._stays_constant(func, args, kwargs, constant):
             constant = False
-        result = func(*args, **kwargs)
-        if func in BLANK:
-            self.blank[_memory(result)] = result
+        result = self._result(func, args, kwargs, constant)
         if not _shares(func):  # in new memory, perhaps at the address of what is gone
             for part in _tensors(result):
                 self.numbers.pop(_memory(part), None)
         return self._noted(result, node, constant)
+
+    def _result(self, func: Any, args: tuple[Any, ...], kwargs: Any, constant: bool) -> Any:
+        """What the operation gives; what only raises is left to where the graph is run."""
+        if func is aten._linalg_check_errors.default and not constant:
+            return None
+        result = func(*args, **kwargs)
+        if func in BLANK:
+            self.blank[_memory(result)] = result
+        return result
 
     def _whole_gradient(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments, the gradient that logsigmoid is given in the shape of its input: torch makes the
