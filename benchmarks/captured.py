@@ -27,6 +27,7 @@ def captured_step(
     batch_size: int | None = None,
     steps: int = 100_000,
     compiled: bool | str = True,
+    restarts: int = 1,
 ) -> Step:
     """What `svi` builds before its loop, by the same functions; `steps` is the most it can do.
 
@@ -39,7 +40,7 @@ def captured_step(
     with local_parameters(), precision(dtype), random_state(0):
         problem = prepare(model, guide, source, objective, cpu, dtype, 0)
         optimiser = default_optimiser(problem, steps)
-        step = Step(problem, optimiser, steps, 1, "auto" if compiled == "auto" else "graph")
+        step = Step(problem, optimiser, steps, restarts, "auto" if compiled == "auto" else "graph")
         if compiled is True:  # each step called from Python
             example = [*step.inputs(), *step.tensors(problem.data)]
             step.call = compile_graph(step.graph, [t.clone() for t in example])

@@ -57,9 +57,11 @@ THEIRS = {
 """The cases of benchmarks/numpyro_steps.py."""
 
 
-def row(name: str, given: tuple[Any, ...], rounds: int, ask: Any) -> list[str]:
+def row(name: str, given: tuple[Any, ...], rounds: int, ask: Any, restarts: int = 1) -> list[str]:
     with pyro.get_param_store().scope():
-        compiled, native = (captured_step(*given, compiled=how) for how in (True, False))
+        compiled, native = (
+            captured_step(*given, compiled=how, restarts=restarts) for how in (True, False)
+        )
         begun = time.perf_counter()
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -90,6 +92,9 @@ def main() -> None:
         cases[f"gb.guides.{name}, 16 particles"] = (eight_schools, guide, data)
     with numpyro("numpyro_steps.py") as ask:
         rows = [row(name, case, rounds, ask) for name, case in cases.items()]
+        first = CASES[0]
+        case = first.model, first.guide(), first.data(), first.objective()
+        rows.append(row(f"{first.name}, 16 restarts", case, rounds, None, restarts=16))
     header = ["a step", "made in", "in C", "called from Python", "NumPyro", "ratio", "to NumPyro"]
     timing.table(header, rows)
 

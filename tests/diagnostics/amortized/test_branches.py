@@ -1,6 +1,7 @@
 """Rows with two explanations of which the encoder keeps one: every local check agrees with it."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pyro
@@ -85,13 +86,15 @@ class SomeOfOneBranch(Branches):
         return dist.MixtureSameFamily(dist.Categorical(shares), both.component_distribution)
 
 
-def compared(shares: tuple[float, float], width: float = 1.0) -> gb.Comparison:
+def compared(
+    shares: tuple[float, float], width: float = 1.0, effort: Any = "full"
+) -> gb.Comparison:
     adam = pyro.optim.Adam({"lr": 1e-9})
     fit = gb.svi(
         even, Branches(shares, width), {"x": data()}, steps=100, optim=adam, compile=False,
         progress=False,
     )  # fmt: skip
-    return gb.compare({"q": fit})
+    return gb.compare({"q": fit}, effort=effort)
 
 
 @pytest.mark.filterwarnings("ignore:svi runs by:UserWarning")
@@ -117,6 +120,14 @@ def test_an_encoder_that_keeps_one_branch_is_rejected(width: float) -> None:
     assert len(left) == 3
     assert all(abs(one.share - 0.5) < 0.1 for one in left)  # of a thousand effective draws at least
     assert all((one.draws > 0).all() and one.weights @ (one.ends[:, 0] < 0) > 0.2 for one in left)
+
+
+@pytest.mark.filterwarnings("ignore:svi runs by:UserWarning")
+def test_it_is_rejected_in_a_quick_comparison_too() -> None:
+    """Without chains annealed from the prior it would be reweighted."""
+    found = compared((1.0, 0.0), effort="quick")
+    assert found.verdicts["q"] is Verdict.REJECT
+    assert "one of several explanations" in found.table.loc["q", "reason"]
 
 
 def test_one_that_holds_both_branches_leaves_nothing_out() -> None:
