@@ -167,6 +167,10 @@ CHECK = re.compile(
     r"TORCH_CHECK\((\(0 <= \4\) & \(\4 < [1-9]\d*L\)), \"[^\"]*\"\);"
 )
 """Inductor's check of an index, the third group, that it is below a number of rows."""
+LOOPS = re.compile(r"^    \{\n.*?^    \}\n", re.MULTILINE | re.DOTALL)
+SCATTERED = re.compile(
+    r"^\s*(?:in_)?out_ptr\d+\[[^;]*\btmp\w+[^;]*\] \+?= |atomic_add", re.MULTILINE
+)
 BEGUN = "inductor_cpu_integer_div_error_flag = &"
 ENDED = "inductor_cpu_integer_div_error_flag = nullptr;"
 """In the first and the last lines of a kernel."""
@@ -193,11 +197,19 @@ def _without_branches(code: str) -> str:
     code = re.sub(r"(tmp\w+) && (tmp\w+);", r"bool(\1) & bool(\2);", code)
     code = re.sub(r"(tmp\w+) \|\| (tmp\w+);", r"bool(\1) | bool(\2);", code)
     code = re.sub(r"bool (tmp_acc\d+) = 0;", r"int64_t \1 = 0;", code)
+    code = LOOPS.sub(lambda loop: _in_order(loop[0]), code)
     code = CHECK.sub(r"\1outside |= int64_t(!(\5)); \3 = \5 ? \3 : 0;", code)
     if "outside |=" in code:
         code = code.replace(BEGUN, f"int64_t outside = 0;\n    {BEGUN}")
         code = code.replace(ENDED, f'{ENDED}\n    if (outside) throw std::runtime_error("index");')
     return code
+
+
+def _in_order(loop: str) -> str:
+    """Where a loop writes to places that it computes, which may be one place twice, its turns are not
+    independent: without the word that they are.
+    """
+    return loop.replace("#pragma GCC ivdep", "") if SCATTERED.search(loop) else loop
 
 
 def _call(plan: Plan, function: int | str, arguments: tuple[Place | int, ...]) -> str:

@@ -311,6 +311,26 @@ def test_products_are_written_where_they_are_wanted() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_turns_of_a_loop_that_write_to_one_place_are_taken_in_order() -> None:
+    """Gradients of what was picked by an index: rows of one label add to one number, in vectors too."""
+    labels = torch.randint(3, (1000,), generator=torch.Generator().manual_seed(0))
+
+    def graph(values, labels):
+        sums = torch.zeros(3, dtype=values.dtype).index_put(
+            (labels,), values.exp(), accumulate=True
+        )
+        last = torch.zeros(1000, dtype=values.dtype).index_put((labels * 0,), values)
+        return sums, last
+
+    values = torch.randn(1000, dtype=torch.float64)
+    plan = lowered(make_fx(graph)(values, labels), [values, labels])
+    found = [torch.empty(3).double(), torch.empty(1000).double()]
+    run = library([(source.source_of(plan, light=True), False)]).run
+    assert run(native._pointers([values, labels]), None, native._pointers(found)) == 0
+    for ours, theirs in zip(found, graph(values, labels), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_plans_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph of the same operations and shapes is not lowered again, nor one that cannot be; a file that is
     damaged is made again.

@@ -72,7 +72,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     by_mode = "at_mode" in asked
     chosen = [p for p in PROGRAMS.values() if p.how != "refused" or not asked & {"fit", "at_mode"}]
     chosen = [p for p in chosen if p.by_mode or not by_mode]
-    short = LIGHT if asked & {"comparison", "sampled"} else SHORT
+    short = LIGHT if asked & {"comparison", "sampled", "in_a_loop"} else SHORT
     rows = [
         pytest.param(p, id=p.name, marks=[] if p.name in short else [pytest.mark.slow])
         for p in chosen
@@ -104,6 +104,14 @@ def fit(ours: Ours) -> gb.Fit:
         raise ours.error
     assert ours.fit is not None
     return ours.fit
+
+
+@pytest.fixture(scope="session")
+def in_a_loop(program: Program) -> gb.Fit:
+    """By the loop in C where there is one for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what has none says so
+        return fitted(program, *made(program), compile="native")
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,14 @@ def test_its_steps_are_those_of_pyro(program: Program, fit: gb.Fit, request: Any
     np.testing.assert_allclose(fit.history, pyros.losses, rtol=near, atol=near)
 
 
+def test_the_loop_in_c_takes_its_steps(program: Program, fit: gb.Fit, in_a_loop: gb.Fit) -> None:
+    """To what sums in another order leave."""
+    if not in_a_loop.notes.get("native"):
+        pytest.skip("no loop does what its step does, or it is not captured")
+    near = 1e-4 if program.single else 1e-7
+    np.testing.assert_allclose(in_a_loop.history, fit.history, rtol=near, atol=near)
+
+
 def test_its_log_joint_is_that_of_pyros_trace(
     program: Program, pyros: PyrosOwn, fit: gb.Fit, tree: xr.DataTree, draws: Draws
 ) -> None:
