@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -71,7 +72,9 @@ def test_training_the_exact_bound_with_a_table_for_an_encoder_reaches_the_eviden
         model, guide, {"x": X}, objective=EnumeratedELBO(), steps=3000, progress=False,
         optim=pyro.optim.Adam({"lr": 0.03}),
     )  # fmt: skip
-    assert -fit.history[-1] == pytest.approx(model.log_evidence(X).sum().item(), abs=1e-4)
+    # where the gradient is nothing but rounding Adam divides it by its own size: now and then a step leaves
+    end = -np.median(fit.history[-300:])
+    assert end == pytest.approx(model.log_evidence(X).sum().item(), abs=1e-6)
 
 
 def test_at_most_65536_states_are_enumerated():
