@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 QUICK_STEPS = 500
 QUICK_DRAWS = 500
 DRAWS = 4000
-DRAWS_OF_ROWS, QUICK_DRAWS_OF_ROWS = (
-    200,
-    50,
-)  # where every row of the data has latents of its own: files of 10, not 200 MB
+DRAWS_OF_ROWS, QUICK_DRAWS_OF_ROWS = 200, 50
+"""Where every row of the data has latents of its own: files of 10, not 200 MB."""
 
 
 def list_pairs(options: argparse.Namespace) -> None:
@@ -203,10 +201,9 @@ def _draws(pair: Pair, options: argparse.Namespace) -> int:
     if options.draws is not None:
         draws: int = options.draws
         return draws
-    usual, quick = (
-        (DRAWS, QUICK_DRAWS) if pair.held_out is None else (DRAWS_OF_ROWS, QUICK_DRAWS_OF_ROWS)
-    )
-    return quick if options.quick else usual
+    if pair.held_out is None:
+        return QUICK_DRAWS if options.quick else DRAWS
+    return QUICK_DRAWS_OF_ROWS if options.quick else DRAWS_OF_ROWS
 
 
 # ------------------------------------------------------------------------------------------- names

@@ -109,8 +109,8 @@ def svi(
         seed: decides the result alone; the caller's random state is left as it was.
         restarts: independent fits from scattered starts in one vectorised step; the best is kept
             and R-hat across them enters the status.
-        compile: "auto" compiles the captured step where that pays, by the number of steps and the size of its
-            tensors alone: into a loop in C of many steps, without Python between them, on one core
+        compile: "auto" compiles the captured step where that pays, by the number of steps, the size of its
+            tensors and the threads of torch: into a loop in C of many steps, without Python between them, on one core
             (`guidebook.programs.native.loop`; its first steps are checked against single ones and against
             the recorded operations), or, where no such loop can be made or the tensors are large and torch
             has several threads, into kernels that are called step by step. True does so always; "native"
