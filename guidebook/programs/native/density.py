@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from guidebook.programs.native.algebra import REAL, CannotLower
+from guidebook.programs.native.constants import with_constants
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import ROUNDING, held_by
-from guidebook.programs.native.masks import without_masks
 from guidebook.programs.native.plans import planned
+from guidebook.programs.native.repeats import without_repeats
 from guidebook.programs.native.source import source_of, with_density
 
 TRIED = 5
@@ -39,7 +40,7 @@ class NativeDensity:
 
     def __init__(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
         """`at` (D,): a position at which the density is finite, in the precision of the graph."""
-        graph, dimension, dtype = without_masks(graph), len(at), at.dtype
+        graph, dimension, dtype = with_constants(without_repeats(graph)), len(at), at.dtype
         self.dimension, self.dtype = dimension, dtype
         if dtype not in REAL:
             raise CannotLower(f"its density is {dtype}")

@@ -21,10 +21,11 @@ from torch.utils._pytree import tree_leaves
 
 from guidebook.programs.graphs.interpreted import same_bits
 from guidebook.programs.native.algebra import REAL, CannotLower
+from guidebook.programs.native.constants import with_constants
 from guidebook.programs.native.library import library
 from guidebook.programs.native.lowered import ROUNDING, held_by
-from guidebook.programs.native.masks import without_masks
 from guidebook.programs.native.plans import planned
+from guidebook.programs.native.repeats import without_repeats
 from guidebook.programs.native.source import source_of, with_loop
 
 TRIED = 6
@@ -66,7 +67,7 @@ class NativeLoop:
         data: Sequence[Tensor],
         budget: int,
     ) -> None:
-        graph, self.at_once = without_masks(graph), LEAST_AT_ONCE
+        graph, self.at_once = with_constants(without_repeats(graph)), LEAST_AT_ONCE
         self._state, self._moving = state, moving
         real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
         if real not in REAL or not all(t.is_contiguous() for t in example):

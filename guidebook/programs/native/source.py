@@ -10,6 +10,7 @@ the density or its gradient is not finite.
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 
 from guidebook.programs.native.algebra import REAL
 from guidebook.programs.native.lowered import Place, Plan
+from guidebook.programs.native.straight import CHOOSE, straight
 
 NORMALS, ALGEBRA, LINES = (
     Path(__file__).with_name(f"{name}.h") for name in ("normals", "algebra", "lines")
@@ -53,19 +55,18 @@ template <typename T> static inline T div_floor_integer(T a, T b) {
   const T q = a / b;
   return (a < 0) != (b < 0) && a % b != 0 ? q - 1 : q;
 }
-template <typename T, typename U> static inline T convert(U u) { return static_cast<T>(u); }
+template <typename T, typename U> static inline T convert(U u) {
+  if constexpr (std::is_same_v<U, bool>) return choose(u, T(1), T(0)); else return static_cast<T>(u);
+}
 }
 template <typename T> static inline T mod(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) return std::fmod(a, b); else return a % b;
 }
-// In two selections, which loops of vectors have: one condition of two parts they have not.
 template <typename T> static inline T max_propagate_nan(T a, T b) {
-  const T larger = a > b ? a : b;
-  return a == a ? larger : a;
+  return choose((a > b) | (a != a), a, b);
 }
 template <typename T> static inline T min_propagate_nan(T a, T b) {
-  const T smaller = a < b ? a : b;
-  return a == a ? smaller : a;
+  return choose((a < b) | (a != a), a, b);
 }
 // psi(x) by reflection, recurrence up to 10 and its asymptotic series (Abramowitz and Stegun 1964, 6.3).
 template <typename T> static T calc_digamma(T given) {
@@ -161,26 +162,16 @@ extern "C" int expand(unsigned long n, unsigned long m, const double* u, double*
 }
 """
 
-
-CHECK = re.compile(
-    r"(auto (tmp\d+) = (tmp\d+);\s*auto (tmp\d+) = c10::convert<int64_t>\(\2\);\s*)"
-    r"TORCH_CHECK\((\(0 <= \4\) & \(\4 < [1-9]\d*L\)), \"[^\"]*\"\);"
-)
-"""Inductor's check of an index, the third group, that it is below a number of rows."""
-LOOPS = re.compile(r"^    \{\n.*?^    \}\n", re.MULTILINE | re.DOTALL)
-SCATTERED = re.compile(
-    r"^\s*(?:in_)?out_ptr\d+\[[^;]*\btmp\w+[^;]*\] \+?= |atomic_add", re.MULTILINE
-)
-BEGUN = "inductor_cpu_integer_div_error_flag = &"
-ENDED = "inductor_cpu_integer_div_error_flag = nullptr;"
-"""In the first and the last lines of a kernel."""
+BYTES = "const bool*", "const uint8_t*"
+"""Of a condition in memory vectors are made where it is a number that is compared with 0."""
 
 
 def source_of(plan: Plan, *, light: bool) -> str:
     """The C++ of a plan; `light`: without torch's header, of whose contents few kernels need any."""
-    parts = [VECTORS, PRELUDE if light else HEADER]
+    readable = all(p.size for _, given in plan.calls for p in given if isinstance(p, Place))
+    parts = [VECTORS, CHOOSE, PRELUDE if light else HEADER]
     for k, (_, code) in enumerate(plan.sources):
-        body = _without_branches(code.replace(HEADER, ""))
+        body = straight(_apart(code.replace(HEADER, ""), plan, k), readable=readable)
         parts.append(re.sub(r'extern "C"\s+void\s+kernel\(', f"static void kernel_{k}(", body))
     parts += [header.read_text(encoding="utf-8") for header in (ALGEBRA, LINES)]
     parts.append("static inline void once(char** given, char* s) {")
@@ -190,26 +181,32 @@ def source_of(plan: Plan, *, light: bool) -> str:
     return "\n".join(parts).replace("SCRATCH", str(plan.scratch))
 
 
-def _without_branches(code: str) -> str:
-    """A kernel as compilers turn it into vectors: logic by bits, and indices out of bounds, of which there is
-    none in a right model, are read as 0 and told at the end.
+def _apart(code: str, plan: Plan, number: int) -> str:
+    """The code of a kernel with the word at each argument that lies apart, at every call: nothing that is
+    written through another one changes it, and what is written through it changes no other one.
     """
-    code = re.sub(r"(tmp\w+) && (tmp\w+);", r"bool(\1) & bool(\2);", code)
-    code = re.sub(r"(tmp\w+) \|\| (tmp\w+);", r"bool(\1) | bool(\2);", code)
-    code = re.sub(r"bool (tmp_acc\d+) = 0;", r"int64_t \1 = 0;", code)
-    code = LOOPS.sub(lambda loop: _in_order(loop[0]), code)
-    code = CHECK.sub(r"\1outside |= int64_t(!(\5)); \3 = \5 ? \3 : 0;", code)
-    if "outside |=" in code:
-        code = code.replace(BEGUN, f"int64_t outside = 0;\n    {BEGUN}")
-        code = code.replace(ENDED, f'{ENDED}\n    if (outside) throw std::runtime_error("index");')
-    return code
+    kinds = plan.sources[number][0]
+    apart = [True] * len(kinds)
+    pairs = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(kinds)), 2)
+        if not (kinds[i].startswith("const") and kinds[j].startswith("const"))
+    ]
+    for _, given in (call for call in plan.calls if call[0] == number):
+        for i, j in pairs:
+            if _overlap(given[i], given[j]):
+                apart[i] = apart[j] = False
+    words = iter(a for a, kind in zip(apart, kinds, strict=True) if "*" in kind)
+    head, begin, rest = code.partition("{")
+    head = head.replace(*BYTES)
+    head = re.sub(r"\* *(?=\w)", lambda _: "* __restrict " if next(words) else "* ", head)
+    return head + begin + rest
 
 
-def _in_order(loop: str) -> str:
-    """Where a loop writes to places that it computes, which may be one place twice, its turns are not
-    independent: without the word that they are.
-    """
-    return loop.replace("#pragma GCC ivdep", "") if SCATTERED.search(loop) else loop
+def _overlap(one: Place | int, other: Place | int) -> bool:
+    if isinstance(one, int) or isinstance(other, int) or one.argument != other.argument:
+        return False
+    return one.offset < other.offset + other.size and other.offset < one.offset + one.size
 
 
 def _call(plan: Plan, function: int | str, arguments: tuple[Place | int, ...]) -> str:
@@ -224,7 +221,7 @@ def _call(plan: Plan, function: int | str, arguments: tuple[Place | int, ...]) -
 def _argument(kind: str, given: Place | int) -> str:
     if isinstance(given, int):
         return str(given)
-    return f"reinterpret_cast<{kind}>({_pointer(given)})"
+    return f"reinterpret_cast<{kind.replace(*BYTES)}>({_pointer(given)})"
 
 
 def _pointer(place: Place) -> str:

@@ -236,7 +236,8 @@ def test_a_loop_that_does_something_else_is_not_used(right, wrong, words, monkey
 @pytest.mark.usefixtures("as_recorded")
 def test_what_no_kernel_does_is_named() -> None:
     def rotated(x, y):
-        pyro.factor("f", torch.linalg.eigh(x.T @ x + torch.eye(3).to(x))[0].sum())
+        z = pyro.sample("z", dist.LogNormal(torch.zeros(()).to(x), 1.0))
+        pyro.factor("f", torch.linalg.eigh(x.T @ x + z * torch.eye(3).to(x))[0].sum())
         flat(x, y)
 
     words = "no loop in C does what this step does \\(it calls aten._linalg_eigh"
