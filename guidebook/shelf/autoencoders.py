@@ -35,6 +35,7 @@ from guidebook.models.decoders.latent import VAE
 from guidebook.models.decoders.likelihoods import GaussianPerDatum, LowRankGaussian
 from guidebook.models.decoders.networks import ConvEncoder, mlp
 from guidebook.shelf.pair import Guide, Model, Pair, seeded
+from guidebook.shelf.training import by_evidence
 
 PIXELS, IMAGE, SPRITE = 64, (1, 8, 8), 256
 CODES, DENOISING_CODES, LATENTS, LAYERS = 10, 16, 8, (8, 4)
@@ -205,6 +206,7 @@ PAIRS = (
         source="Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders; "
         "MacKay (1995), Bayesian neural networks and density networks",
         exact=QuadraturePosterior,
+        trained=by_evidence,
         labels=iris_labels,
     ),
     Pair(
