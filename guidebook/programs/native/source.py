@@ -155,6 +155,14 @@ extern "C" int log_density(unsigned long n, const double* u, double* slope, doub
   }
   return fine ? 0 : 2;
 }
+extern "C" void log_densities(
+    unsigned long rows, unsigned long n, const double* u, double* slopes, double* values, const void* all) {
+  for (unsigned long r = 0; r < rows; r++) {
+    if (log_density(n, u + r * n, slopes + r * n, values + r, all) != 1) continue;
+    values[r] = NAN;
+    for (unsigned long i = 0; i < n; i++) slopes[r * n + i] = NAN;
+  }
+}
 extern "C" int expand(unsigned long n, unsigned long m, const double* u, double* out, const void*) {
   std::memcpy(out, u, n * sizeof(double));
   return 0;
