@@ -81,8 +81,8 @@ class NativeDensity:
         return value.to(self.dtype), grad.to(self.dtype)
 
     def rows(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x, u) (S,) and its gradient (S, D) at u (S, D), as `Potential.value_and_grad` gives them: what
-        is not finite as it is, and NaN where a factorisation fails. On as many cores as torch may use.
+        """log p(x, u) (S,) and its gradient (S, D) at u (S, D), as `Potential.value_and_grad` gives them:
+        what is not finite as it is, and NaN where a factorisation fails. On as many cores as torch may use.
         """
         position = u.double().contiguous()
         filled = position, torch.empty_like(position), position.new_empty(len(u))

@@ -10,6 +10,7 @@ the density or its gradient is not finite.
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def source_of(plan: Plan, *, light: bool) -> str:
     """The C++ of a plan; `light`: without torch's header, of whose contents few kernels need any."""
     parts = [VECTORS, PRELUDE if light else HEADER]
     for k, (_, code) in enumerate(plan.sources):
-        body = _without_branches(code.replace(HEADER, ""))
+        body = _with_memory_told(_without_branches(code.replace(HEADER, "")), _alone(plan, k))
         parts.append(re.sub(r'extern "C"\s+void\s+kernel\(', f"static void kernel_{k}(", body))
     parts += [header.read_text(encoding="utf-8") for header in (ALGEBRA, LINES)]
     parts.append("static inline void once(char** given, char* s) {")
@@ -196,6 +197,40 @@ def source_of(plan: Plan, *, light: bool) -> str:
     parts.append("}")
     parts += _normals(plan)
     return "\n".join(parts).replace("SCRATCH", str(plan.scratch))
+
+
+def _alone(plan: Plan, kernel: int) -> list[bool]:
+    """Of each argument of a kernel, whether in all of its calls no other has of its memory, of which one of
+    the two is written.
+    """
+    read = [kind.startswith("const") for kind in plan.sources[kernel][0]]
+    alone = [True] * len(read)
+    for given in (given for function, given in plan.calls if function == kernel):
+        for i, j in itertools.combinations(range(len(given)), 2):
+            if not (read[i] and read[j]) and _may_meet(given[i], given[j]):
+                alone[i] = alone[j] = False
+    return alone
+
+
+def _may_meet(one: Place | int, other: Place | int) -> bool:
+    """Whether two places can share memory: two arguments of a graph can."""
+    if isinstance(one, int) or isinstance(other, int):
+        return False
+    if one.argument != other.argument:
+        return one.argument is not None and other.argument is not None
+    return one.offset < other.offset + other.size and other.offset < one.offset + one.size
+
+
+def _with_memory_told(code: str, alone: list[bool]) -> str:
+    """A kernel that says which of its arguments have their memory to themselves: else a compiler computes at
+    every row anew what is the same for all, because writing the row might have changed it.
+    """
+    before, bracket, after = code.partition("(")
+    given, end, body = after.partition(")")
+    words = given.split(",")
+    for k, (word, known) in enumerate(zip(words, alone, strict=True)):
+        words[k] = word.replace("* ", "* __restrict__ ") if known else word
+    return before + bracket + ",".join(words) + end + body
 
 
 def _without_branches(code: str) -> str:
