@@ -79,7 +79,9 @@ def test_it_is_the_density_and_its_gradient() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_rows_are_the_batches_of_the_potential(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_the_batches_of_the_potential(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To 1e-12, in its shapes and precision, on however many cores; what is not finite is so in both."""
     monkeypatch.setattr(density.torch, "get_num_threads", lambda: threads)
     for model, dtype, near in (
@@ -126,7 +128,9 @@ def test_a_start_of_functions_that_fail_the_check_is_not_taken(
         return value - u.square().sum(1), grad - 2 * u
 
     monkeypatch.setattr(NativeDensity, "rows", wrong)
-    monkeypatch.setattr(NativeDensity, "__call__", lambda self, u: [t[0] for t in self.rows(u[None])])
+    monkeypatch.setattr(
+        NativeDensity, "__call__", lambda self, u: [t[0] for t in self.rows(u[None])]
+    )
     start, native = engine._begun(Potential(regression, given), 1)
     assert native is None and torch.equal(start.center, expected.center)
 
