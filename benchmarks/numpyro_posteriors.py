@@ -68,7 +68,9 @@ def garch11(y: Any, sigma1: Any) -> None:
     mu = numpyro.sample("mu", flat(constraints.real))
     alpha0 = numpyro.sample("alpha0", flat(constraints.positive))
     alpha1 = numpyro.sample("alpha1", flat(constraints.unit_interval))
-    beta1 = numpyro.sample("beta1", flat(constraints.interval(0.0, 1 - alpha1)))
+    # not flat(constraints.interval(0.0, 1 - alpha1)): numpyro 0.22 returns draws of it on another scale
+    beta1 = numpyro.sample("beta1", dist.Uniform(0.0, 1 - alpha1))
+    numpyro.factor("flat", jnp.log1p(-alpha1))
 
     def following(variance: Any, before: Any) -> tuple[Any, Any]:
         variance = alpha0 + alpha1 * jnp.square(before - mu) + beta1 * variance
