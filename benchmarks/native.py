@@ -72,7 +72,7 @@ def row(name: str, given: tuple[Any, ...], rounds: int, ask: Any, restarts: int 
             return [name, "", "", "", "", "", str(told[-1].message).partition("(")[2][:60]]
         blocks = {"compiled": captured_block(compiled, 500), "native": native_block(native)}
         if ask and name in THEIRS:
-            blocks["numpyro"] = lambda: ask(f"steps {THEIRS[name]} {AT_ONCE}")[0]
+            blocks["numpyro"] = lambda: ask(f"{THEIRS[name]} {AT_ONCE}")[0]
         seconds = timing.interleaved(blocks, rounds)
     cells = [name, f"{made:.1f} s"]
     cells += [timing.shown(statistics.median(seconds[k])) if k in seconds else "-"

@@ -1,10 +1,7 @@
-"""NumPyro's side of benchmarks/native.py and benchmarks/nuts_speed.py, in an environment of its own
-(benchmarks/numpyro_side.py).
+"""NumPyro's side of benchmarks/native.py, in an environment of its own (benchmarks/numpyro_side.py).
 
-A line `steps CASE NUMBER` is answered by the seconds a step of SVI, so many of them inside one `lax.scan`;
-`nuts SEED DRAWS` by the seconds of a whole call, compilation included, the seconds of its draws after the
-warm-up, and the least bulk effective sample size. Models and guides are those of benchmarks/speed.py;
-NumPyro's Adam; double precision, as on the other side.
+A line `CASE NUMBER` is answered by the seconds a step of SVI, so many of them inside one `lax.scan`. Models
+and guides are those of benchmarks/speed.py; NumPyro's Adam; double precision, as on the other side.
 """
 
 import sys
@@ -19,9 +16,8 @@ import numpyro
 import numpyro.distributions as dist
 from jax import random
 from numpyro.contrib.funsor import config_enumerate
-from numpyro.diagnostics import effective_sample_size
 from numpyro.handlers import block
-from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO, TraceEnum_ELBO
+from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from numpyro.optim import Adam
 
@@ -87,45 +83,14 @@ def stepper(case: str) -> Callable[[int], float]:
     return block_of
 
 
-def nuts(seed: int, draws: int) -> str:
-    jax.clear_caches()
-    begun = time.perf_counter()
-    mcmc = MCMC(
-        NUTS(schools), num_warmup=1000, num_samples=draws, num_chains=4, progress_bar=False,
-        chain_method="sequential",
-    )  # fmt: skip
-    mcmc.run(random.PRNGKey(seed))
-    jax.block_until_ready(mcmc.get_samples())
-    whole = time.perf_counter() - begun
-    ess = least(mcmc)
-    mcmc.post_warmup_state = mcmc.last_state
-    mcmc.run(random.PRNGKey(seed + 100))  # compiles the run without a warm-up
-    begun = time.perf_counter()
-    mcmc.post_warmup_state = mcmc.last_state
-    mcmc.run(random.PRNGKey(seed + 200))
-    jax.block_until_ready(mcmc.get_samples())
-    return f"{whole} {time.perf_counter() - begun} {ess} {least(mcmc)}"
-
-
-def least(mcmc: Any) -> float:
-    found = mcmc.get_samples(group_by_chain=True)
-    return min(
-        float(np.min(effective_sample_size(np.asarray(found[name]))))
-        for name in ("mu", "tau", "theta_trans")
-    )
-
-
 def main() -> None:
     steppers: dict[str, Callable[[int], float]] = {}
     print(f"numpyro {numpyro.__version__}, jax {jax.__version__}", flush=True)
     for line in sys.stdin:
-        kind, first, number = line.split()
-        if kind == "nuts":
-            print(nuts(int(first), int(number)), flush=True)
-            continue
-        if first not in steppers:
-            steppers[first] = stepper(first)
-        print(steppers[first](int(number)), flush=True)
+        case, number = line.split()
+        if case not in steppers:
+            steppers[case] = stepper(case)
+        print(steppers[case](int(number)), flush=True)
 
 
 if __name__ == "__main__":

@@ -96,10 +96,10 @@ def nuts(
         run.hold_parameters()
         sites = run.latent_sites()
         potential = Potential(run.model, run.tensors, sites)
-        with said("nuts: finding where to start", shown=progress):
-            start = find_start(potential)
         calls = chains * ((draws or DRAWS) + tune) * GRADIENTS_PER_DRAW
-        density, told = _density(potential, start, calls)
+        with said("nuts: finding where to start", shown=progress):
+            start, native = _begun(potential, calls)
+        density, told = _density(potential, start, native, calls)
     settings = {
         "draws": draws or DRAWS,
         "tune": tune,
@@ -172,22 +172,42 @@ def _again(
     return settings | {"draws": MORE_DRAWS}
 
 
-def _density(potential: Potential, start: Start, calls: int) -> tuple[Any, dict[str, Any]]:
-    """The density as nutpie takes it, in C where that pays and can be, and the notes on it."""
+def _begun(potential: Potential, calls: int) -> tuple[Start, NativeDensity | None]:
+    """Where chains begin, and the density in C, where that pays and can be.
+
+    The search for the start evaluates it at tens of thousands of positions, before it is known where the
+    density is finite; functions that fail the check there have found nothing.
+    """
+    native = _native(potential, calls)
+    if native is not None:
+        start = find_start(potential.computed_by(native.rows))
+        try:
+            native.check(start.center)
+            return start, native
+        except CannotLower:
+            pass
+    return find_start(potential), None
+
+
+def _density(
+    potential: Potential, start: Start, native: NativeDensity | None, calls: int
+) -> tuple[Any, dict[str, Any]]:
+    """The density as nutpie takes it, in C where there is one, and the notes on it."""
     flat = without_density(potential, start.center)
-    native = None if bool(flat.any()) else _native(potential, start.center, calls)
+    native = None if bool(flat.any()) else native
     gradient = native or _gradient(potential, calls)
     density = _for_nutpie(potential, *_bounded(start, gradient, flat))
     held = {"without_density": int(flat.sum())} if bool(flat.any()) else {}
     return in_nutpie(density, native) if native else density, {"native": native is not None, **held}
 
 
-def _native(potential: Potential, at: Tensor, calls: int) -> NativeDensity | None:
+def _native(potential: Potential, calls: int) -> NativeDensity | None:
     """The density in C, where that pays and can be."""
     try:
         graph = potential.single()
         if worth_compiling(graph, calls, potential.device):
-            return NativeDensity(graph, at)
+            example = torch.zeros(potential.dimension, dtype=potential.dtype)
+            return NativeDensity(graph, example)
     except (CannotRecord, CannotLower, CannotCompile):
         pass
     return None

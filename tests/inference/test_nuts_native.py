@@ -17,6 +17,7 @@ from guidebook.programs.native import library as compiler
 from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.density import NativeDensity
 from guidebook.programs.potential import Potential
+from guidebook.programs.start.mode import find_start
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(40, 3))
@@ -37,6 +38,13 @@ def with_an_edge(x, y):
     pyro.factor("f", (z + 1.0).sqrt())
 
 
+def correlation(x, y):
+    """Not a number where |r| > 1."""
+    r = pyro.sample("r", dist.Normal(torch.zeros(()).to(x), 1.0))
+    matrix = torch.eye(2).to(x) + r * (1 - torch.eye(2).to(x))
+    pyro.factor("f", torch.linalg.cholesky(matrix).diagonal().log().sum())
+
+
 @pytest.fixture(autouse=True)
 def always(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """However few calls there are, with a cache of these tests' own."""
@@ -50,7 +58,9 @@ def made(model=regression, data=DATA) -> NativeDensity:
     given = {name: torch.as_tensor(value) for name, value in data.items()}
     potential = Potential(model, given)
     at = torch.zeros(potential.dimension, dtype=potential.dtype)
-    return NativeDensity(potential.single(), at)
+    native = NativeDensity(potential.single(), at)
+    native.check(at)
+    return native
 
 
 def test_it_is_the_density_and_its_gradient() -> None:
@@ -66,6 +76,63 @@ def test_it_is_the_density_and_its_gradient() -> None:
             torch.testing.assert_close(found, value[i], rtol=near, atol=near)
             torch.testing.assert_close(slope, grad[i], rtol=near, atol=100 * near)
     assert made(with_an_edge)(torch.tensor([-2.0]).double())[0].isnan()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_are_the_batches_of_the_potential(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To 1e-12, in its shapes and precision, on however many cores; what is not finite is so in both."""
+    monkeypatch.setattr(density.torch, "get_num_threads", lambda: threads)
+    for model, dtype, near in (
+        (regression, np.float64, 1e-12),
+        (regression, np.float32, 1e-4),
+        (with_an_edge, np.float64, 1e-12),
+        (correlation, np.float64, 1e-12),
+    ):
+        data = {name: torch.as_tensor(value.astype(dtype)) for name, value in DATA.items()}
+        potential = Potential(model, data)
+        u = torch.linspace(-2.0, 1.6, 20 * potential.dimension).reshape(20, -1).to(data["x"])
+        found, expected = made(model, data).rows(u), potential.value_and_grad(u)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.dtype == theirs.dtype
+            torch.testing.assert_close(ours, theirs, rtol=near, atol=100 * near, equal_nan=True)
+        assert bool(found[0].isnan().any()) == (model is not regression)
+        assert made(model, data).rows(u[:0])[1].shape == (0, potential.dimension)
+
+
+def test_the_start_is_that_of_the_recorded_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by functions of C without a batch of the recording, which `check` compares at its centre."""
+    given = {name: torch.as_tensor(value) for name, value in DATA.items()}
+    expected = find_start(Potential(regression, given))
+    potential, asked = Potential(regression, given), []
+    batched = potential._recordings.batched
+    monkeypatch.setattr(
+        potential._recordings, "batched", lambda *a: asked.append(a[1]) or batched(*a)
+    )
+    start, native = engine._begun(potential, 1)
+    assert native is not None and "gradient" not in asked
+    torch.testing.assert_close(start.center, expected.center, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(start.factor, expected.factor, rtol=1e-6, atol=1e-6)
+
+
+def test_a_start_of_functions_that_fail_the_check_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {name: torch.as_tensor(value) for name, value in DATA.items()}
+    expected = find_start(Potential(regression, given))
+    rows = NativeDensity.rows
+
+    def wrong(self, u):
+        value, grad = rows(self, u)
+        return value - u.square().sum(1), grad - 2 * u
+
+    monkeypatch.setattr(NativeDensity, "rows", wrong)
+    monkeypatch.setattr(
+        NativeDensity, "__call__", lambda self, u: [t[0] for t in self.rows(u[None])]
+    )
+    start, native = engine._begun(Potential(regression, given), 1)
+    assert native is None and torch.equal(start.center, expected.center)
 
 
 def test_the_chains_are_those_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +182,7 @@ def test_a_density_that_is_finite_nowhere_is_not_taken() -> None:
     at = torch.zeros(2).double()
     graph = record(lambda u: ((u * torch.inf).sum(), u + 1), at)
     with pytest.raises(CannotLower, match="finite at no position"):
-        NativeDensity(graph, at)
+        NativeDensity(graph, at).check(at)
 
 
 def test_what_no_kernel_does_runs_through_python() -> None:
@@ -200,11 +267,6 @@ def test_what_inductor_leaves_to_libraries_is_there(model) -> None:
 
 def test_a_matrix_that_is_not_positive_definite_is_no_number() -> None:
     """Where torch ends by an error; one whose `info` the model reads is as torch leaves it."""
-
-    def correlation(x, y):
-        r = pyro.sample("r", dist.Normal(torch.zeros(()).to(x), 1.0))
-        matrix = torch.eye(2).to(x) + r * (1 - torch.eye(2).to(x))
-        pyro.factor("f", torch.linalg.cholesky(matrix).diagonal().log().sum())
 
     def told(x, y):
         r = pyro.sample("r", dist.Normal(torch.zeros(()).to(x), 1.0))

@@ -282,6 +282,20 @@ def location(y=None, scale=1.0):
         pyro.sample("y", dist.Normal(mean, scale).expand(y.shape).to_event(y.dim()), obs=y)
 
 
+def test_the_rows_of_another_function_stand_in_for_the_gradient_alone() -> None:
+    """Where it was told: not in the potential itself, at other data, or in another process."""
+    potential, u = Potential(regression, {"x": X, "y": Y}, changing=("y",)), torch.ones(2, 3)
+    expected = potential.value_and_grad(u)
+    asked = []
+    twin = potential.computed_by(lambda v: (asked.append(v), v[:, 0], v)[1:])
+    value, grad = twin.value_and_grad(u)
+    assert torch.equal(value, u[:, 0]) and torch.equal(grad, u) and asked[0] is u
+    others = potential, twin.at({"y": Y}), pickle.loads(pickle.dumps(twin))
+    for other in others:
+        assert all(map(torch.equal, other.value_and_grad(u), expected))
+    assert torch.equal(twin(u)[0], potential(u)[0]) and len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("rows", "chunk"), [(4, 2048), (100_000, 10), (250_000, 4), (750_000, 1), (5_000_000, 1)]
 )

@@ -1,12 +1,13 @@
 """log p(x, u) and its gradient as functions of C, for nutpie: chains then run side by side, without Python.
 
-Before they are used they are compared with the operations of the graph at some positions, to rounding.
+Before chains use them they are compared with the operations of the graph at some positions, to rounding.
 """
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -35,16 +36,17 @@ class NativeDensity:
         given: the address of what they take as `given`.
 
     Raises:
-        CannotLower, CannotCompile: they cannot be made, or do not do what the graph does.
+        CannotLower, CannotCompile: they cannot be made.
     """
 
-    def __init__(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
-        """`at` (D,): a position at which the density is finite, in the precision of the graph."""
-        graph, dimension, dtype = with_constants(without_repeats(graph)), len(at), at.dtype
-        self.dimension, self.dtype = dimension, dtype
+    def __init__(self, graph: torch.fx.GraphModule, example: Tensor) -> None:
+        """`example`: any u (D,), in the precision of the graph."""
+        dimension, dtype = len(example), example.dtype
+        self.dimension, self.dtype, self._graph = dimension, dtype, graph
+        graph = with_constants(without_repeats(graph))
         if dtype not in REAL:
             raise CannotLower(f"its density is {dtype}")
-        plan = planned(graph, [at])
+        plan = planned(graph, [example])
         expected = ((), (1, dimension), (dimension,))  # a value and a vector
         if plan.normals or [r.dtype for r in plan.results] != [dtype, dtype]:
             raise CannotLower("it draws random numbers, or its results are of another precision")
@@ -69,7 +71,6 @@ class NativeDensity:
             ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value
             for name in ("log_density", "expand")
         )
-        self._check(graph, at)
 
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x, u) and its gradient at u (D,); NaN where one of them is not finite."""
@@ -81,7 +82,31 @@ class NativeDensity:
             value = value * torch.nan
         return value.to(self.dtype), grad.to(self.dtype)
 
-    def _check(self, graph: torch.fx.GraphModule, at: Tensor) -> None:
+    def rows(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x, u) (S,) and its gradient (S, D) at u (S, D), as `Potential.value_and_grad` gives them:
+        what is not finite as it is, and NaN where a factorisation fails. On as many cores as torch may use.
+        """
+        position = u.double().contiguous()
+        filled = position, torch.empty_like(position), position.new_empty(len(u))
+        threads = max(1, min(torch.get_num_threads(), len(u)))
+        if threads == 1:
+            self._fill(*filled)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(self._fill, *(t.tensor_split(threads) for t in filled)))
+        return filled[2].to(u), filled[1].to(u)
+
+    def _fill(self, position: Tensor, grad: Tensor, value: Tensor) -> None:
+        sizes = (ctypes.c_ulong(n) for n in position.shape)
+        places = (ctypes.c_void_p(t.data_ptr()) for t in (position, grad, value))
+        self._library.log_densities(*sizes, *places, self._given)
+
+    def check(self, at: Tensor) -> None:
+        """Compares both at `at` (D,), a position at which the density is finite, and around it.
+
+        Raises:
+            CannotLower: they differ, or the density is finite nowhere near.
+        """
         generator = torch.Generator().manual_seed(0)
         near, compared = ROUNDING[self.dtype], 0
         for k in range(TRIED):
@@ -89,7 +114,7 @@ class NativeDensity:
             u = at + (0.5 * k * noise).to(at)
             try:
                 with torch.no_grad():
-                    value, grad = graph(u)
+                    value, grad = self._graph(u)
             except LinAlgError:  # as a density that is not a number
                 continue
             if not bool(value.isfinite() & grad.isfinite().all()):

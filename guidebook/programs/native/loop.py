@@ -67,7 +67,8 @@ class NativeLoop:
         data: Sequence[Tensor],
         budget: int,
     ) -> None:
-        graph, self.at_once = with_constants(without_repeats(graph)), LEAST_AT_ONCE
+        given, self.at_once = graph, LEAST_AT_ONCE
+        graph = with_constants(without_repeats(graph))
         self._state, self._moving = state, moving
         real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
         if real not in REAL or not all(t.is_contiguous() for t in example):
@@ -82,7 +83,7 @@ class NativeLoop:
                 for light in (True, False)
             ]
         )
-        self._check(graph, data, min(TRIED, budget))
+        self._check(given, data, min(TRIED, budget))
 
     def advance(
         self,

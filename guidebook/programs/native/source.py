@@ -156,6 +156,14 @@ extern "C" int log_density(unsigned long n, const double* u, double* slope, doub
   }
   return fine ? 0 : 2;
 }
+extern "C" void log_densities(
+    unsigned long rows, unsigned long n, const double* u, double* slopes, double* values, const void* all) {
+  for (unsigned long r = 0; r < rows; r++) {
+    if (log_density(n, u + r * n, slopes + r * n, values + r, all) != 1) continue;
+    values[r] = NAN;
+    for (unsigned long i = 0; i < n; i++) slopes[r * n + i] = NAN;
+  }
+}
 extern "C" int expand(unsigned long n, unsigned long m, const double* u, double* out, const void*) {
   std::memcpy(out, u, n * sizeof(double));
   return 0;
@@ -171,7 +179,8 @@ def source_of(plan: Plan, *, light: bool) -> str:
     readable = all(p.size for _, given in plan.calls for p in given if isinstance(p, Place))
     parts = [VECTORS, CHOOSE, PRELUDE if light else HEADER]
     for k, (_, code) in enumerate(plan.sources):
-        body = straight(_apart(code.replace(HEADER, ""), plan, k), readable=readable)
+        body = straight(code.replace(HEADER, "").replace(*BYTES), readable=readable)
+        body = _with_memory_told(body, _alone(plan, k))
         parts.append(re.sub(r'extern "C"\s+void\s+kernel\(', f"static void kernel_{k}(", body))
     parts += [header.read_text(encoding="utf-8") for header in (ALGEBRA, LINES)]
     parts.append("static inline void once(char** given, char* s) {")
@@ -181,32 +190,38 @@ def source_of(plan: Plan, *, light: bool) -> str:
     return "\n".join(parts).replace("SCRATCH", str(plan.scratch))
 
 
-def _apart(code: str, plan: Plan, number: int) -> str:
-    """The code of a kernel with the word at each argument that lies apart, at every call: nothing that is
-    written through another one changes it, and what is written through it changes no other one.
+def _alone(plan: Plan, kernel: int) -> list[bool]:
+    """Of each argument of a kernel, whether in all of its calls no other has of its memory, of which one of
+    the two is written.
     """
-    kinds = plan.sources[number][0]
-    apart = [True] * len(kinds)
-    pairs = [
-        (i, j)
-        for i, j in itertools.combinations(range(len(kinds)), 2)
-        if not (kinds[i].startswith("const") and kinds[j].startswith("const"))
-    ]
-    for _, given in (call for call in plan.calls if call[0] == number):
-        for i, j in pairs:
-            if _overlap(given[i], given[j]):
-                apart[i] = apart[j] = False
-    words = iter(a for a, kind in zip(apart, kinds, strict=True) if "*" in kind)
-    head, begin, rest = code.partition("{")
-    head = head.replace(*BYTES)
-    head = re.sub(r"\* *(?=\w)", lambda _: "* __restrict " if next(words) else "* ", head)
-    return head + begin + rest
+    read = [kind.startswith("const") for kind in plan.sources[kernel][0]]
+    alone = [True] * len(read)
+    for given in (given for function, given in plan.calls if function == kernel):
+        for i, j in itertools.combinations(range(len(given)), 2):
+            if not (read[i] and read[j]) and _may_meet(given[i], given[j]):
+                alone[i] = alone[j] = False
+    return alone
 
 
-def _overlap(one: Place | int, other: Place | int) -> bool:
+def _may_meet(one: Place | int, other: Place | int) -> bool:
+    """Whether two places share memory. Two arguments of a graph do not where one is written: that is the
+    state of a fit, which is nobody else's.
+    """
     if isinstance(one, int) or isinstance(other, int) or one.argument != other.argument:
         return False
     return one.offset < other.offset + other.size and other.offset < one.offset + one.size
+
+
+def _with_memory_told(code: str, alone: list[bool]) -> str:
+    """A kernel that says which of its arguments have their memory to themselves: else a compiler computes at
+    every row anew what is the same for all, because writing the row might have changed it.
+    """
+    before, bracket, after = code.partition("(")
+    given, end, body = after.partition(")")
+    words = given.split(",")
+    for k, (word, known) in enumerate(zip(words, alone, strict=True)):
+        words[k] = word.replace("* ", "* __restrict__ ") if known else word
+    return before + bracket + ",".join(words) + end + body
 
 
 def _call(plan: Plan, function: int | str, arguments: tuple[Place | int, ...]) -> str:

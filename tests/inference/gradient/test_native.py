@@ -30,7 +30,7 @@ from guidebook.programs.native import plans as plan_file
 from guidebook.programs.native.algebra import CannotLower
 from guidebook.programs.native.copies import COPY, without_copies
 from guidebook.programs.native.library import CannotCompile, library
-from guidebook.programs.native.lowered import lowered
+from guidebook.programs.native.lowered import Place, Plan, lowered
 from guidebook.programs.native.plans import planned
 
 RNG = np.random.default_rng(0)
@@ -330,6 +330,31 @@ def test_turns_of_a_loop_that_write_to_one_place_are_taken_in_order() -> None:
     assert run(native._pointers([values, labels]), None, native._pointers(found)) == 0
     for ours, theirs in zip(found, graph(values, labels), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("places", "alone"),
+    [
+        ([(None, 0), (None, 64), (None, 128)], "yyy"),
+        ([(0, 0), (None, 0), (1, 0)], "yyy"),  # what one thread computes is of no argument
+        ([(None, 0), (None, 64), (None, 0)], "yyy"),  # both are read
+        ([(None, 0), (None, 56), (None, 128)], "nny"),
+        ([(None, 120), (None, 64), (None, 128)], "nny"),
+        ([(1, 0), (0, 0), (None, 0)], "yyy"),  # what is written is a state that nobody else has
+        ([(0, 0), (0, 64), (0, 128)], "yyy"),
+    ],
+)
+def test_kernels_are_told_what_memory_is_of_one_argument_alone(places, alone) -> None:
+    """Of 64 bytes each, the second written: a kernel that is called twice, once with all of them apart."""
+    code = "void kernel(const double* a,\n double* b,\n const double* c)\n{\n f(a * b);\n}"
+    apart, given = (
+        tuple(Place(argument, offset, 64) for argument, offset in one)
+        for one in ([(None, 256), (None, 320), (None, 384)], places)
+    )
+    kinds = "const double*", "double*", "const double*"
+    plan = Plan(((kinds, code),), ((0, apart), (0, given)), (), torch.float64, 448, ())
+    head = source.source_of(plan, light=True).partition("void kernel")[2].partition("{")[0]
+    assert ["__restrict__" in word for word in head.split(",")] == [a == "y" for a in alone]
 
 
 def test_plans_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
