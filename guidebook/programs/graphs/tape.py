@@ -86,6 +86,9 @@ class _Tape(TorchDispatchMode):
         self.written: dict[int | None, Tensor] = {}  # by memory; held for the same reason
         self.count = 0
         self.numbers: dict[int | None, int] = {}  # of memory, as an address may come again
+        self.notes: list[
+            list[Any]
+        ] = []  # of tensors: this tape, their node, whether they are constant
         self.writes: dict[int, int] = {}  # how often, constants too, by number of memory
 
     @classmethod
@@ -101,7 +104,7 @@ class _Tape(TorchDispatchMode):
         if not isinstance(value, Tensor):
             return value
         note = getattr(value, "_on_tape", None)
-        if note is not None and note[0] is self:
+        if note and note[0] is self:
             return note[1]
         if id(value) not in self.known:
             name = f"_outside_{len(self.outside)}"
@@ -134,7 +137,7 @@ class _Tape(TorchDispatchMode):
             self._check_shape(func, args, tensors)
         if func in IDLE:
             result = func(*args, **kwargs)
-            result._on_tape = self, self.node(args[0]), constant
+            self._note(result, self.node(args[0]), constant)
             return result
         constant = constant and torch.Tag.nondeterministic_seeded not in func.tags
         made = constant and all(map(self._is_made, tensors))
@@ -193,7 +196,17 @@ class _Tape(TorchDispatchMode):
         if id(result) in self.known:  # an input written in place: it is this node from now on
             self.known[id(result)] = result, node
         else:
-            result._on_tape = self, node, constant  # type: ignore[attr-defined]
+            self._note(result, node, constant)
+
+    def _note(self, result: Tensor, node: torch.fx.Node, constant: bool) -> None:
+        note = [self, node, constant]
+        self.notes.append(note)
+        result._on_tape = note  # type: ignore[attr-defined]
+
+    def forget(self) -> None:
+        """Takes the nodes from the tensors: torch and Pyro keep some of them, and would keep the graph."""
+        for note in self.notes:
+            note.clear()
 
     # what is the same at every evaluation, so that its values may be read -------------------------
 
@@ -203,7 +216,7 @@ class _Tape(TorchDispatchMode):
         if memory is None or memory in self.written:
             return False
         note = getattr(value, "_on_tape", None)
-        if note is not None and note[0] is self:
+        if note and note[0] is self:
             return bool(note[2])
         if id(value) in self.known:
             return self.known[id(value)][1].op == "get_attr"
@@ -212,7 +225,7 @@ class _Tape(TorchDispatchMode):
     def _is_made(self, value: Tensor) -> bool:
         """Whether it is a literal of the program, or computed from literals alone."""
         note = getattr(value, "_on_tape", None)
-        return note is not None and note[0] is self and bool(note[1].meta.get("made"))
+        return bool(note and note[0] is self and note[1].meta.get("made"))
 
     def _number(self, value: Tensor) -> int:
         """The number of the tensor's memory, which views share."""
@@ -241,7 +254,7 @@ class _Tape(TorchDispatchMode):
                 memory, note = _memory(tensor), getattr(tensor, "_on_tape", None)
                 number = self._number(tensor)
                 self.writes[number] = self.writes.get(number, 0) + 1
-                own = note is not None and note[0] is self and memory not in self.from_outside
+                own = note and note[0] is self and memory not in self.from_outside
                 if not (constant and own):
                     constant = False
                     self.written[memory] = tensor
@@ -307,9 +320,12 @@ def taped(
     tape = _Tape()
     for i, value in enumerate(example):
         tape.take(f"x_{i}", value)
-    with tape:
-        result = function(*example)
-    tape.graph.output(map_aggregate(result, tape.node))
+    try:
+        with tape:
+            result = function(*example)
+        tape.graph.output(map_aggregate(result, tape.node))
+    finally:
+        tape.forget()
     for node in tape.graph.nodes:
         _keep_dtype(node)
     outside, recorded = tape.outside, len(tape.graph.nodes)

@@ -1,12 +1,16 @@
 """The tape writes down what torch's own tracer, make_fx, does: the same operations, the same results."""
 
+import gc
 import operator
 from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import guidebook as gb
 from guidebook.programs.graphs.tape import IDLE, DependsOnValues, taped
 from guidebook.scope import precision
 
@@ -265,3 +269,26 @@ def test_an_operation_without_a_dtype_is_given_none():
     library.impl("scalar", lambda x: torch.full((), x), "CompositeExplicitAutograd")
     graph = taped(lambda x: x + torch.ops.guidebook_tests.scalar(3.0), X)
     assert torch.equal(graph(X), X + 3)
+
+
+def test_nothing_that_torch_keeps_holds_a_graph() -> None:
+    """Pyro keeps tensors of a run, and a constant of the program is known to its node: two hundred fits in
+    one process would keep two hundred graphs.
+    """
+    data = {"x": torch.linspace(-1, 1, 5).double()}
+
+    def model(x):
+        scale = pyro.sample("scale", dist.HalfNormal(torch.ones(()).to(x)))
+        with pyro.plate("row", 5):
+            pyro.sample("x", dist.Normal(torch.tensor(0.5).to(x).expand(5), scale), obs=x)
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(type(kept) is torch.fx.Graph for kept in gc.get_objects())
+
+    before, kept = graphs(), []
+    for _ in range(3):
+        gb.svi(model, gb.guides.mean_field(model), data, steps=2, progress=False)
+        taped(lambda x: kept.append(x * 2) or x.log() + torch.ones(3).log(), torch.ones(3))
+    assert len(kept) == 3
+    assert graphs() == before
