@@ -65,7 +65,7 @@ def with_constants(graph: GraphModule) -> GraphModule:
 def _known(graph: GraphModule) -> dict[Node, Any]:
     """The values of the nodes that follow from constants of the graph which it never writes."""
     known: dict[Node, Any] = {}
-    written = {n.args[0].meta.get("memory") for n in graph.graph.nodes if _writes(n.target)}
+    written = {n.args[0].meta.get("memory") for n in graph.graph.nodes if writes(n.target)}
     for node in graph.graph.nodes:
         if node.op == "get_attr":
             if node.meta.get("memory") not in written - {None}:
@@ -82,7 +82,8 @@ def _of(node: Node, known: dict[Node, Any]) -> bool:
     return bool(node.all_input_nodes) and all(n in known for n in node.all_input_nodes)
 
 
-def _writes(target: Any) -> bool:
+def writes(target: Any) -> bool:
+    """Whether an operation writes into its first argument."""
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 

@@ -7,6 +7,7 @@ are known, and nobody needs the function. What Inductor leaves to libraries (`al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from guidebook.programs.graphs.recorded import reason
 from guidebook.programs.native.algebra import ALGEBRA, CHECK, CannotLower, checked
+from guidebook.programs.native.constants import writes
 from guidebook.scope import quiet, random_state
 
 # What decides how operations are fused stays as torch has it: with a lower realize_opcount_threshold, which
@@ -98,7 +100,8 @@ def lowered(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
         noted.sources.append((tuple(types), source))
         return noted.kernel(len(noted.sources) - 1)
 
-    open_graph = _with_arguments_alone(graph)
+    kept = read_often(graph)
+    open_graph = _with_arguments_alone(graph, kept)
     arguments: list[Any] = [*given, *held_by(graph), *noted.normals]
     try:
         with (
@@ -115,7 +118,8 @@ def lowered(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> Plan:
         raise CannotLower(reason(error)) from error
     if not noted.sources:
         raise CannotLower("it has no kernels")
-    return noted.plan(arguments[: -len(noted.normals) or None], results)
+    leaves = list(results) if isinstance(results, (list, tuple)) else [results]
+    return noted.plan(arguments[: -len(noted.normals) or None], leaves[: len(leaves) - len(kept)])
 
 
 def held_by(graph: torch.fx.GraphModule) -> list[Tensor]:
@@ -139,9 +143,11 @@ def _normals_of(graph: torch.fx.GraphModule) -> list[Tensor]:
     return [torch.zeros(shape, dtype=dtype) for shape, dtype in made]
 
 
-def _with_arguments_alone(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def _with_arguments_alone(
+    graph: torch.fx.GraphModule, kept: Sequence[torch.fx.Node]
+) -> torch.fx.GraphModule:
     """The graph that takes its constants, and then its normals, as its last arguments: the code is the same
-    for all of their values.
+    for all of their values. Its last results are those that are kept.
     """
     copied = torch.fx.Graph()
     values: dict[torch.fx.Node, Any] = {}
@@ -158,7 +164,48 @@ def _with_arguments_alone(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
             values[node] = constants[str(node.target)]
         else:
             values[node] = copied.node_copy(node, values.__getitem__)
+    if kept:
+        output = next(iter(reversed(copied.nodes)))
+        given = output.args[0]
+        leaves = given if isinstance(given, (list, tuple)) else [given]
+        output.args = ((*leaves, *(values[node] for node in kept)),)
     return torch.fx.GraphModule(graph, copied)
+
+
+COSTLY = frozenset((aten.div.Tensor, aten.log.default, aten.log1p.default, aten.tanh.default,
+                    aten.sqrt.default))  # fmt: skip
+VIEWS = frozenset((aten.view.default, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim,
+                   aten.permute.default, aten.transpose.int, aten.expand.default))  # fmt: skip
+SHORT = 64
+"""Numbers of a result that may as well be computed wherever it is read."""
+
+
+def read_often(graph: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    """Results that Inductor would compute anew at each of several places where each number is read: they are
+    kept in memory if they are results of the graph.
+    """
+    nodes = graph.graph.nodes
+    written = {n.args[0].meta.get("memory") for n in nodes if writes(n.target)}
+
+    def reach(node: torch.fx.Node) -> int:
+        """The most numbers that what reads it computes."""
+        found = [0]
+        for user in node.users:
+            found.append(reach(user) if user.target in VIEWS else _count(user))
+        return max(found)
+
+    return [
+        n
+        for n in nodes
+        if n.target in COSTLY
+        and n.meta.get("memory") not in written
+        and SHORT <= 2 * _count(n) <= reach(n)
+    ]
+
+
+def _count(node: torch.fx.Node) -> int:
+    layout = node.meta.get("layout")
+    return 0 if layout is None else math.prod(layout[1])
 
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -193,7 +240,7 @@ class _Noted(TorchDispatchMode):
         self.calls += ALGEBRA[operation](result, *args, **kwargs)
         return result
 
-    def plan(self, arguments: Sequence[Tensor], results: Any) -> Plan:
+    def plan(self, arguments: Sequence[Tensor], results: Sequence[Tensor]) -> Plan:
         own = {t.untyped_storage().data_ptr(): i for i, t in enumerate(arguments)}
         starts: dict[int, int] = {}
         end = 0
@@ -216,14 +263,13 @@ class _Noted(TorchDispatchMode):
         kinds = {t.dtype for t in self.normals} or {torch.float64}
         if len(kinds) > 1:
             raise CannotLower("its random numbers are of several precisions")
-        leaves = results if isinstance(results, (list, tuple)) else [results]
         return Plan(
             tuple(self.sources),
             calls,
             tuple((place(t), t.numel()) for t in self.normals),
             kinds.pop(),
             max(end, 64),
-            tuple(Result(place(t), tuple(t.shape), t.stride(), t.dtype) for t in leaves),
+            tuple(Result(place(t), tuple(t.shape), t.stride(), t.dtype) for t in results),
         )
 
 

@@ -16,6 +16,8 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from guidebook.programs.native.constants import writes
+
 aten = torch.ops.aten
 Shape = tuple[int, ...]
 Twin = tuple[Node, Shape]
@@ -43,11 +45,7 @@ class _Copy:
         self.graph = Graph()
         self.whole: dict[Node, Node] = {}
         self.twins: dict[Node, Twin] = {}
-        self.written = {
-            n.args[0].meta.get("memory")
-            for n in given.graph.nodes
-            if isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable
-        }
+        self.written = {n.args[0].meta.get("memory") for n in given.graph.nodes if writes(n.target)}
         for node in given.graph.nodes:
             twin = self._twin(node)
             if twin is not None:

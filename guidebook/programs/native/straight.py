@@ -43,6 +43,15 @@ MASKED = re.compile(
 """A number that is computed only under a condition, in a function of its own; the innermost."""
 READ = re.compile(r"(\b(?:in_out|in|out)_ptr\d+)\[([^;]*)\];")
 CHOSEN = re.compile(r"= (tmp\d+) \? (tmp\d+) : (tmp\d+);")
+SUMS = (
+    (
+        re.compile(r"CascadeSumHelper<\w+, \d+> scalar_(cascade_helper\d+)\([^;]*\);"),
+        r"double \1 = 0;",
+    ),
+    (re.compile(r"\w+ = cascade_sum_combine\((\w+), &scalar_(cascade_helper\d+)\);"), r"\2 += \1;"),
+    (re.compile(r"(\w+) = cascade_sum_final\(&scalar_(cascade_helper\d+)\);"), r"\1 = \2;"),
+)
+"""Long sums, which Inductor takes by parts for the sake of rounding: here in double precision."""
 BEGUN = "inductor_cpu_integer_div_error_flag = &"
 ENDED = "inductor_cpu_integer_div_error_flag = nullptr;"
 """In the first and the last lines of a kernel."""
@@ -58,6 +67,8 @@ def straight(code: str, *, readable: bool) -> str:
     code = re.sub(r"(tmp\w+) && (tmp\w+);", r"bool(\1) & bool(\2);", code)
     code = re.sub(r"(tmp\w+) \|\| (tmp\w+);", r"bool(\1) | bool(\2);", code)
     code = re.sub(r"bool (tmp_acc\d+) = 0;", r"int64_t \1 = 0;", code)
+    for taken, plain in SUMS:
+        code = taken.sub(plain, code)
     if readable:
         code = _unmasked(code)
     code = CHOSEN.sub(r"= choose(\1, \2, \3);", code)
