@@ -17,11 +17,6 @@ from guidebook.programs.native.straight import INDEPENDENT, straight
 EDGES = torch.tensor([-torch.inf, -800.0, -1.0, -0.0, 0.0, 1e-310, 0.5, 30.0, torch.inf, torch.nan])
 
 
-@pytest.fixture(autouse=True)
-def apart(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "straight"))
-
-
 def in_c(what, *args):
     """The results of the kernels, and what they return."""
     graph = record(what, *args)
