@@ -7,7 +7,7 @@ import torch
 
 from guidebook.inference.optimisers.adam import ADAM, CLIPPED_ADAM, falling_adam, schedule
 from guidebook.inference.optimisers.descent import ADAGRAD_RMSPROP, RMSPROP, SGD
-from guidebook.inference.optimisers.optimiser import Optimiser
+from guidebook.inference.optimisers.optimiser import Optimiser, blend
 
 DECAY = {"weight_decay": 0.2}
 BETAS = {"b1": 0.8, "b2": 0.9, "eps": 0.1}
@@ -98,3 +98,22 @@ def test_a_norm_is_that_of_one_parameter_and_the_limit_is_kept_exactly(given):
 def test_the_default_keeps_two_moments_and_reads_two_tables():
     made = falling_adam(0.01, 10)
     assert made.keeps() == ("m", "v") and set(made.tables(made.rates)) == {"rates", "shrink"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keep", [0.9, torch.tensor([[0.9]])])
+def test_a_mean_without_gradient_ends_at_zero_and_not_below_normal_numbers(dtype, keep) -> None:
+    """0.9^k of it at first, to the bit of the rule; then 0; what is not a number stays so."""
+    tiny = torch.finfo(dtype).tiny
+    keep = keep.to(dtype) if isinstance(keep, torch.Tensor) else keep
+    mean = torch.tensor([[1.0, -1.0, torch.nan, torch.inf]]).to(dtype) * 1e10 * tiny
+    expected, none = mean.clone(), torch.zeros_like(mean)
+    for _ in range(400):
+        blend(mean, keep, none)
+        expected = expected * keep
+        normal = expected.abs() >= tiny
+        assert torch.equal(mean[normal], expected[normal])
+        assert not ((mean != 0) & (mean.abs() < tiny)).any()
+    assert mean[0, :2].eq(0).all()
+    assert mean[0, 2].isnan()
+    assert mean[0, 3].isinf()
