@@ -30,7 +30,7 @@ from guidebook.diagnostics.amortized.rows import (
     names_of,
     observed,
     reads,
-    row_log_joint,
+    row_terms,
     rows_of,
     terms_of_draws,
 )
@@ -133,7 +133,8 @@ def _ranks(
     draws, _ = draw_rows(fit, x, DRAWS)  # (L, n, D)
     terms = terms_of_draws(fit, x, draws, latents)
     log_joint = terms.prior + terms.likelihood
-    of_truth = row_log_joint(fit, x, z, latents)
+    own = row_terms(fit, x, z, latents)
+    of_truth = own.prior + own.likelihood
     distance = ((draws - points) / scale).square().sum(-1)
     true_distance = ((z - points) / scale).square().sum(-1)
     every = torch.cat([draws, log_joint[..., None], distance[..., None]], -1)
