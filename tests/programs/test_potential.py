@@ -576,6 +576,7 @@ def test_everything_at_once_is_what_the_parts_are(name):
     parts = other(u)
     assert one.vectorised == other.vectorised == (name != "counts")
     torch.testing.assert_close((log_joint, log_det), parts)
+    torch.testing.assert_close(log_det, other.log_det(u))
     torch.testing.assert_close(grad, other.value_and_grad(u)[1])
     torch.testing.assert_close(values, other.constrain(u))
     assert list(values) == list(other.constrain(u)) and not grad.requires_grad
