@@ -24,6 +24,8 @@ from guidebook.catalogue import PAIRS
 TARGETS = {"eight-schools": 25, "logistic-regression": 60}
 OTHERS, QUICK, MEGABYTES = 120, 30, 2000
 """To reach: CPU seconds of the other pages, of each quick one, and resident memory."""
+USES = {"Model": "model", "Codes": "codes", "Each row's posterior": "rows"}
+"""What the page calls the uses of an amortised fit, and what the table does."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,19 @@ def report(pair: str, *, quick: bool) -> Report:
         text = said.read()
     if process.returncode != 0:
         raise RuntimeError(f"guidebook report {pair} ended with {process.returncode}:\n{text}")
-    verdicts = tuple(
-        m.group(0) for m in re.finditer(r"^\S.*: (trust|reweight|reject)\b.*$", text, re.M)
-    )
-    return Report(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1024, verdicts)
+    return Report(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1024, verdicts_of(text))
+
+
+def verdicts_of(text: str) -> tuple[str, ...]:
+    """The verdict of every fit in the text of a page, with those by use where it has any."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if re.match(r"\S.*: (trust|reweight|reject)\b", line):
+            found.append((line, []))
+        use = re.match(rf"  ({'|'.join(USES)}): (trust|reweight|reject)\b", line)
+        if use is not None and found:
+            found[-1][1].append(f"{USES[use[1]]} {use[2]}")
+    return tuple(f"{line} ({', '.join(uses)})" if uses else line for line, uses in found)
 
 
 def main() -> None:

@@ -246,6 +246,14 @@ class Potential:
         names = (*(site.name for site in self.sites), *self.derived)
         return log_joint, log_det, grad, dict(zip(names, values, strict=True))
 
+    def log_det(self, u: Tensor) -> Tensor:
+        """log |det dz/du| (S,) at u (S, D), without the density of the data where it is recorded by itself."""
+        if self._recordings.long or not self.vectorised:
+            return self(u)[1]
+        found = self._recordings.batched(self, "log_det", lambda p, v: p._evaluate(v)[1:2], u)
+        log_det: Tensor = found[0]
+        return log_det
+
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """The values of the sites and of what the model derives from them, each (S, *shape), at u (S, D)."""
         return self._recordings.batched(self, "values", lambda p, v: p._evaluate(v)[2], u)

@@ -576,7 +576,30 @@ def test_everything_at_once_is_what_the_parts_are(name):
     parts = other(u)
     assert one.vectorised == other.vectorised == (name != "counts")
     torch.testing.assert_close((log_joint, log_det), parts)
+    torch.testing.assert_close(log_det, other.log_det(u))
     torch.testing.assert_close(grad, other.value_and_grad(u)[1])
     torch.testing.assert_close(values, other.constrain(u))
     assert list(values) == list(other.constrain(u)) and not grad.requires_grad
     torch.testing.assert_close(one.everything(u)[2], grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bernoulli_far_from_its_mode_is_what_closed_forms_give(dtype):
+    """log p(y | u) = -log(1 + exp(-u)) for y = 1, also where exp(-u) is beyond every number."""
+    y = torch.tensor([1.0, 0.0], dtype=dtype)
+
+    def coins(y):
+        u = pyro.sample("u", dist.Normal(torch.zeros((), dtype=dtype), 1e4))
+        with pyro.plate("coin", 2):
+            pyro.sample("y", dist.Bernoulli(logits=u + torch.zeros_like(y)), obs=y)
+
+    potential = Potential(coins, {"y": y})
+    u = torch.tensor([-5e3, -720.0, -95.0, -3.0, 0.0, 40.0, 120.0, 5e3], dtype=dtype)[:, None]
+    value, gradient = potential.value_and_grad(u)
+    at = u[:, 0].double().numpy()
+    known = scipy.stats.norm.logpdf(at, 0, 1e4) + scipy.special.log_expit(at)
+    known = known + scipy.special.log_expit(-at)
+    slope = 1 - 2 * scipy.special.expit(at) - at / 1e8
+    rounding = 8 * torch.finfo(dtype).eps
+    np.testing.assert_allclose(value.double().numpy(), known, rtol=rounding)
+    np.testing.assert_allclose(gradient[:, 0].double().numpy(), slope, rtol=rounding, atol=rounding)

@@ -44,9 +44,11 @@ class RowDensity:
         """log p(x_i, z), (C, n), and its gradient, (C, n, D), by blocks of chains."""
         n = len(self.x)
         block = max(1, NUMBERS_AT_ONCE // max(1, n * self.x[0].numel()))
+        short = -len(u) % block if len(u) > block else 0  # one recording serves the last block, too
+        filled = torch.cat([u, u[:1].expand(short, -1, -1)]) if short else u
         with local_parameters(), precision(self.dtype), torch.no_grad():
-            found = [self._block(piece) for piece in u.split(block)]
-        value, gradient = (torch.cat(parts) for parts in zip(*found, strict=True))
+            found = [self._block(piece) for piece in filled.split(block)]
+        value, gradient = (torch.cat(parts)[: len(u)] for parts in zip(*found, strict=True))
         return value, gradient
 
     def _block(self, u: Tensor) -> tuple[Tensor, Tensor]:

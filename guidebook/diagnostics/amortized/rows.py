@@ -7,11 +7,13 @@ n rows are a data set of S n rows.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -24,8 +26,14 @@ from guidebook.inference.fits.fit import Fit
 from guidebook.inference.protocols.rows import RowGuide, RowPosterior
 from guidebook.programs.owned import dtype_of, parameters_of
 from guidebook.programs.values.arrays import as_tensor
+from guidebook.scope import random_state
 
-NUMBERS_AT_ONCE = 4_000_000
+NUMBERS_AT_ONCE = 1_000_000
+"""Of rows that are decoded together: of four times as many the decoder's tensors are beyond what the C library
+keeps between calls, and a third of the time goes into fresh memory.
+"""
+DRAWS_OF_ROWS = "draws of every row"
+"""A name that no plate of a user's guide has."""
 
 
 class Latent(NamedTuple):
@@ -150,14 +158,48 @@ def draw_rows(fit: Fit, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:
         z = q.sample(torch.Size((draws,)))
         log_q = q.log_prob(z)
         return z.reshape(draws, len(x), -1).to(x.dtype), log_q
-    repeated = x.repeat(draws, *(1 for _ in x.shape[1:]))
-    trace = poutine.trace(fit.guide).get_trace(**{reads(fit): repeated})
-    parts, log_q = [], x.new_zeros(len(repeated))
-    for _, node in _sampled(trace):
-        if not node["is_observed"]:
-            parts.append(node["value"].reshape(len(repeated), -1).to(x.dtype))
-            log_q = log_q + node["fn"].log_prob(node["value"]).reshape(len(repeated), -1).sum(1)
-    return torch.cat(parts, -1).reshape(draws, len(x), -1), log_q.reshape(draws, len(x))
+    if draws > 1 and _takes_draws(fit, x[:3]):
+        return _traced_draws(fit, x, draws)
+    part = max(1, NUMBERS_AT_ONCE // max(1, x.numel()))
+    counts = [min(part, draws - done) for done in range(0, draws, part)]
+    pieces = [_traced_draws(fit, x, count, repeat=True) for count in counts]
+    z, log_q = (torch.cat(some) for some in zip(*pieces, strict=True))
+    return z, log_q
+
+
+def _traced_draws(
+    fit: Fit, x: Tensor, draws: int, repeat: bool = False, z: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """`draw_rows` by a trace of the guide: in a plate of draws around that of the rows, or of rows that are
+    repeated; log q of the values z of the sites, where they are given.
+    """
+    guide = fit.guide if z is None else poutine.condition(fit.guide, data=z)
+    if repeat:
+        x = x.repeat(draws, *(1 for _ in x.shape[1:]))
+    with contextlib.nullcontext() if repeat else pyro.plate(DRAWS_OF_ROWS, draws, dim=-2):
+        trace = poutine.trace(guide).get_trace(**{reads(fit): x})
+    rows = len(x) if repeat else draws * len(x)
+    parts, log_q = [], x.new_zeros(rows)
+    for name, node in _sampled(trace):
+        if not node["is_observed"] or (z is not None and name in z):
+            parts.append(node["value"].reshape(rows, -1).to(x.dtype))
+            log_q = log_q + node["fn"].log_prob(node["value"]).reshape(rows, -1).sum(1)
+    return torch.cat(parts, -1).reshape(draws, rows // draws, -1), log_q.reshape(draws, -1)
+
+
+def _takes_draws(fit: Fit, x: Tensor) -> bool:
+    """Whether the guide gives the same q in a plate of draws around that of its rows, which reads every row
+    once: its networks may want one leading dimension, and its sites may have a plate of their own there.
+    """
+    try:
+        with random_state(0):
+            z, log_q = _traced_draws(fit, x, 2)
+            values = split(latents_of(fit, x), z.reshape(2 * len(x), -1))
+            _, known = _traced_draws(fit, x, 2, repeat=True, z=values)
+    except Exception:  # whatever its networks raise at a shape that they were not made for
+        return False
+    rounding = torch.finfo(x.dtype).eps ** 0.5  # of sums that are taken in another order
+    return torch.allclose(log_q, known, rtol=rounding, atol=rounding)
 
 
 def row_terms(fit: Fit, x: Tensor, z: Tensor, latents: Sequence[Latent]) -> Terms:
@@ -191,14 +233,6 @@ def terms_of_draws(
         torch.cat([p.prior for p in parts]).reshape(draws, n),
         torch.cat([p.likelihood for p in parts]).reshape(draws, n),
     )
-
-
-def row_log_joint(
-    fit: Fit, x: Tensor, z: Tensor, latents: Sequence[Latent] | None = None
-) -> Tensor:
-    """log p(x_i, z_i) per row (n,), for z (n, D)."""
-    terms = row_terms(fit, x, z, latents or latents_of(fit, x))
-    return terms.prior + terms.likelihood
 
 
 def decoded(fit: Fit, z: Tensor, latents: Sequence[Latent]) -> np.ndarray:

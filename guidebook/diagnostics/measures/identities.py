@@ -102,7 +102,7 @@ def bound(
     if log_q is None:
         raise GuideError("A point has no density q and so no ELBO: fit a guide with a spread.")
     u, log_q = u[0], log_q[0].double()  # log q(u)
-    log_det = potential(u)[1].double()
+    log_det = potential.log_det(u).double()
     terms = potential.replay("prior and likelihood", prior_and_likelihood, u)
     prior, likelihood = terms["prior"].double(), terms["likelihood"].double()
     known = _forms(prior, likelihood, log_det, log_q, _closed_entropy(fit), _closed_prior_kl(fit))

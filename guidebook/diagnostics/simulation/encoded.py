@@ -22,7 +22,6 @@ from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
 from guidebook.diagnostics.amortized.rows import (
-    NUMBERS_AT_ONCE,
     Latent,
     draw_rows,
     has_points,
@@ -30,7 +29,7 @@ from guidebook.diagnostics.amortized.rows import (
     names_of,
     observed,
     reads,
-    row_log_joint,
+    row_terms,
     rows_of,
     terms_of_draws,
 )
@@ -45,6 +44,7 @@ from guidebook.programs.graphs.recorded import recording
 from guidebook.scope import local_parameters, precision, random_state
 
 DRAWS = 400
+LATENTS_AT_ONCE = 4_000_000
 PENALTIES = np.logspace(-3, 3, 7)
 
 
@@ -72,7 +72,7 @@ def rows_ranked(
         latents = latents_of(fit, like)
         z, x = _simulated(model, reads(fit), like, latents, count)
         points, scale = guesses(z, x), z.std(0).clamp(min=1e-12)
-        size = max(1, NUMBERS_AT_ONCE // (DRAWS * z.shape[1]))
+        size = max(1, LATENTS_AT_ONCE // (DRAWS * z.shape[1]))
         found: list[np.ndarray] = []
         for first in range(0, count, size):
             if bar.stopped:
@@ -133,7 +133,8 @@ def _ranks(
     draws, _ = draw_rows(fit, x, DRAWS)  # (L, n, D)
     terms = terms_of_draws(fit, x, draws, latents)
     log_joint = terms.prior + terms.likelihood
-    of_truth = row_log_joint(fit, x, z, latents)
+    own = row_terms(fit, x, z, latents)
+    of_truth = own.prior + own.likelihood
     distance = ((draws - points) / scale).square().sum(-1)
     true_distance = ((z - points) / scale).square().sum(-1)
     every = torch.cat([draws, log_joint[..., None], distance[..., None]], -1)

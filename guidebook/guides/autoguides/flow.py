@@ -56,7 +56,7 @@ class Flow(Whitened):
         return draws.mean(0), draws.std(0)
 
 
-AT_ONCE = 200_000
+AT_ONCE = 10_000
 """Coordinates that are bent at a time where no gradient is asked for."""
 
 

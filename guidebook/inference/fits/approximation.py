@@ -175,8 +175,7 @@ class Approximation:
         values = {site.name: found[site.name] for site in self.sites}
         with local_parameters(), precision(self.potential.dtype), torch.no_grad():
             density = log_q_of_labelled(self._density(), values, story.K)
-        _, log_det = self.potential(moved)
-        return moved[None], (density + log_det)[None]
+        return moved[None], (density + self.potential.log_det(moved))[None]
 
     def draw_values(self, draws: int, seed: int) -> tuple[Values, Tensor | None]:
         """z, each site (draw, *shape), and log q(z) (draw,) of a density, without model and data.
@@ -228,8 +227,7 @@ class Approximation:
         u = self.potential.unconstrain(values)
         if not is_density:
             return u, None
-        _, log_det = self.potential(u)
-        return u, log_q + log_det
+        return u, log_q + self.potential.log_det(u)
 
     def _traced(self, draws: int) -> tuple[Values, Tensor]:
         """Values of the sites and log q(z) of any Pyro guide, vectorised where it can be."""
@@ -264,7 +262,7 @@ class Approximation:
 
             def of_position(values: Values) -> Tensor:
                 u = potential.unconstrain(values)
-                density: Tensor = q.log_prob(u) - potential(u)[1]
+                density: Tensor = q.log_prob(u) - potential.log_det(u)
                 return density
 
             return of_position

@@ -34,6 +34,8 @@ def marked(graph: GraphModule) -> GraphModule:
                 _mark(found.graph, matrix)
     for node in checks:
         found.graph.erase_node(node)
+    # a factor that nothing but its check read, and all that led to it
+    found.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     found.recompile()
     return found
 

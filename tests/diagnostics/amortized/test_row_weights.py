@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import guidebook as gb
+from guidebook.diagnostics.amortized import density
 from guidebook.diagnostics.amortized import weights as room
-from guidebook.diagnostics.amortized.rows import Latent, names_of
+from guidebook.diagnostics.amortized.density import RowDensity
+from guidebook.diagnostics.amortized.rows import Latent, latents_of, names_of
 from guidebook.diagnostics.amortized.weights import Weighed, codes, weigh
 from guidebook.diagnostics.evidence.subject import Annealed, Subject
 from guidebook.diagnostics.evidence.testimony import Testimony
@@ -48,6 +50,27 @@ def linear() -> tuple[LinearVAE, LinearGaussianPosterior, Tensor]:
 def weighed(linear: Any, rows: int, **options: Any) -> Weighed:
     model, guide, x = linear
     return weigh(fit_of(model, guide, x), x[:rows], 0, **options)
+
+
+def test_the_density_of_rows_in_blocks_is_posterior_times_evidence_by_one_recording(
+    linear: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, guide, x = linear
+    rows, z = x[:3], torch.randn(10, 3, D, generator=torch.Generator().manual_seed(1))
+    fit = fit_of(model, guide, rows)
+    with local_parameters(), torch.no_grad():
+        latents = latents_of(fit, rows)
+        q, evidence = guide.posterior(rows), guide.log_evidence(rows)
+    whole = RowDensity(fit, rows, latents).value_and_grad(z)
+    monkeypatch.setattr(density, "NUMBERS_AT_ONCE", 4 * rows.numel())  # blocks of 4, 4 and 2
+    blocks = RowDensity(fit, rows, latents)
+    value, gradient = blocks.value_and_grad(z)
+    torch.testing.assert_close(value, q.log_prob(z) + evidence, rtol=1e-4, atol=1e-4)
+    at = z.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(q.log_prob(at).sum(), at)
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((value, gradient), whole, rtol=1e-6, atol=1e-6)
+    assert list(blocks._graphs) == [4]
 
 
 def test_the_weights_of_the_exact_posterior_are_the_evidence(linear: Any) -> None:

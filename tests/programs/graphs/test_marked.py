@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from guidebook.programs.graphs.interpreted import AFTER_CALLS
-from guidebook.programs.graphs.marked import CHECK, marked
+from guidebook.programs.graphs.marked import CHECK, FACTORS, marked
 from guidebook.programs.graphs.recorded import record
 from guidebook.programs.potential import Potential
 
@@ -63,3 +63,14 @@ def test_an_inverse_is_marked_and_what_is_not_known_still_raises() -> None:
     assert any(node.target is CHECK for node in solving.graph.nodes) and marked(solving) is solving
     plain = record(torch.exp, torch.eye(2))
     assert marked(plain) is plain
+
+
+def test_a_factor_that_nothing_reads_is_not_made() -> None:
+    """Its check kept it in the recording: with the check goes all that led to it."""
+    graph = record(lambda a: (torch.linalg.cholesky(a.exp()), a + 1.0)[1], torch.eye(2))
+    assert any(node.target in FACTORS for node in graph.graph.nodes)
+    found = marked(graph)
+    assert [n.target for n in found.graph.nodes if n.op == "call_function"] == [
+        torch.ops.aten.add.Tensor
+    ]
+    assert torch.equal(found(torch.zeros(2, 2)), torch.ones(2, 2))  # exp(0) has no factor
