@@ -134,11 +134,16 @@ def _multinomial_sample(self: Any, sample_shape: Any = ()) -> Tensor:
 
 
 def _binary_cross_entropy(
-    input: Tensor, target: Tensor, weight: None = None, reduction: str = "none"
+    input: Tensor, target: Tensor, weight: None = None, reduction: str = "mean"
 ) -> Tensor:
     """As torch's own, whose rule for vmap takes exponentials of large negative numbers: a hundred times as
     slow as others where they are below the smallest number, as they are far from the mode.
     """
+    if weight is not None or reduction != "none":
+        functional = torch.nn.functional
+        return functional.binary_cross_entropy_with_logits(
+            input, target, weight, reduction=reduction
+        )
     return (1 - target).mul(input).sub(torch.nn.functional.logsigmoid(input))
 
 
