@@ -105,7 +105,7 @@ class Step:
         moves = problem.rows is not None or own is not None  # all rows are constants of the graph
         self.tensor_names = [k for k, v in problem.data.items() if moves and isinstance(v, Tensor)]
         flat = torch.cat([p.detach().reshape(-1) for _, p in trained]) if own is None else own.flat
-        self.state = self._fresh_state(flat)
+        self.start, self.state = flat, self._fresh_state(flat)
         self.moving = [name for name in self.state if name not in ASIDE]
         example = [*self.inputs(), *self.tensors(problem.data)]
         with subsampling(problem.subsampled):
@@ -146,6 +146,10 @@ class Step:
                     stacklevel=2,
                 )
             return None
+
+    def agrees(self) -> bool:
+        """Whether the loop in C, if it was one, computes around the last parameters what the step does."""
+        return self.native is None or self.native.agrees(self.tensors(self.problem.data))
 
     @property
     def at_once(self) -> int:

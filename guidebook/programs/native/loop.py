@@ -3,8 +3,9 @@
 The numbers that torch.randn would draw are drawn in the loop, one for one, and torch's generator is left
 where its own calls would leave it. Before a loop is used its first steps are taken in both ways: by the
 loop, and step by step, with normals by torch.randn, which must give the same bits; and the first by the
-operations of the graph themselves, which must agree to rounding (a fused sum has another order). What
-differs, or cannot be compiled, is not used: a new version of torch may cost speed, never correctness.
+operations of the graph themselves, which must agree to rounding (a fused sum has another order), and once
+more around where the fit ended. What differs, or cannot be compiled, is not used: a new version of torch may
+cost speed, never correctness.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from guidebook.programs.native.source import source_of, with_loop
 
 TRIED = 6
 """Steps that are taken in both ways."""
+AROUND = 0.05, 0.5
+"""How far around the last parameters kernels and operations are compared once more."""
 SECONDS_AT_ONCE, LEAST_AT_ONCE, MOST_AT_ONCE = 0.05, 50, 5_000
 SIGN = 1e-6
 """Parts of the largest gradient below which the sign of another is not asked."""
@@ -67,7 +70,7 @@ class NativeLoop:
         data: Sequence[Tensor],
         budget: int,
     ) -> None:
-        given, self.at_once = graph, LEAST_AT_ONCE
+        self._graph, self.at_once = graph, LEAST_AT_ONCE
         graph = with_constants(without_repeats(graph))
         self._state, self._moving = state, moving
         real, example = state["flat"].dtype, [*(state[name] for name in moving), *data]
@@ -83,7 +86,7 @@ class NativeLoop:
                 for light in (True, False)
             ]
         )
-        self._check(given, data, min(TRIED, budget))
+        self._check(data, min(TRIED, budget))
 
     def advance(
         self,
@@ -117,7 +120,39 @@ class NativeLoop:
         if self._plan.normals:
             torch.set_rng_state(generator)
 
-    def _check(self, graph: torch.fx.GraphModule, given: Sequence[Tensor], count: int) -> None:
+    def agrees(self, data: Sequence[Tensor]) -> bool:
+        """Whether around where the parameters are, at flat + s N(0, I) of some s, kernels compute the
+        gradient of the operations; where it is finite, and to a half of the digits, as sums cancel.
+        """
+        before = torch.get_rng_state()
+        for k, spread in enumerate(AROUND):
+            noise = torch.randn(
+                self._state["flat"].shape, generator=torch.Generator().manual_seed(k)
+            )
+            found = []
+            for way in (lambda _, given: self._graph(*given), self._once):
+                torch.set_rng_state(before)
+                state = {name: value.clone() for name, value in self._state.items()}
+                state["step"].zero_()
+                state["flat"] += spread * noise.to(state["flat"])
+                try:
+                    with torch.no_grad():
+                        results = way(state, [*(state[name] for name in self._moving), *data])
+                except LinAlgError:
+                    break
+                found += tree_leaves(results)
+            if len(found) == 2 and bool(found[0].isfinite().all()):
+                near = ROUNDING[found[0].dtype] ** 0.5
+                scale = near * float(found[0].abs().max())
+                if not torch.allclose(found[1], found[0], rtol=near, atol=scale):
+                    return False
+        torch.set_rng_state(before)
+        return True
+
+    def _once(self, state: dict[str, Tensor], given: Sequence[Tensor]) -> Tensor:
+        return self._one(state, given, -1, (0, 0))
+
+    def _check(self, given: Sequence[Tensor], count: int) -> None:
         """CannotLower where the loop does not do what the step does."""
         data = [t.clone() for t in given]
         halves = count // 3, 2 * count // 3  # steps of every kind
@@ -139,9 +174,9 @@ class NativeLoop:
             same = all(same_bits(loop[name], single[name]) for name in names)
             if not (same and torch.equal(after, expected)):
                 raise CannotLower("the loop and single steps differ")
-            fused, one, _ = tried(lambda s, given: self._one(s, given, -1, (0, 0)))
+            fused, one, _ = tried(self._once)
             with torch.no_grad():
-                grads, other, _ = tried(lambda _, given: graph(*given))
+                grads, other, _ = tried(lambda _, given: self._graph(*given))
         except LinAlgError as error:
             raise CannotLower("a matrix of its first step is not positive definite") from error
         finally:

@@ -219,6 +219,27 @@ def test_a_loop_that_does_something_else_is_not_used(right, wrong, words, monkey
     falls_back(words)
 
 
+def test_a_loop_that_is_wrong_where_it_ends_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that take another branch far from the start, which no first step can tell."""
+
+    def far(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()).to(x), 10.0))
+        pyro.factor("f", -0.5 * (z - 40.0) ** 2 + torch.where(z > 25.0, 0.3, 0.1) * z)
+
+    real = native.library
+
+    def altered(sources):
+        return real([(text.replace("<double>(25.0)", "<double>(99.0)"), t) for text, t in sources])
+
+    options = {"data": {"x": torch.zeros(1).double()}, "steps": 3000}
+    options["optim"] = pyro.optim.Adam({"lr": 0.05})
+    right = fitted(far, AutoNormal, "graph", **options)
+    monkeypatch.setattr(native, "library", altered)
+    with pytest.warns(UserWarning, match="The fit is taken again without them"):
+        fit = fitted(far, AutoNormal, "native", **options)
+    assert np.array_equal(fit.history, right.history)
+
+
 @pytest.mark.usefixtures("as_recorded")
 def test_what_no_kernel_does_is_named() -> None:
     def rotated(x, y):
