@@ -247,7 +247,7 @@ class Potential:
         return log_joint, log_det, grad, dict(zip(names, values, strict=True))
 
     def log_det(self, u: Tensor) -> Tensor:
-        """log |det dz/du| (S,) at u (S, D), without the density of the data where it is recorded by itself."""
+        """log |det dz/du| (S,) at u (S, D), recorded without the density where that is soon done."""
         if self._recordings.long or not self.vectorised:
             return self(u)[1]
         found = self._recordings.batched(self, "log_det", lambda p, v: p._evaluate(v)[1:2], u)

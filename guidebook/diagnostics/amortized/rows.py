@@ -29,8 +29,8 @@ from guidebook.programs.values.arrays import as_tensor
 from guidebook.scope import random_state
 
 NUMBERS_AT_ONCE = 1_000_000
-"""Of rows that are decoded together: of four times as many the decoder's tensors are beyond what the C library
-keeps between calls, and a third of the time goes into fresh memory.
+"""Of rows that are decoded together: the tensors of four times as many are beyond what the C library keeps
+between calls, and a third of the time goes into fresh memory.
 """
 DRAWS_OF_ROWS = "draws of every row"
 """A name that no plate of a user's guide has."""
