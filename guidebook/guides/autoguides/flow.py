@@ -57,7 +57,9 @@ class Flow(Whitened):
 
 
 AT_ONCE = 10_000
-"""Coordinates that are bent at a time where no gradient is asked for."""
+"""Coordinates that are bent at a time where no gradient is asked for: of twenty times as many the splines of
+a flow of 11 coordinates take gigabytes, and no less time.
+"""
 
 
 class _AffineOfFlow(ZukoToPyro):
