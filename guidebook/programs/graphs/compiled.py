@@ -87,9 +87,11 @@ def worth_looping(graph: torch.fx.GraphModule, calls: int, device: torch.device)
 def largest(graph: torch.fx.GraphModule) -> int:
     """The number of elements of the largest tensor that the graph computes.
 
-    Inputs and what is written in place do not count: a history is long, and one entry is touched.
+    Inputs and what is written in place do not count: a history is long, and one entry is touched. Nor do
+    views, which repeat numbers without computing any.
     """
     made = [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    computed = [n for n in made if not any(r.alias_info for r in n.target._schema.returns)]
     return max(
-        (n.meta.get("elements", 0) for n in made if not n.target._schema.is_mutable), default=0
+        (n.meta.get("elements", 0) for n in computed if not n.target._schema.is_mutable), default=0
     )

@@ -144,6 +144,10 @@ def test_a_loop_pays_from_2000_calls_on_and_where_more_cores_are_no_faster(monke
     cpu = torch.device("cpu")
     assert worth_looping(small, 2000, cpu) and not worth_looping(small, 1900, cpu)
     assert worth_looping(large, 300, cpu) and not worth_looping(large, 100, cpu)
+    seen = record(
+        lambda x: x.expand(200_000)[:3].exp(), torch.zeros(1)
+    )  # numbers that are not computed
+    assert not worth_looping(seen, 300, cpu)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert worth_looping(small, 2000, cpu) and not worth_looping(large, 10_000, cpu)
     assert not worth_looping(small, 10_000, torch.device("cuda"))
