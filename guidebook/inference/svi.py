@@ -112,10 +112,11 @@ def svi(
         compile: "auto" compiles the captured step where that pays, by the number of steps, the size of its
             tensors and the threads of torch: into a loop in C of many steps, without Python between them, on
             one core (`guidebook.programs.native.loop`; its first steps are checked against single ones and
-            against the recorded operations), or, where no such loop can be made or the tensors are large and
-            torch has several threads, into kernels that are called step by step. True does so always;
-            "native" too, and warns where there is no loop; "graph" never but captures; False takes the
-            reference path, pyro.infer.SVI. notes has `compiled` and `native`.
+            against the recorded operations, and so are positions around where it ended), or, where no such
+            loop can be made or the tensors are large and torch has several threads, into kernels that are
+            called step by step. True does so always; "native" too, and warns where there is no loop; "graph"
+            never but captures; False takes the reference path, pyro.infer.SVI. notes has `compiled` and
+            `native`.
         progress: a bar with the objective and, for guides of a normal q(z | x), how many of its
             dimensions are active; a fit that ends without any warns, notes['active_dimensions'] has
             the number and that of all.
