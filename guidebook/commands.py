@@ -95,7 +95,7 @@ def _fitted(
     data = pair.data()
     settings = _settings(pair, options)
     if pair.exact is not None:
-        print(f"{pair.name}: the model, with parameters where it has any", flush=True)
+        print(f"{pair.name}: fitting the parameters of the model, where it has any", flush=True)
     model = trained_model(pair, data, **settings)
     fits: dict[str, Fit] = {}
     for name, checkpoint in checkpoints.items():

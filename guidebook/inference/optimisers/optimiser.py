@@ -109,10 +109,10 @@ class Optimiser:
 
 
 def blend(mean: Tensor, keep: Any, grad: Tensor) -> Tensor:
-    """mean = keep mean + (1 - keep) grad, in place; 0 where that is no normal number.
+    """mean = keep mean + (1 - keep) grad, in place; 0 where that is subnormal.
 
-    The mean of a dead unit falls by a tenth a step, after some thousand to numbers of less than full digits,
-    over which processors take a hundred times longer; and there it stays, because 0.9 of the least rounds up.
+    The mean of a dead unit falls by a tenth a step, after some thousand to subnormal numbers, which slow a
+    processor down; and there it stays, because 0.9 of the least rounds up.
     """
     if isinstance(keep, Tensor):
         mean.mul_(keep).add_((1 - keep) * grad)

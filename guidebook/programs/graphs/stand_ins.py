@@ -136,8 +136,8 @@ def _multinomial_sample(self: Any, sample_shape: Any = ()) -> Tensor:
 def _binary_cross_entropy(
     input: Tensor, target: Tensor, weight: None = None, reduction: str = "mean"
 ) -> Tensor:
-    """As torch's own, whose rule for vmap takes exponentials of large negative numbers: a hundred times as
-    slow as others where they are below the smallest number, as they are far from the mode.
+    """As torch's own, whose rule for vmap takes exponentials of large negative numbers, which are slow where
+    they are subnormal, as far from the mode.
     """
     if weight is not None or reduction != "none":
         functional = torch.nn.functional

@@ -86,9 +86,7 @@ class _Tape(TorchDispatchMode):
         self.written: dict[int | None, Tensor] = {}  # by memory; held for the same reason
         self.count = 0
         self.numbers: dict[int | None, int] = {}  # of memory, as an address may come again
-        self.notes: list[
-            list[Any]
-        ] = []  # of tensors: this tape, their node, whether they are constant
+        self.notes: list[list[Any]] = []  # of tensors: the tape, their node, whether constant
         self.writes: dict[int, int] = {}  # how often, constants too, by number of memory
 
     @classmethod

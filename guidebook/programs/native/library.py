@@ -22,7 +22,8 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-t
          "-fassociative-math", "-fno-signed-zeros", "-fno-tree-pre", "-fno-tree-reassoc",
          "-std=c++20", "-shared", "-fPIC", "-w")  # fmt: skip
 """Sums may be taken in any order; not-a-numbers and infinities are what they are. A number that is known
-where a turn of a loop begins is not kept for the next one, which would not be independent of it."""
+where a turn of a loop begins is not kept for the next one, which would not be independent of it; nor are
+terms moved between sums, in which vectors of several sums are no longer seen."""
 
 
 class CannotCompile(Exception):

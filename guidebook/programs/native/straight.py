@@ -115,7 +115,7 @@ def _told(code: str) -> str:
     for i, line in enumerate(lines):
         if found := FOR.match(line):
             closing = f"{found[1]}}}"
-            end = next(j for j in range(i, len(lines)) if lines[j] == closing)
+            end = next((j for j in range(i, len(lines)) if lines[j] == closing), len(lines))
             if not SCATTERED.search("\n".join(lines[i:end])):
                 told.append(f"{found[1]}{INDEPENDENT}")
         told.append(line)
